@@ -1,0 +1,94 @@
+/*
+ * What an engine is to the rest of the house: a vtable of a few calls, and the one exit loop above it.
+ *
+ * Lock order, written once: machine > bus > device > irqchip > clock. The bus takes the device's lock. An engine calls the
+ * bus with no lock of its own held.
+ */
+#ifndef PYVMM_ENGINE_ENGINE_H
+#define PYVMM_ENGINE_ENGINE_H
+
+#include "engine/cpu_state.h"
+#include "io/board.h"
+
+/* Why guest code was left. The numbers are bits of a `surface` mask: 1 << reason. */
+enum ExitReason {
+    EXIT_NONE,
+    EXIT_IO,        /* port access, already answered by the bus */
+    EXIT_MMIO,      /* memory-mapped access, already answered */
+    EXIT_HLT,       /* HLT; the loop sleeps unless it is surfaced */
+    EXIT_INTERRUPT, /* an external interrupt was delivered: vector */
+    EXIT_EXCEPTION, /* an exception is about to be delivered: vector, error code, CR2 */
+    EXIT_CPUID,     /* leaf and subleaf */
+    EXIT_MSR,       /* read or write of a model-specific register */
+    EXIT_SHUTDOWN,  /* triple fault: always surfaced */
+    EXIT_SYSTEM,    /* enum SystemRequest in `request`: always surfaced */
+    EXIT_KICK,      /* vcpu_kick() from outside: always surfaced */
+    EXIT_DEBUG,     /* breakpoint or single step: always surfaced */
+    EXIT_FAIL,      /* the engine cannot go on: text says why; always surfaced */
+};
+
+typedef struct VmExit {
+    uint32_t reason;   /* enum ExitReason */
+    uint32_t size;     /* bytes of the access */
+    uint32_t is_write;
+    uint32_t handled;  /* a device answered */
+    uint64_t address;  /* port, GPA, MSR index or CPUID leaf; CR2 for a page fault */
+    uint64_t value;    /* what was written or read; error code of an exception */
+    uint64_t rip;      /* linear address of the instruction (EXIT_HLT: of the next one) */
+    uint32_t vector;
+    uint32_t has_error;
+    uint32_t request;  /* enum SystemRequest */
+    uint32_t code;
+    char text[160];
+} VmExit;
+
+typedef struct Vcpu Vcpu;
+typedef struct EngineVm EngineVm;
+
+typedef struct EngineOps {
+    const char *name;
+    void (*vm_free)(EngineVm *vm);
+    Vcpu *(*vcpu_new)(EngineVm *vm, uint32_t index, Error *error);
+    void (*vcpu_free)(Vcpu *vcpu);
+    /* Run until something that the mask asks for, or that is always surfaced. 0 or -errno. */
+    int (*vcpu_run)(Vcpu *vcpu, VmExit *exit);
+    int (*vcpu_step)(Vcpu *vcpu, VmExit *exit); /* one instruction */
+    void (*vcpu_notify)(Vcpu *vcpu);            /* make vcpu_run look at its flags: any thread, any number of times */
+    int (*vcpu_get_state)(Vcpu *vcpu, CpuState *state);
+    int (*vcpu_set_state)(Vcpu *vcpu, const CpuState *state);
+    int (*vcpu_set_breakpoints)(Vcpu *vcpu, const gva_t *addresses, size_t count);
+} EngineOps;
+
+struct EngineVm {
+    const EngineOps *ops;
+    Board *board;
+};
+
+typedef struct ExitCounters {
+    uint64_t exits[16]; /* by enum ExitReason, surfaced or not */
+} ExitCounters;
+
+struct Vcpu {
+    EngineVm *vm;
+    uint32_t index;
+    uint32_t surface;      /* bits 1 << enum ExitReason */
+    uint32_t kicked;       /* atomic */
+    uint64_t instructions; /* where the engine can count, else 0 */
+    ExitCounters counters;
+};
+
+void engine_vm_free(EngineVm *vm);
+Vcpu *vcpu_new(EngineVm *vm, uint32_t index, Error *error);
+void vcpu_free(Vcpu *vcpu);
+
+/* The exit loop. Blocks; call it without the GIL. `exit` says why it returned. */
+int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit);
+int vcpu_step(Vcpu *vcpu, VmExit *exit);
+void vcpu_kick(Vcpu *vcpu); /* vcpu_run returns EXIT_KICK soon; never lost, also when given before vcpu_run */
+int vcpu_get_state(Vcpu *vcpu, CpuState *state); /* only while it does not run */
+int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
+int vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count);
+void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
+uint64_t vcpu_instructions(const Vcpu *vcpu);
+
+#endif

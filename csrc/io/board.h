@@ -1,0 +1,56 @@
+/*
+ * The wires that every device gets: memory, buses, clock, I/O thread, interrupt router, log, and the request line for
+ * reset, power and A20. A device's constructor takes the Board and nothing of the engine.
+ */
+#ifndef PYVMM_IO_BOARD_H
+#define PYVMM_IO_BOARD_H
+
+#include "common/common.h"
+#include "io/bus.h"
+#include "io/clock.h"
+#include "io/event_log.h"
+#include "io/io_thread.h"
+#include "irq/irq.h"
+#include "memory/memory.h"
+
+/* What a device may ask of the machine; the run loop returns with it. */
+enum SystemRequest {
+    SYSTEM_NONE,
+    SYSTEM_RESET,    /* CPU and board reset (i8042, port 0x92, 0xcf9, triple fault policy) */
+    SYSTEM_POWEROFF, /* ACPI S5 */
+    SYSTEM_EXIT,     /* exit port: code is the guest's */
+    SYSTEM_FIRMWARE, /* a BIOS service call: code is the service number */
+    SYSTEM_FAULT,    /* a Python device raised: the exception is kept on the Python side */
+};
+
+typedef struct Board {
+    GuestMemory *memory;
+    Bus *pio;
+    Bus *mmio;
+    Clock *clock;
+    IoThread *io;
+    IrqRouter *irqs;
+    EventLog *log;
+    IntrPin intr;
+    uint32_t nmi_pending;    /* atomic count of NMI edges */
+    uint32_t system_request; /* atomic enum SystemRequest; the first one wins until taken */
+    uint32_t system_code;
+    uint32_t a20;            /* atomic: 1 = enabled */
+    uint32_t a20_sources;    /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
+    uint64_t tsc_hz;         /* guest TSC frequency */
+    /* Set by the engine. */
+    void (*kick)(void *engine);                  /* leave guest code soon, from any thread */
+    void (*a20_changed)(void *engine, bool on);  /* on the vCPU's thread */
+    void *engine;
+} Board;
+
+Board *board_new(enum ClockKind clock, Error *error);
+void board_free(Board *board);
+
+void board_request(Board *board, enum SystemRequest request, uint32_t code);
+enum SystemRequest board_take_request(Board *board, uint32_t *code);
+enum A20Source { A20_I8042 = 1, A20_PORT92 = 2 };
+void board_set_a20(Board *board, enum A20Source source, bool on);
+void board_nmi(Board *board);
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * Interrupt wires: a device pulls an IrqLine; the IrqRouter ORs the lines of one GSI and hands the level to every
+ * irqchip that listens (8259 pair, later I/O APIC or KVM); the irqchip raises the CPU's INTR pin, and the engine
+ * acknowledges through it. Lock order: device, then irqchip; no call goes back up.
+ */
+#ifndef PYVMM_IRQ_IRQ_H
+#define PYVMM_IRQ_IRQ_H
+
+#include "common/common.h"
+
+#define IRQ_GSI_COUNT 24
+#define IRQ_MAX_SINKS 4
+
+typedef struct IrqRouter IrqRouter;
+typedef struct IrqLine IrqLine;
+
+IrqRouter *irq_router_new(void);
+void irq_router_free(IrqRouter *router); /* frees its lines too */
+
+/* A new source on a GSI (several sources may share one: level = OR). */
+IrqLine *irq_line_new(IrqRouter *router, uint32_t gsi);
+void irq_line_set(IrqLine *line, bool level);
+void irq_line_pulse(IrqLine *line); /* raise, then lower: an edge */
+bool irq_line_level(const IrqLine *line);
+uint32_t irq_line_gsi(const IrqLine *line);
+void irq_line_route(IrqLine *line, uint32_t gsi); /* PCI link moved: the level moves with it */
+
+typedef void (*IrqSink)(void *opaque, uint32_t gsi, bool level);
+int irq_router_add_sink(IrqRouter *router, IrqSink sink, void *opaque);
+
+/* The CPU's INTR pin and its acknowledge cycle (Intel SDM 3A §6.3.2). */
+typedef struct IntrPin {
+    uint32_t level;                           /* atomic: 1 while an irqchip asks */
+    void (*changed)(void *engine);            /* set by the engine: called on 0 -> 1 */
+    void *engine;
+    int (*acknowledge)(void *irqchip);        /* set by the irqchip: vector 0..255, or -1 when it was withdrawn */
+    void *irqchip;
+} IntrPin;
+
+void intr_pin_set(IntrPin *pin, bool level);
+bool intr_pin_level(const IntrPin *pin);
+int intr_pin_acknowledge(IntrPin *pin);
+
+#endif

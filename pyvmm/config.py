@@ -1,0 +1,71 @@
+"""What a machine is made of, as plain data: the input of `pyvmm.machine.pc.build` and of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
+DiskInterface = Literal["virtio", "cdrom", "floppy"]
+
+
+@dataclass(slots=True)
+class DiskConfig:
+    """One drive. `format` None: qcow2 is recognised, anything else is taken for raw with a warning."""
+
+    path: Path
+    interface: DiskInterface = "virtio"
+    format: Literal["raw", "qcow2"] | None = None
+    cache: CacheMode = "writeback"
+    read_only: bool = False
+    snapshot: bool = False
+    """Writes are thrown away when the machine ends."""
+
+
+@dataclass(slots=True)
+class MachineConfig:
+    """A PC.
+
+    Attributes
+    ----------
+    memory
+        RAM in bytes, a multiple of 4096; 1 MiB to 256 GiB.
+    cpus
+        vCPUs; the translator has one.
+    engine
+        ``"auto"``, ``"translator"`` or ``"kvm"``.
+    clock
+        ``"realtime"`` follows the host; ``"virtual"`` follows the guest's progress, so that a run repeats.
+    disks
+        Drives in order; the first hard disk is BIOS drive 0x80.
+    boot_order
+        What the BIOS tries, in order: ``c`` hard disk, ``d`` CD, ``a`` floppy.
+    kernel, initrd, append
+        A kernel to load directly: bzImage, PVH ELF or multiboot.
+    firmware
+        ``"pyvmm"`` for the built-in BIOS, or a path to a ROM image (a multiple of 64 KiB, ends at 4 GiB).
+    serial
+        Where COM1 goes: ``"stdio"`` (the caller's terminal), ``"null"``, ``"file:PATH"``, or ``"buffer"`` for
+        ``machine.serial`` in Python.
+    bios_serial
+        Mirror the BIOS's INT 10h text to COM1.
+    tsc_hz
+        Guest TSC frequency told to the guest; None: the host's on a realtime clock, 1 GHz on a virtual one.
+    """
+
+    memory: int = 256 << 20
+    cpus: int = 1
+    engine: Literal["auto", "translator", "kvm"] = "auto"
+    clock: Literal["realtime", "virtual"] = "realtime"
+    disks: list[DiskConfig] = field(default_factory=list)
+    boot_order: str = "cda"
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    firmware: str | Path = "pyvmm"
+    serial: str = "stdio"
+    bios_serial: bool = True
+    rtc_base: str = "utc"
+    tsc_hz: int | None = None
+    name: str = "pyvmm"

@@ -1,0 +1,87 @@
+"""Where everything is on the PC: the only file with guest addresses, ports and IRQ numbers.
+
+Sources: the PC/AT's I/O map (IBM PC/AT Technical Reference, 1984, section 1), PIIX (Intel 290562, chapters 4 and 7) for the
+chip set, and what firmware and kernels expect of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyvmm.units import GIB, KIB, MIB, Gpa, Port
+
+# Memory ------------------------------------------------------------------------------------------------------------
+LOW_RAM_END: Final = Gpa(640 * KIB)
+EBDA_BASE: Final = Gpa(639 * KIB)
+VGA_WINDOW: Final = Gpa(0xA0000)
+OPTION_ROM_BASE: Final = Gpa(0xC0000)
+BIOS_BASE: Final = Gpa(0xF0000)
+BIOS_SIZE: Final = 64 * KIB
+HIGH_MEMORY_BASE: Final = Gpa(1 * MIB)
+PCI_HOLE_BASE: Final = Gpa(3 * GIB)
+"""RAM below 4 GiB ends here at the latest; the rest continues at 4 GiB."""
+PCI_MMIO_BASE: Final = Gpa(0xE0000000)
+PCI_MMIO_END: Final = Gpa(0xFEC00000)
+IO_APIC_BASE: Final = Gpa(0xFEC00000)
+LOCAL_APIC_BASE: Final = Gpa(0xFEE00000)
+BIOS_HIGH_BASE: Final = Gpa(4 * GIB - BIOS_SIZE)
+ABOVE_4G_BASE: Final = Gpa(4 * GIB)
+PCI_MMIO64_BASE: Final = Gpa(1 << 39)
+PCI_MMIO64_SIZE: Final = 1 << 38
+ADDRESS_BITS: Final = 40
+"""Physical address bits told to the guest (CPUID 0x80000008)."""
+MAX_MEMORY: Final = 256 * GIB
+MIN_MEMORY: Final = 1 * MIB
+
+# Ports -------------------------------------------------------------------------------------------------------------
+PIC_MASTER: Final = Port(0x20)
+PIC_SLAVE: Final = Port(0xA0)
+PIC_ELCR: Final = Port(0x4D0)
+PIT: Final = Port(0x40)
+I8042_DATA: Final = Port(0x60)
+NMI_AND_SPEAKER: Final = Port(0x61)
+I8042_COMMAND: Final = Port(0x64)
+RTC: Final = Port(0x70)
+POST_CODE: Final = Port(0x80)
+SYSTEM_CONTROL_A: Final = Port(0x92)
+DEBUG_CONSOLE: Final = Port(0xE9)
+EXIT: Final = Port(0x501)
+"""A write of N ends the machine with exit code (N << 1) | 1, as the isa-debug-exit device of the field does."""
+FIRMWARE_SERVICE: Final = Port(0x540)
+"""The BIOS's stubs write a service number here (16 bits)."""
+ACPI_PM: Final = Port(0x600)
+"""PM1a event (4 bytes), PM1a control at +4 (2 bytes), PM timer at +8 (4 bytes): PIIX4's PMBASE layout."""
+ACPI_SMI_COMMAND: Final = Port(0xB2)
+PCI_CONFIG_ADDRESS: Final = Port(0xCF8)
+RESET_CONTROL: Final = Port(0xCF9)
+PCI_CONFIG_DATA: Final = Port(0xCFC)
+COM_PORTS: Final = (Port(0x3F8), Port(0x2F8), Port(0x3E8), Port(0x2E8))
+PCI_IO_BASE: Final = Port(0xC000)
+PCI_IO_END: Final = Port(0xFFFF)
+
+# IRQ lines (GSI numbers) ---------------------------------------------------------------------------------------------
+IRQ_PIT: Final = 0
+IRQ_KEYBOARD: Final = 1
+IRQ_COM: Final = (4, 3, 4, 3)
+IRQ_RTC: Final = 8
+IRQ_ACPI: Final = 9
+IRQ_MOUSE: Final = 12
+PCI_LINKS: Final = (10, 11, 10, 11)
+"""What INTA# to INTD# of the root bus's links (LNKA to LNKD) are routed to; see PIIX3 PIRQRC, 0x60..0x63."""
+
+# PCI device numbers on bus 0 --------------------------------------------------------------------------------------------
+PCI_HOST_BRIDGE: Final = 0
+PCI_ISA_BRIDGE: Final = 1
+PCI_FIRST_FREE_SLOT: Final = 3
+
+
+def split_memory(size: int) -> list[tuple[Gpa, int]]:
+    """RAM above 1 MiB and below the PCI hole, then the rest above 4 GiB, as (start, bytes) pairs.
+
+    The first megabyte is laid out by the machine itself.
+    """
+    low = min(size, PCI_HOLE_BASE)
+    ranges = [(HIGH_MEMORY_BASE, low - HIGH_MEMORY_BASE)] if low > HIGH_MEMORY_BASE else []
+    if size > low:
+        ranges.append((ABOVE_4G_BASE, size - low))
+    return ranges

@@ -1,0 +1,59 @@
+"""Sizes, and the types that keep addresses apart.
+
+`Gpa` guest physical, `Gva` guest virtual (linear), `Hva` host virtual, `Port` an I/O port: never a bare "address".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NewType
+
+Gpa = NewType("Gpa", int)
+Gva = NewType("Gva", int)
+Hva = NewType("Hva", int)
+Port = NewType("Port", int)
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+TIB: Final = 1 << 40
+
+_SUFFIXES: Final = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB, "P": 1 << 50, "E": 1 << 60}
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([BKMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str | int, *, default_suffix: str = "") -> int:
+    """Bytes meant by ``"512M"``, ``"1.5G"``, ``"64KiB"`` or a plain number.
+
+    Parameters
+    ----------
+    text
+        A number with an optional suffix, powers of 1024 as in QEMU's tools. An ``int`` is bytes.
+    default_suffix
+        What a bare number counts: ``"M"`` for the memory option, bytes otherwise.
+
+    Raises
+    ------
+    ValueError
+        When the text is not a size, or not a whole number of bytes.
+    """
+    if isinstance(text, int):
+        return text
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size (a number with an optional K, M, G or T)")
+    number, suffix = match.groups()
+    size = float(number) * _SUFFIXES[(suffix or default_suffix).upper()]
+    if size != int(size):
+        raise ValueError(f"{text!r} is not a whole number of bytes")
+    return int(number) * _SUFFIXES[(suffix or default_suffix).upper()] if "." not in number else int(size)
+
+
+def format_size(size: int) -> str:
+    """``"512 MiB"``: the largest unit that keeps the number at 1 or more, with up to three significant digits."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if abs(value) < 1024 or unit == "PiB":
+            return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+        value /= 1024
+    raise AssertionError
