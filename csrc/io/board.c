@@ -1,0 +1,77 @@
+#include <stdlib.h>
+
+#include "io/board.h"
+
+Board *board_new(enum ClockKind clock, Error *error)
+{
+    Board *board = calloc(1, sizeof *board);
+    if (!board) {
+        error_set(error, ENOMEM, "no host memory for the machine");
+        return NULL;
+    }
+    board->a20_sources = A20_I8042;
+    board->a20 = 1;
+    board->tsc_hz = NS_PER_SECOND;
+    board->memory = guest_memory_new(error);
+    board->log = event_log_new();
+    board->clock = clock_new(clock);
+    board->irqs = irq_router_new();
+    if (board->log) {
+        board->pio = bus_new(BUS_PIO, board->log);
+        board->mmio = bus_new(BUS_MMIO, board->log);
+    }
+    if (board->clock)
+        board->io = io_thread_new(board->clock, error);
+    if (board->memory && board->pio && board->mmio && board->irqs && board->io)
+        return board;
+    if (error && !error->code)
+        error_set(error, ENOMEM, "no host memory for the machine");
+    board_free(board);
+    return NULL;
+}
+
+void board_free(Board *board)
+{
+    if (!board)
+        return;
+    io_thread_free(board->io);
+    bus_free(board->pio);
+    bus_free(board->mmio);
+    irq_router_free(board->irqs);
+    clock_free(board->clock);
+    guest_memory_free(board->memory);
+    event_log_free(board->log);
+    free(board);
+}
+
+void board_request(Board *board, enum SystemRequest request, uint32_t code)
+{
+    uint32_t none = SYSTEM_NONE;
+    if (!__atomic_compare_exchange_n(&board->system_request, &none, request, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED))
+        return;
+    __atomic_store_n(&board->system_code, code, __ATOMIC_RELEASE);
+    if (board->kick)
+        board->kick(board->engine);
+}
+
+enum SystemRequest board_take_request(Board *board, uint32_t *code)
+{
+    *code = __atomic_load_n(&board->system_code, __ATOMIC_ACQUIRE);
+    return __atomic_exchange_n(&board->system_request, SYSTEM_NONE, __ATOMIC_ACQ_REL);
+}
+
+void board_set_a20(Board *board, enum A20Source source, bool on)
+{
+    board->a20_sources = on ? board->a20_sources | source : board->a20_sources & ~(uint32_t)source;
+    uint32_t enabled = board->a20_sources != 0;
+    if (__atomic_exchange_n(&board->a20, enabled, __ATOMIC_SEQ_CST) != enabled && board->a20_changed)
+        board->a20_changed(board->engine, enabled);
+}
+
+void board_nmi(Board *board)
+{
+    __atomic_fetch_add(&board->nmi_pending, 1, __ATOMIC_SEQ_CST);
+    if (board->kick)
+        board->kick(board->engine);
+}

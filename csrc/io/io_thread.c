@@ -1,0 +1,268 @@
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "io/io_thread.h"
+
+#define EVENTS_PER_WAIT 16
+
+/* One descriptor in the epoll set: a watch of the user's, or a notifier's eventfd. */
+typedef struct Source {
+    int fd;
+    IoWatchCallback callback;
+    void *opaque;
+    struct Source *next;
+} Source;
+
+struct IoNotifier {
+    IoThread *io;
+    IoCallback callback;
+    void *opaque;
+    uint32_t pending;
+    int fd;
+};
+
+struct IoThread {
+    Clock *clock;
+    int epoll;
+    int timer;  /* timerfd: armed by whoever moves the earliest deadline, so that arming wakes nobody */
+    int wake;   /* eventfd for stopping */
+    bool started;
+    bool stopping;
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards the list and `running` */
+    pthread_cond_t idle;
+    Source *sources;
+    Source *running;
+};
+
+static void arm_timer(void *opaque)
+{
+    IoThread *io = opaque;
+    uint64_t deadline = clock_next_deadline(io->clock);
+    struct itimerspec spec = {0};
+    if (deadline != CLOCK_NEVER) {
+        uint64_t now = clock_now(io->clock);
+        uint64_t wait = deadline > now ? deadline - now : 1;
+        spec.it_value.tv_sec = (time_t)MIN(wait / NS_PER_SECOND, (uint64_t)1 << 30);
+        spec.it_value.tv_nsec = (long)(wait % NS_PER_SECOND);
+    }
+    timerfd_settime(io->timer, 0, &spec, NULL);
+}
+
+static int add_fd(IoThread *io, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.fd = fd};
+    return epoll_ctl(io->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+IoThread *io_thread_new(Clock *clock, Error *error)
+{
+    IoThread *io = calloc(1, sizeof *io);
+    if (!io) {
+        error_set(error, ENOMEM, "no host memory for the I/O thread");
+        return NULL;
+    }
+    io->clock = clock;
+    pthread_mutex_init(&io->lock, NULL);
+    pthread_cond_init(&io->idle, NULL);
+    io->epoll = epoll_create1(EPOLL_CLOEXEC);
+    io->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    io->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (io->epoll < 0 || io->timer < 0 || io->wake < 0 || add_fd(io, io->timer, EPOLLIN) < 0 ||
+        add_fd(io, io->wake, EPOLLIN) < 0) {
+        error_set(error, errno, "cannot make the I/O thread's descriptors: %s (see ulimit -n)", strerror(errno));
+        io_thread_free(io);
+        return NULL;
+    }
+    return io;
+}
+
+static void dispatch(IoThread *io, int fd, uint32_t events)
+{
+    pthread_mutex_lock(&io->lock);
+    Source *source = io->sources;
+    while (source && source->fd != fd)
+        source = source->next;
+    io->running = source;
+    IoWatchCallback callback = source ? source->callback : NULL;
+    void *opaque = source ? source->opaque : NULL;
+    pthread_mutex_unlock(&io->lock);
+    if (!callback)
+        return;
+    callback(opaque, events);
+    pthread_mutex_lock(&io->lock);
+    io->running = NULL;
+    pthread_cond_broadcast(&io->idle);
+    pthread_mutex_unlock(&io->lock);
+}
+
+static void *io_thread_main(void *opaque)
+{
+    IoThread *io = opaque;
+    pthread_setname_np(pthread_self(), "io");
+    struct epoll_event events[EVENTS_PER_WAIT];
+    arm_timer(io);
+    while (!__atomic_load_n(&io->stopping, __ATOMIC_ACQUIRE)) {
+        int count = epoll_wait(io->epoll, events, EVENTS_PER_WAIT, -1);
+        for (int i = 0; i < count; i++) {
+            if (events[i].data.fd == io->timer) {
+                uint64_t expirations;
+                if (read(io->timer, &expirations, sizeof expirations) > 0) {
+                    clock_run_timers(io->clock);
+                    arm_timer(io);
+                }
+            } else if (events[i].data.fd != io->wake) {
+                dispatch(io, events[i].data.fd, events[i].events);
+            }
+        }
+    }
+    return NULL;
+}
+
+int io_thread_start(IoThread *io, Error *error)
+{
+    if (io->started || clock_kind(io->clock) == CLOCK_KIND_VIRTUAL)
+        return 0;
+    uint64_t drained;
+    if (read(io->wake, &drained, sizeof drained) < 0 && errno != EAGAIN)
+        return error_set(error, errno, "I/O thread: %s", strerror(errno));
+    io->stopping = false;
+    int result = pthread_create(&io->thread, NULL, io_thread_main, io);
+    if (result)
+        return error_set(error, result, "cannot start the I/O thread: %s", strerror(result));
+    __atomic_store_n(&io->started, true, __ATOMIC_RELEASE);
+    clock_set_notify(io->clock, arm_timer, io);
+    return 0;
+}
+
+void io_thread_stop(IoThread *io)
+{
+    if (!io || !io->started)
+        return;
+    __atomic_store_n(&io->stopping, true, __ATOMIC_RELEASE);
+    uint64_t one = 1;
+    ssize_t written = write(io->wake, &one, sizeof one);
+    (void)written; /* cannot fail: the counter is nowhere near its limit */
+    pthread_join(io->thread, NULL);
+    __atomic_store_n(&io->started, false, __ATOMIC_RELEASE);
+}
+
+void io_thread_free(IoThread *io)
+{
+    if (!io)
+        return;
+    io_thread_stop(io);
+    clock_set_notify(io->clock, NULL, NULL);
+    while (io->sources) {
+        Source *source = io->sources;
+        io->sources = source->next;
+        free(source);
+    }
+    if (io->epoll >= 0)
+        close(io->epoll);
+    if (io->timer >= 0)
+        close(io->timer);
+    if (io->wake >= 0)
+        close(io->wake);
+    pthread_mutex_destroy(&io->lock);
+    pthread_cond_destroy(&io->idle);
+    free(io);
+}
+
+bool io_thread_running(const IoThread *io) { return __atomic_load_n(&io->started, __ATOMIC_ACQUIRE); }
+
+bool io_thread_is_current(const IoThread *io) { return io->started && pthread_equal(io->thread, pthread_self()); }
+
+int io_watch_add(IoThread *io, int fd, uint32_t events, IoWatchCallback callback, void *opaque)
+{
+    Source *source = calloc(1, sizeof *source);
+    if (!source)
+        return -ENOMEM;
+    *source = (Source){.fd = fd, .callback = callback, .opaque = opaque};
+    pthread_mutex_lock(&io->lock);
+    source->next = io->sources;
+    io->sources = source;
+    pthread_mutex_unlock(&io->lock);
+    int result = add_fd(io, fd, events);
+    if (result < 0)
+        io_watch_remove(io, fd);
+    return result;
+}
+
+int io_watch_modify(IoThread *io, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.fd = fd};
+    return epoll_ctl(io->epoll, EPOLL_CTL_MOD, fd, &event) < 0 ? -errno : 0;
+}
+
+int io_watch_remove(IoThread *io, int fd)
+{
+    int result = -ENOENT;
+    epoll_ctl(io->epoll, EPOLL_CTL_DEL, fd, NULL);
+    pthread_mutex_lock(&io->lock);
+    for (Source **link = &io->sources; *link; link = &(*link)->next) {
+        if ((*link)->fd != fd)
+            continue;
+        Source *source = *link;
+        *link = source->next;
+        while (io->running == source && !io_thread_is_current(io))
+            pthread_cond_wait(&io->idle, &io->lock);
+        free(source);
+        result = 0;
+        break;
+    }
+    pthread_mutex_unlock(&io->lock);
+    return result;
+}
+
+static void notifier_ready(void *opaque, uint32_t events)
+{
+    IoNotifier *notifier = opaque;
+    uint64_t count;
+    ssize_t got = read(notifier->fd, &count, sizeof count);
+    (void)got; /* EAGAIN: another kick's callback already took it */
+    __atomic_store_n(&notifier->pending, 0, __ATOMIC_SEQ_CST);
+    notifier->callback(notifier->opaque);
+}
+
+IoNotifier *io_notifier_new(IoThread *io, IoCallback callback, void *opaque)
+{
+    IoNotifier *notifier = calloc(1, sizeof *notifier);
+    if (!notifier)
+        return NULL;
+    *notifier = (IoNotifier){.io = io, .callback = callback, .opaque = opaque};
+    notifier->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (notifier->fd < 0 || io_watch_add(io, notifier->fd, EPOLLIN, notifier_ready, notifier) < 0) {
+        if (notifier->fd >= 0)
+            close(notifier->fd);
+        free(notifier);
+        return NULL;
+    }
+    return notifier;
+}
+
+void io_notifier_kick(IoNotifier *notifier)
+{
+    if (!io_thread_running(notifier->io)) {
+        notifier->callback(notifier->opaque);
+    } else if (!__atomic_exchange_n(&notifier->pending, 1, __ATOMIC_SEQ_CST)) {
+        uint64_t one = 1;
+        ssize_t written = write(notifier->fd, &one, sizeof one);
+        (void)written;
+    }
+}
+
+void io_notifier_free(IoNotifier *notifier)
+{
+    if (!notifier)
+        return;
+    io_watch_remove(notifier->io, notifier->fd);
+    close(notifier->fd);
+    free(notifier);
+}
+
+int io_notifier_fd(const IoNotifier *notifier) { return notifier->fd; }

@@ -1,0 +1,189 @@
+/*
+ * The border between C and Python, declared once (cffi reads this file; the compiler checks it against the real headers).
+ * No preprocessor here. Sections follow the folders of csrc/.
+ */
+
+/* common/common.h */
+typedef struct { int code; char text[480]; } Error;
+
+/* memory/memory.h */
+typedef struct {
+    uint64_t gpa;
+    uint64_t size;
+    uint8_t *hva;
+    uint64_t ram_offset;
+    uint32_t flags;
+    uint64_t *dirty;
+} Memslot;
+typedef struct GuestMemory GuestMemory;
+int guest_memory_add(GuestMemory *memory, uint64_t gpa, uint64_t size, uint32_t flags, Error *error);
+int guest_memory_alias(GuestMemory *memory, uint64_t gpa, uint64_t source, uint64_t size, uint32_t flags, Error *error);
+int guest_memory_fd(const GuestMemory *memory);
+size_t guest_memory_slot_count(const GuestMemory *memory);
+const Memslot *guest_memory_slot(const GuestMemory *memory, size_t index);
+void *guest_memory_ptr(const GuestMemory *memory, uint64_t gpa, uint64_t size, bool for_write);
+int guest_memory_read(const GuestMemory *memory, uint64_t gpa, void *data, uint64_t size);
+int guest_memory_write(GuestMemory *memory, uint64_t gpa, const void *data, uint64_t size);
+int guest_memory_load(GuestMemory *memory, uint64_t gpa, const void *data, uint64_t size);
+void guest_memory_written(GuestMemory *memory, uint64_t gpa, uint64_t size);
+int64_t guest_memory_take_dirty(GuestMemory *memory, size_t slot, uint64_t *bitmap);
+
+/* io/bus.h */
+typedef struct {
+    uint64_t base;
+    uint64_t size;
+    uint32_t region;
+    char name[28];
+    ...;
+} BusRange;
+typedef struct Bus Bus;
+typedef struct {
+    uint64_t (*read)(void *device, uint32_t region, uint64_t offset, uint32_t size);
+    void (*write)(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value);
+} DeviceOps;
+int bus_add(Bus *bus, uint64_t base, uint64_t size, const DeviceOps *ops, void *device, uint32_t region, void *lock,
+            const char *name, Error *error);
+int bus_remove(Bus *bus, uint64_t base);
+bool bus_read(Bus *bus, uint64_t address, uint32_t size, uint64_t *value);
+bool bus_write(Bus *bus, uint64_t address, uint32_t size, uint64_t value);
+size_t bus_ranges(Bus *bus, BusRange *ranges, size_t capacity);
+uint64_t bus_unmapped_count(const Bus *bus);
+
+/* io/event_log.h */
+typedef struct EventLog EventLog;
+size_t event_log_take(EventLog *log, char *text, size_t size);
+uint64_t event_log_lost(const EventLog *log);
+
+/* io/clock.h */
+typedef struct Clock Clock;
+enum ClockKind { CLOCK_KIND_REALTIME, CLOCK_KIND_VIRTUAL };
+uint64_t clock_now(Clock *clock);
+int64_t clock_epoch_ns(const Clock *clock);
+void clock_set_epoch_ns(Clock *clock, int64_t epoch_ns);
+void clock_pause(Clock *clock);
+void clock_resume(Clock *clock);
+void clock_set(Clock *clock, uint64_t now_ns);
+void clock_run_timers(Clock *clock);
+void clock_advance(Clock *clock, uint64_t ns);
+uint64_t clock_next_deadline(Clock *clock);
+
+/* io/io_thread.h */
+typedef struct IoThread IoThread;
+int io_thread_start(IoThread *io, Error *error);
+void io_thread_stop(IoThread *io);
+
+/* irq/irq.h */
+typedef struct IrqRouter IrqRouter;
+typedef struct IrqLine IrqLine;
+IrqLine *irq_line_new(IrqRouter *router, uint32_t gsi);
+void irq_line_set(IrqLine *line, bool level);
+void irq_line_pulse(IrqLine *line);
+bool irq_line_level(const IrqLine *line);
+uint32_t irq_line_gsi(const IrqLine *line);
+void irq_line_route(IrqLine *line, uint32_t gsi);
+
+/* io/board.h */
+enum SystemRequest { SYSTEM_NONE, SYSTEM_RESET, SYSTEM_POWEROFF, SYSTEM_EXIT, SYSTEM_FIRMWARE, SYSTEM_FAULT };
+enum A20Source { A20_I8042 = 1, A20_PORT92 = 2 };
+typedef struct {
+    GuestMemory *memory;
+    Bus *pio;
+    Bus *mmio;
+    Clock *clock;
+    IoThread *io;
+    IrqRouter *irqs;
+    EventLog *log;
+    uint32_t system_request;
+    uint32_t system_code;
+    uint32_t a20;
+    uint64_t tsc_hz;
+    ...;
+} Board;
+Board *board_new(enum ClockKind clock, Error *error);
+void board_free(Board *board);
+void board_request(Board *board, enum SystemRequest request, uint32_t code);
+enum SystemRequest board_take_request(Board *board, uint32_t *code);
+void board_set_a20(Board *board, enum A20Source source, bool on);
+void board_nmi(Board *board);
+
+/* The trampoline for devices written in Python (pyvmm/devices/base.py): their ranges' ops are these two. */
+extern "Python" uint64_t python_device_read(void *handle, uint32_t region, uint64_t offset, uint32_t size);
+extern "Python" void python_device_write(void *handle, uint32_t region, uint64_t offset, uint32_t size, uint64_t value);
+
+/* devices/device.h */
+typedef struct Device Device;
+void device_free(Device *device);
+void device_reset(Device *device);
+size_t device_state_size(const Device *device);
+uint32_t device_state_version(const Device *device);
+const char *device_name(const Device *device);
+void device_save(Device *device, void *state);
+int device_restore(Device *device, const void *state);
+int device_map(Device *device, Bus *bus, uint64_t base, uint64_t size, uint32_t region, Error *error);
+uint64_t device_read(Device *device, uint32_t region, uint64_t offset, uint32_t size);
+void device_write(Device *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value);
+
+/* engine/cpu_state.h */
+typedef struct { uint16_t selector; uint32_t attributes; uint32_t limit; uint64_t base; } Segment;
+typedef struct { uint64_t base; uint16_t limit; } DescriptorTable;
+typedef struct {
+    uint64_t gpr[16];
+    uint64_t rip;
+    uint64_t rflags;
+    Segment segment[6];
+    Segment ldtr;
+    Segment tr;
+    DescriptorTable gdtr;
+    DescriptorTable idtr;
+    uint64_t cr0, cr2, cr3, cr4, cr8;
+    uint64_t dr[8];
+    uint64_t xcr0;
+    uint64_t efer, apic_base, pat;
+    uint64_t star, lstar, cstar, fmask, kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t tsc, tsc_aux, misc_enable;
+    uint64_t kvm_system_time, kvm_wall_clock;
+    uint8_t halted;
+    uint8_t interrupt_shadow;
+    uint8_t nmi_blocked;
+    uint8_t nmi_pending;
+    int16_t pending_exception;
+    uint8_t pending_has_error;
+    uint32_t pending_error;
+    uint8_t xsave[4096];
+} CpuState;
+void cpu_state_reset(CpuState *state);
+
+/* engine/engine.h */
+enum ExitReason {
+    EXIT_NONE, EXIT_IO, EXIT_MMIO, EXIT_HLT, EXIT_INTERRUPT, EXIT_EXCEPTION, EXIT_CPUID, EXIT_MSR, EXIT_SHUTDOWN,
+    EXIT_SYSTEM, EXIT_KICK, EXIT_DEBUG, EXIT_FAIL
+};
+typedef struct {
+    uint32_t reason;
+    uint32_t size;
+    uint32_t is_write;
+    uint32_t handled;
+    uint64_t address;
+    uint64_t value;
+    uint64_t rip;
+    uint32_t vector;
+    uint32_t has_error;
+    uint32_t request;
+    uint32_t code;
+    char text[160];
+} VmExit;
+typedef struct { uint64_t exits[16]; } ExitCounters;
+typedef struct Vcpu Vcpu;
+typedef struct EngineVm EngineVm;
+void engine_vm_free(EngineVm *vm);
+Vcpu *vcpu_new(EngineVm *vm, uint32_t index, Error *error);
+void vcpu_free(Vcpu *vcpu);
+int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit);
+int vcpu_step(Vcpu *vcpu, VmExit *exit);
+void vcpu_kick(Vcpu *vcpu);
+int vcpu_get_state(Vcpu *vcpu, CpuState *state);
+int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
+int vcpu_set_breakpoints(Vcpu *vcpu, const uint64_t *addresses, size_t count);
+void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
+uint64_t vcpu_instructions(const Vcpu *vcpu);
