@@ -1,8 +1,9 @@
 """Small pieces of x86 code from text and back: keystone assembles, capstone decodes.
 
-Intel syntax; ``;`` separates statements, ``#`` and ``//`` begin a comment, labels end in a colon, and the directives of
-GNU as that keystone knows work (``.byte``, ``.ascii``, ``.org``, ``.align``, ``.set``). For labs, tests and traces: whole
-guests are built by GNU as (csrc/guest, csrc/firmware). Left out: several sections, linking, AT&T syntax.
+Intel syntax; ``;`` separates statements, ``#`` and ``//`` begin a comment, labels end in a colon, and the
+directives of GNU as that keystone knows work (``.byte``, ``.ascii``, ``.org``, ``.align``, ``.set``). For labs, tests
+and traces: whole guests are built by GNU as (csrc/guest, csrc/firmware). Left out: several sections, linking, AT&T
+syntax.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Bits = Literal[16, 32, 64]
 
 _SYMBOL_MISSING = 144  # KS_ERR_ASM_SYMBOL_MISSING: the one error that may be cured by a later line
+# A string or a character, kept; or a comment. keystone itself takes `nop # text` for an operand.
+_COMMENT = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|(?:#|//).*""")
 
 
 class AssemblyError(PyvmmError):
@@ -88,6 +91,7 @@ def assemble(text: str, *, bits: Bits = 64, address: int = 0) -> bytes:
     if bits not in modes:
         raise ValueError(f"bits is {bits!r}: it must be 16, 32 or 64")
     assembler = keystone.Ks(keystone.KS_ARCH_X86, modes[bits])
+    source = [_COMMENT.sub(lambda match: match[1] or "", line) for line in text.splitlines()]
     missing: list[str] = []
 
     def note_missing(symbol: bytes, _value: object) -> bool:
@@ -96,16 +100,15 @@ def assemble(text: str, *, bits: Bits = 64, address: int = 0) -> bytes:
 
     assembler.sym_resolver = note_missing
     try:
-        code, _ = assembler.asm(text, address, as_bytes=True)
+        code, _ = assembler.asm("\n".join(source), address, as_bytes=True)
     except keystone.KsError as error:
         reason = re.sub(r"\s*\(KS_ERR_\w+\)", "", str(error.message)).lower()
-        lines = text.splitlines()
         if error.errno == _SYMBOL_MISSING and missing:
             reason = f"no label or symbol {missing[0]!r}"
-            number = _line_with_symbol(lines, missing[0])
+            number = _line_with_symbol(source, missing[0])
         else:
-            number = _line_refused(assembler, lines, address)
-        where = f"line {number}: {lines[number - 1].strip()}" if number else "assembly"
+            number = _line_refused(assembler, source, address)
+        where = f"line {number}: {source[number - 1].strip()}" if number else "assembly"
         raise AssemblyError(f"{where}: {reason}", number) from None
     return bytes(code or b"")
 
