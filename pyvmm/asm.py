@@ -1,13 +1,14 @@
 """Small pieces of x86 code from text and back: keystone assembles, capstone decodes.
 
 Intel syntax; ``;`` separates statements, ``#`` and ``//`` begin a comment, labels end in a colon, and the
-directives of GNU as that keystone knows work (``.byte``, ``.ascii``, ``.org``, ``.align``, ``.set``). For labs, tests
-and traces: whole guests are built by GNU as (csrc/guest, csrc/firmware). Left out: several sections, linking, AT&T
-syntax.
+directives of GNU as that keystone knows work (``.byte``, ``.ascii``, ``.org``, ``.align``, ``.set``). For labs,
+tests and traces: whole guests are built by GNU as (csrc/guest, csrc/firmware). Left out: several sections, linking,
+AT&T syntax.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -92,22 +93,15 @@ def assemble(text: str, *, bits: Bits = 64, address: int = 0) -> bytes:
         raise ValueError(f"bits is {bits!r}: it must be 16, 32 or 64")
     assembler = keystone.Ks(keystone.KS_ARCH_X86, modes[bits])
     source = [_COMMENT.sub(lambda match: match[1] or "", line) for line in text.splitlines()]
-    missing: list[str] = []
-
-    def note_missing(symbol: bytes, _value: object) -> bool:
-        missing.append(symbol.decode(errors="replace"))
-        return False
-
-    assembler.sym_resolver = note_missing
     try:
         code, _ = assembler.asm("\n".join(source), address, as_bytes=True)
     except keystone.KsError as error:
         reason = re.sub(r"\s*\(KS_ERR_\w+\)", "", str(error.message)).lower()
-        if error.errno == _SYMBOL_MISSING and missing:
-            reason = f"no label or symbol {missing[0]!r}"
-            number = _line_with_symbol(source, missing[0])
-        else:
-            number = _line_refused(assembler, source, address)
+        number = _line_refused(assembler, source, address)
+        symbol = _missing_symbol(assembler, source) if error.errno == _SYMBOL_MISSING else ""
+        if symbol:
+            reason = f"no label or symbol {symbol!r}"
+            number = _line_with_symbol(source, symbol)
         where = f"line {number}: {source[number - 1].strip()}" if number else "assembly"
         raise AssemblyError(f"{where}: {reason}", number) from None
     return bytes(code or b"")
@@ -155,6 +149,22 @@ def _line_refused(assembler: keystone.Ks, lines: list[str], address: int) -> int
             if error.errno != _SYMBOL_MISSING:
                 return number
     return 0
+
+
+def _missing_symbol(assembler: keystone.Ks, lines: list[str]) -> str:
+    """Ask keystone which symbol it looks for. The assembler is of no use afterwards: it then reads 10 as 0x10."""
+    import keystone
+
+    missing: list[str] = []
+
+    def note(symbol: bytes, _value: object) -> bool:
+        missing.append(symbol.decode(errors="replace"))
+        return False
+
+    assembler.sym_resolver = note
+    with contextlib.suppress(keystone.KsError):
+        assembler.asm("\n".join(lines))
+    return missing[0] if missing else ""
 
 
 def _line_with_symbol(lines: list[str], symbol: str) -> int:

@@ -16,7 +16,7 @@ from pyvmm.errors import PyvmmError
         (64, "again: dec ecx\n jnz again\n hlt", "ffc975fcf4"),
         (64, "syscall; iretq; swapgs", "0f0548cf0f01f8"),
         (64, '.byte 1, 2\n.ascii "hi"', "01026869"),
-        (64, ".ascii \"#//\" // not a comment inside", "232f2f"),
+        (64, '.ascii "#//" // not a comment inside', "232f2f"),
         (64, "", ""),
     ],
 )
