@@ -12,9 +12,13 @@ from pyvmm.units import GIB, KIB, MIB, Gpa, Port
 
 # Memory ------------------------------------------------------------------------------------------------------------
 LOW_RAM_END: Final = Gpa(640 * KIB)
+BOOT_DATA_BASE: Final = Gpa(0x7000)
+"""From here on a directly loaded kernel finds what its boot protocol gives it (boot_params, GDT, page tables, ...)."""
 EBDA_BASE: Final = Gpa(639 * KIB)
 VGA_WINDOW: Final = Gpa(0xA0000)
 OPTION_ROM_BASE: Final = Gpa(0xC0000)
+ACPI_RSDP: Final = Gpa(0xE0000)
+"""Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables themselves are at the end of low RAM."""
 BIOS_BASE: Final = Gpa(0xF0000)
 BIOS_SIZE: Final = 64 * KIB
 HIGH_MEMORY_BASE: Final = Gpa(1 * MIB)
