@@ -1,0 +1,1 @@
+"""The `pyvmm` command: a front end that talks to `Machine` and to the block layer only."""

@@ -1,0 +1,100 @@
+"""``pyvmm run``: a machine from the command line, on this terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyvmm.cli.options import add_options, machine_config, parse_timeout
+
+if TYPE_CHECKING:
+    from pyvmm.cli.terminal import Notice
+    from pyvmm.config import DiskConfig, MachineConfig
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``pyvmm run``."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run a disk, a kernel, or the built-in guest",
+        description="Run a PC in this terminal. Ctrl-A H inside it for help, Ctrl-A X to quit.",
+    )
+    add_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build the machine, run it to its end, and return the exit code (`pyvmm.cli.exit_codes`)."""
+    from pyvmm.cli.console import Console
+    from pyvmm.cli.runner import Runner
+    from pyvmm.cli.terminal import Notice, Terminal
+
+    timeout = parse_timeout(options.timeout)
+    config = machine_config(options)
+    notice = Notice(options.quiet)
+    if not config.disks and config.kernel is None:
+        config.disks.append(builtin_disk())
+    for disk in config.disks:
+        settle_format(disk, notice)
+    notice.progress(f"starting: {_describe(config, config.engine)} ... (Ctrl-A H for help)")
+    try:
+        from pyvmm.machine.machine import Machine
+
+        machine = Machine(config)
+    except BaseException:
+        notice.erase()
+        raise
+    with machine:
+        notice.progress(f"running: {_describe(config, machine.engine_name)} (Ctrl-A H for help)")
+        if options.verbose:
+            notice.say(_describe(config, machine.engine_name))
+        runner = Runner(machine, notice, reboot=not options.no_reboot, timeout=timeout)
+        terminal = Terminal(sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY))
+        with Console(runner, terminal, notice, send_input=config.serial == "stdio"):
+            code = runner.run()
+    notice.erase()
+    return code
+
+
+def builtin_disk() -> DiskConfig:
+    """The disk of the built-in guest, which comes with the package; what the guest writes to it is thrown away."""
+    import pyvmm
+    from pyvmm.config import DiskConfig
+    from pyvmm.errors import PyvmmError
+
+    # An editable installation has two folders: the sources, and what was built.
+    for folder in pyvmm.__path__:
+        path = Path(folder, "data", "builtin.qcow2")
+        if path.exists():
+            return DiskConfig(path=path, format="qcow2", snapshot=True)
+    raise PyvmmError("the built-in guest is missing from this installation; install pyvmm again")
+
+
+def settle_format(disk: DiskConfig, notice: Notice) -> None:
+    """Recognise qcow2, and warn about anything else that was not said to be raw.
+
+    A guest that owns a raw disk could write a qcow2 header to it, with any file of the host for backing file: the
+    next run would then read that file for the guest. Hence the format of a raw image is to be said.
+    """
+    if disk.format is not None:
+        return
+    with disk.path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"QFI\xfb":  # qcow2.txt, "Header", byte 0
+        disk.format = "qcow2"
+    else:
+        disk.format = "raw"
+        notice.say(f"{disk.path}: format not given, taken for raw; say --format raw to be sure of it")
+
+
+def _describe(config: MachineConfig, engine: str) -> str:
+    """``"translator, 512 MiB, debian.qcow2"``."""
+    from pyvmm.units import format_size
+
+    names = [config.kernel.name] if config.kernel is not None else []
+    names += [
+        "the built-in guest" if disk.path.name == "builtin.qcow2" else disk.path.name for disk in config.disks
+    ]
+    return ", ".join([f"engine {engine}", format_size(config.memory), *names])

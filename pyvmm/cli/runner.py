@@ -1,0 +1,177 @@
+"""Runs a machine on the calling thread, and lets other threads ask for things while it runs.
+
+A request is a function: the guest is stopped, the function runs on the machine's own thread, and the guest goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pyvmm.cli import exit_codes
+
+if TYPE_CHECKING:
+    from pyvmm.cli.terminal import Notice
+    from pyvmm.machine.machine import Machine, RunResult
+
+
+class Runner:
+    """The life of one machine, from its first instruction to the command's exit code.
+
+    Parameters
+    ----------
+    machine
+        Built and not yet run.
+    notice
+        Where notes go.
+    reboot
+        Reset the machine when the guest asks for it, or has triple-faulted; otherwise end.
+    timeout
+        Seconds of wall time until the end; None: for ever.
+    """
+
+    def __init__(
+        self, machine: Machine, notice: Notice, *, reboot: bool = True, timeout: float | None = None
+    ) -> None:
+        self.machine = machine
+        self.paused = False
+        self.resets = 0
+        self.started = time.monotonic()
+        self._notice = notice
+        self._reboot = reboot
+        self._deadline = None if timeout is None else self.started + timeout
+        self._timeout = timeout
+        self._requests: deque[_Request] = deque()
+        self._wake = threading.Condition()
+        self._exit_code: int | None = None
+        self._ended = False
+
+    def run(self) -> int:
+        """Run until the guest ends, somebody quits or the time is over; return the exit code."""
+        try:
+            return self._run()
+        finally:
+            with self._wake:
+                self._ended = True
+                left = list(self._requests)
+                self._requests.clear()
+            for request in left:
+                request.done.set()
+
+    def quit(self, code: int) -> None:
+        """End the run with `code`. From any thread, and from a signal's helper."""
+        with self._wake:
+            if self._exit_code is None:
+                self._exit_code = code
+            self._wake.notify_all()
+        self.machine.stop()
+
+    def call(self, function: Callable[[], Any], timeout: float = 5.0) -> Any:
+        """Run `function` on the machine's thread with the guest stopped, and return what it returns.
+
+        Raises
+        ------
+        TimeoutError
+            When the machine has ended, or does not stop within `timeout` seconds.
+        """
+        request = _Request(function)
+        with self._wake:
+            if self._ended:
+                raise TimeoutError("the machine has ended")
+            self._requests.append(request)
+            self._wake.notify_all()
+        self.machine.stop()
+        if not request.done.wait(timeout) or not request.ran:
+            raise TimeoutError("the machine did not stop to answer")
+        if request.error is not None:
+            raise request.error
+        return request.result
+
+    def pause(self) -> None:
+        """Stop the guest until `resume()`."""
+        self.call(lambda: setattr(self, "paused", True))
+
+    def resume(self) -> None:
+        """Let the guest go on."""
+        self.call(lambda: setattr(self, "paused", False))
+
+    def reset(self) -> None:
+        """Push the reset button."""
+        self.call(self.machine.reset)
+
+    def _run(self) -> int:
+        while True:
+            self._serve()
+            if self._exit_code is not None:
+                return self._exit_code
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._notice.say(f"--timeout {self._timeout:g}: time is over, the guest was ended")
+                return exit_codes.TIMEOUT
+            if self.paused:
+                with self._wake:
+                    if not self._requests and self._exit_code is None:
+                        self._wake.wait(left)
+                continue
+            code = self._judge(self.machine.run(timeout=left))
+            if code is not None:
+                return code
+
+    def _serve(self) -> None:
+        while True:
+            with self._wake:
+                if not self._requests:
+                    return
+                request = self._requests.popleft()
+            request.run()
+
+    def _judge(self, result: RunResult) -> int | None:
+        """Exit code that a result of `Machine.run` means; None to go on."""
+        match result.reason:
+            case "poweroff":
+                return exit_codes.OK
+            case "exit":
+                return result.code & 0xFF
+            case "reset" | "shutdown":
+                what = "triple-faulted" if result.reason == "shutdown" else "asked for a reset"
+                if not self._reboot:
+                    self._notice.say(f"the guest {what}; ended because of --no-reboot")
+                    return exit_codes.GUEST_STOPPED
+                if result.reason == "shutdown":
+                    self._notice.say(f"the guest {what}; resetting it")
+                self.resets += 1
+                self.machine.reset()
+                return None
+            case "stopped" | "timeout":
+                return None
+            case "halted":
+                self._notice.say("the guest halted with interrupts off: nothing can wake it; ended")
+                return exit_codes.GUEST_STOPPED
+            case other:
+                text = getattr(result.exit, "text", "") or other
+                self._notice.error(
+                    f"{text} (rip {result.exit.rip:#x})" if result.exit is not None else str(text)
+                )
+                return exit_codes.ENGINE
+
+
+class _Request:
+    """A function to run on the machine's thread, and what came of it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.ran = False
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except Exception as error:
+            self.error = error
+        self.ran = True
+        self.done.set()

@@ -1,0 +1,150 @@
+"""Options of ``pyvmm run``: what they make, and one line that names the option for each mistake."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from pyvmm.cli.options import (
+    add_options,
+    machine_config,
+    parse_disk,
+    parse_memory,
+    parse_serial,
+    parse_timeout,
+)
+from pyvmm.config import DiskConfig, MachineConfig
+from pyvmm.errors import ConfigError, PyvmmError
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(512))
+    return path
+
+
+def config(*words: object) -> MachineConfig:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return machine_config(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512M", 512 << 20), ("1M", 1 << 20), ("1.5G", 3 << 29), ("1048576", 1 << 20), ("256G", 256 << 30)],
+)
+def test_memory(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("3", ["3 bytes", "at least 1 MiB", "-m 512M"]),
+        ("512", ["512 bytes", "at least 1 MiB", "-m 512M"]),
+        ("1023K", ["at least 1 MiB"]),
+        ("257G", ["at most 256 GiB"]),
+        ("lots", ["not a size", "-m 512M"]),
+        ("-5M", ["not a size"]),
+        ("", ["not a size"]),
+        ("9" * 400 + ".5G", ["not a size"]),
+        ("1048577", ["4096-byte pages", "-m 1028K"]),
+    ],
+)
+def test_wrong_memory(text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_memory(text)
+    message = str(caught.value)
+    assert message.startswith(f"-m {text}: ")
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_defaults() -> None:
+    assert config() == MachineConfig(memory=256 << 20, serial="stdio")
+
+
+def test_disks_in_order(disk: Path) -> None:
+    more = f"path={disk},format=qcow2,readonly"
+    drive = (disk, "--format", "raw", "--cache", "none")
+    made = config(*drive, "--disk", more, "--cdrom", disk, "--floppy", disk)
+    assert made.disks == [
+        DiskConfig(path=disk, format="raw", cache="none"),
+        DiskConfig(path=disk, format="qcow2", read_only=True),
+        DiskConfig(path=disk, interface="cdrom", format="raw", read_only=True),
+        DiskConfig(path=disk, interface="floppy", format="raw"),
+    ]
+
+
+def test_snapshot_is_for_every_disk_that_can_be_written(disk: Path) -> None:
+    made = config(disk, "--snapshot", "--disk", f"path={disk}", "--floppy", disk, "--cdrom", disk)
+    assert [d.snapshot for d in made.disks] == [True, True, False, True]
+
+
+def test_a_comma_in_a_path_is_written_twice(tmp_path: Path) -> None:
+    odd = tmp_path / "a,b.img"
+    odd.write_bytes(b"")
+    assert parse_disk(f"path={str(odd).replace(',', ',,')},snapshot=on") == DiskConfig(
+        path=odd, snapshot=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("format=raw", "names no file"),
+        ("path=", "path has no value"),
+        ("path=x,path=y", "path is given twice"),
+        ("path=x,colour=red", "'colour=red' is not known"),
+        ("path=x,format=vmdk", "format 'vmdk' is not known"),
+        ("path=x,cache=fast", "cache 'fast' is not known"),
+        ("path=x,readonly=maybe", "'readonly=maybe' is not known"),
+        ("", "'' is not known"),
+    ],
+)
+def test_wrong_disk(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_disk(text)
+    assert str(caught.value).startswith(f"--disk {text}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cpus", "0"], "--cpus 0: "),
+        (["--initrd", "x"], "--initrd x: it needs a kernel"),
+        (["--append", "x"], "--append x: only a kernel"),
+        (["--boot", "cz"], "--boot cz: the letters are"),
+        (["--boot", "cc"], "--boot cc: the letters are"),
+        (["--boot", ""], "--boot : the letters are"),
+        (["--serial", "tcp"], "--serial tcp: not a place"),
+        (["--serial", "file:"], "--serial file:: not a place"),
+    ],
+)
+def test_wrong_options(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(*words)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("option", ["", "--kernel", "--cdrom", "--floppy", "--firmware"])
+def test_missing_files_are_named(option: str, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere.img"
+    with pytest.raises(PyvmmError, match="no such file") as caught:
+        config(*([option] if option else []), missing)
+    assert str(caught.value).startswith(f"{option} {missing}".strip())
+    with pytest.raises(PyvmmError, match="is a directory"):
+        config(*([option] if option else []), tmp_path)
+
+
+def test_serial_and_timeout() -> None:
+    assert parse_serial("file:/tmp/x") == "file:/tmp/x"
+    assert parse_timeout(None) is None
+    assert parse_timeout("1.5") == 1.5
+    for text in ("0", "-1", "nan", "inf", "soon"):
+        with pytest.raises(ConfigError, match="--timeout"):
+            parse_timeout(text)
