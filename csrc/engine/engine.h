@@ -7,6 +7,8 @@
 #ifndef PYVMM_ENGINE_ENGINE_H
 #define PYVMM_ENGINE_ENGINE_H
 
+#include <pthread.h>
+
 #include "engine/cpu_state.h"
 #include "io/board.h"
 
@@ -73,6 +75,10 @@ struct Vcpu {
     uint32_t index;
     uint32_t surface;      /* bits 1 << enum ExitReason */
     uint32_t kicked;       /* atomic */
+    uint32_t halted;       /* after HLT, until an interrupt can be taken */
+    uint32_t halted_if;    /* RFLAGS.IF at that HLT */
+    pthread_mutex_t lock;  /* with `wake`: where a halted vCPU sleeps */
+    pthread_cond_t wake;
     uint64_t instructions; /* where the engine can count, else 0 */
     ExitCounters counters;
 };
@@ -80,6 +86,12 @@ struct Vcpu {
 void engine_vm_free(EngineVm *vm);
 Vcpu *vcpu_new(EngineVm *vm, uint32_t index, Error *error);
 void vcpu_free(Vcpu *vcpu);
+
+/* For engines: fills what is common, and undoes it. */
+void vcpu_init(Vcpu *vcpu, EngineVm *vm, uint32_t index);
+void vcpu_fini(Vcpu *vcpu);
+/* For engines: wakes a halted vCPU, and makes a running one look. The Board's kick and INTR pin come here. */
+void vcpu_notify(Vcpu *vcpu);
 
 /* The exit loop. Blocks; call it without the GIL. `exit` says why it returned. */
 int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit);

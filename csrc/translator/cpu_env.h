@@ -1,0 +1,80 @@
+/*
+ * The part of the library's CPU structures that the engine reads and writes: the prefix of CPUX86State and a few fields by
+ * offset, for the one build named in unicorn_library.c. Start-up self-tests (self_test.c) check what is used here.
+ */
+#ifndef PYVMM_TRANSLATOR_CPU_ENV_H
+#define PYVMM_TRANSLATOR_CPU_ENV_H
+
+#include "common/common.h"
+
+typedef struct EnvSegment {
+    uint32_t selector;
+    uint64_t base;
+    uint32_t limit;
+    uint32_t flags; /* the descriptor's high doubleword */
+} EnvSegment;
+
+typedef struct Env {
+    uint64_t regs[16];
+    uint64_t eip;
+    uint64_t eflags; /* without the lazily computed condition codes and DF */
+    uint64_t cc_dst, cc_src, cc_src2;
+    uint32_t cc_op;
+    int32_t df; /* +1 or -1 */
+    uint32_t hflags, hflags2;
+    EnvSegment segs[6];
+    EnvSegment ldt, tr, gdt, idt;
+    uint64_t cr[5];
+    int32_t a20_mask;
+} Env;
+
+_Static_assert(offsetof(Env, eip) == 0x80 && offsetof(Env, hflags) == 0xb0 && offsetof(Env, segs) == 0xb8 &&
+                   offsetof(Env, cr) == 0x1a8,
+               "the prefix of CPUX86State");
+
+enum {
+    CPU_INTERRUPT_REQUEST = 0x1c, /* CPUState.interrupt_request */
+    CPU_ENV_PTR = 0x128,          /* CPUState.env_ptr */
+    CPU_ICOUNT_PTR = 0x130,       /* CPUState.icount_decr_ptr */
+    ENV_IN_CPU = 0x8a50,          /* X86CPU.env */
+    ENV_ERROR_CODE = 0x1508,
+    ENV_OLD_EXCEPTION = 0x1578,
+    CPU_INTERRUPT_HARD = 2,
+    CC_OP_EFLAGS = 1,
+};
+
+enum Hflags {
+    HF_CPL = 3 << 0,
+    HF_INHIBIT_IRQ = 1 << 3,
+    HF_CS32 = 1 << 4,
+    HF_SS32 = 1 << 5,
+    HF_ADDSEG = 1 << 6,
+    HF_PE = 1 << 7,
+    HF_TF = 1 << 8,
+    HF_MP = 1 << 9, /* MP, EM, TS follow CR0's bits 1..3 */
+    HF_IOPL = 3 << 12,
+    HF_LMA = 1 << 14,
+    HF_CS64 = 1 << 15,
+    HF_RF = 1 << 16,
+    HF_VM = 1 << 17,
+    HF_AC = 1 << 18,
+    HF_OSFXSR = 1 << 22,
+    HF_SMAP = 1 << 23,
+    HF2_NMI = 1 << 2, /* in hflags2 */
+};
+
+enum { EFLAGS_CC = 0x8d5, EFLAGS_TF = 1 << 8, EFLAGS_IF = 1 << 9, EFLAGS_DF = 1 << 10, EFLAGS_IOPL = 3 << 12,
+       EFLAGS_RF = 1 << 16, EFLAGS_VM = 1 << 17, EFLAGS_AC = 1 << 18 };
+
+#define DESCRIPTOR_L (1u << 21)
+#define DESCRIPTOR_B (1u << 22)
+#define DESCRIPTOR_DPL_SHIFT 13
+
+static inline void *env_field(void *env, size_t offset) { return (char *)env + offset; }
+
+/* Load the lazily kept parts of EFLAGS and the rest; hflags' copies of TF, IOPL, VM, AC and RF follow. */
+void env_set_eflags(Env *env, uint64_t eflags);
+/* Recompute hflags from segments, CR0, CR4 and EFER (as loading a whole state needs). */
+void env_update_hflags(Env *env, uint64_t efer);
+
+#endif

@@ -1,0 +1,107 @@
+/*
+ * What CPUID tells the guest: the library's EPYC model, without what this machine does not have, with a hypervisor range.
+ *
+ * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; the hypervisor range 0x40000000 as kernels read it
+ * (KVM's published cpuid.rst for the clock at 0x40000100, the timing leaf 0x40000010).
+ */
+#include "translator/vm.h"
+
+enum { EAX, EBX, ECX, EDX };
+
+enum {
+    LEAF_HYPERVISOR = 0x40000000, /* signature of pyvmm; its range ends with the timing leaf */
+    LEAF_TIMING = 0x40000010,     /* EAX: TSC kHz, EBX: bus kHz */
+    LEAF_KVM = 0x40000100,        /* signature of the paravirtual clock's interface */
+    LEAF_KVM_FEATURES = 0x40000101,
+    KVM_FEATURE_CLOCK = 1 << 0,
+    KVM_FEATURE_CLOCK_NEW = 1 << 3,
+    KVM_FEATURE_CLOCK_STABLE = 1 << 24,
+    ADDRESS_BITS = 40,
+};
+
+/* Leaf 1 */
+#define ECX_MONITOR (1u << 3)
+#define ECX_X2APIC (1u << 21)
+#define ECX_TSC_DEADLINE (1u << 24)
+#define ECX_HYPERVISOR (1u << 31)
+#define EDX_APIC (1u << 9)
+#define EDX_MTRR (1u << 12)
+#define EDX_MCE ((1u << 7) | (1u << 14))
+/* Leaf 7 */
+#define EBX_SMAP (1u << 20)
+/* Leaf 0x80000001 */
+#define ECX_SVM (1u << 2)
+#define ECX_EXT_APIC (1u << 3)
+#define ECX_TOPOLOGY (1u << 22)
+/* Leaf 0x80000007 */
+#define EDX_INVARIANT_TSC (1u << 8)
+
+static void set_text(uint32_t r[4], uint32_t max_leaf, const char text[12])
+{
+    r[EAX] = max_leaf;
+    memcpy(&r[EBX], text, 12);
+}
+
+static void hypervisor_leaf(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t r[4])
+{
+    memset(r, 0, 4 * sizeof *r);
+    switch (leaf) {
+    case LEAF_HYPERVISOR:
+        set_text(r, LEAF_TIMING, "pyvmmpyvmmpy");
+        break;
+    case LEAF_TIMING:
+        r[EAX] = (uint32_t)(vcpu->board->tsc_hz / 1000);
+        r[EBX] = 1000000;
+        break;
+    case LEAF_KVM:
+        set_text(r, LEAF_KVM_FEATURES, "KVMKVMKVM\0\0\0");
+        break;
+    case LEAF_KVM_FEATURES:
+        r[EAX] = KVM_FEATURE_CLOCK | KVM_FEATURE_CLOCK_NEW | KVM_FEATURE_CLOCK_STABLE;
+        break;
+    }
+}
+
+void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+{
+    if (leaf >= LEAF_HYPERVISOR && leaf < LEAF_HYPERVISOR + 0x200) {
+        hypervisor_leaf(vcpu, leaf, r);
+        return;
+    }
+    vcpu->api->cpuid(vcpu->env, leaf, subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]);
+    switch (leaf) {
+    case 0:
+        r[EAX] = MAX(r[EAX], 0x15u);
+        break;
+    case 1:
+        /* No local APIC on this board yet, and no machine-check or memory-type registers behind the bits. */
+        r[ECX] = (r[ECX] & ~(ECX_MONITOR | ECX_X2APIC | ECX_TSC_DEADLINE)) | ECX_HYPERVISOR;
+        r[EDX] &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        break;
+    case 4: /* cache and core topology: AMD's is in 0x8000001d */
+    case 0xb:
+        memset(r, 0, 4 * sizeof *r);
+        break;
+    case 7:
+        /* SMAP would end a block at each STAC and CLAC: dear under translation, and no safety to the host. */
+        r[EBX] &= ~EBX_SMAP;
+        break;
+    case 0x15: /* TSC = crystal * EBX / EAX */
+        r[EAX] = 1;
+        r[EBX] = 1;
+        r[ECX] = (uint32_t)MIN(vcpu->board->tsc_hz, (uint64_t)UINT32_MAX);
+        r[EDX] = 0;
+        break;
+    case 0x80000001:
+        r[ECX] &= ~(ECX_SVM | ECX_EXT_APIC | ECX_TOPOLOGY);
+        r[EDX] &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        break;
+    case 0x80000007:
+        r[EDX] |= EDX_INVARIANT_TSC;
+        break;
+    case 0x80000008:
+        r[EAX] = (r[EAX] & ~0xffu) | ADDRESS_BITS;
+        r[ECX] = 0; /* one core */
+        break;
+    }
+}

@@ -1,0 +1,182 @@
+/*
+ * Model-specific registers: those that translated code itself depends on stay in the library's CPU; the machine's own are
+ * here; what exists only as a name reads 0; anything else is #GP (Intel SDM vol. 4; AMD64 APM vol. 2 appendix A).
+ */
+#include "translator/vm.h"
+
+enum {
+    MSR_TSC = 0x10,
+    MSR_APIC_BASE = 0x1b,
+    MSR_TSC_ADJUST = 0x3b,
+    MSR_BIOS_SIGN = 0x8b,
+    MSR_SYSENTER_CS = 0x174,
+    MSR_SYSENTER_ESP = 0x175,
+    MSR_SYSENTER_EIP = 0x176,
+    MSR_MISC_ENABLE = 0x1a0,
+    MSR_PAT = 0x277,
+    MSR_KVM_WALL_CLOCK_OLD = 0x11,
+    MSR_KVM_SYSTEM_TIME_OLD = 0x12,
+    MSR_KVM_WALL_CLOCK = 0x4b564d00,
+    MSR_KVM_SYSTEM_TIME = 0x4b564d01,
+    MSR_EFER = 0xc0000080,
+    MSR_TSC_AUX = 0xc0000103,
+    APIC_BASE_DISABLED = 0xfee00000,
+};
+
+static uint64_t clock_ticks(const TranslatorVcpu *vcpu)
+{
+    return clock_ns_to_ticks(clock_now(vcpu->board->clock), vcpu->board->tsc_hz);
+}
+
+uint64_t translator_tsc(const TranslatorVcpu *vcpu) { return clock_ticks(vcpu) + vcpu->tsc_offset; }
+
+/* The library's own RDMSR and WRMSR take their operands in the guest's registers. */
+uint64_t translator_library_msr(TranslatorVcpu *vcpu, uint32_t index)
+{
+    Env *env = vcpu->env;
+    uint64_t ax = env->regs[0], cx = env->regs[1], dx = env->regs[2];
+    env->regs[1] = index;
+    vcpu->api->rdmsr(env);
+    uint64_t value = (uint32_t)env->regs[0] | env->regs[2] << 32;
+    env->regs[0] = ax, env->regs[1] = cx, env->regs[2] = dx;
+    return value;
+}
+
+void translator_set_library_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
+{
+    Env *env = vcpu->env;
+    uint64_t ax = env->regs[0], cx = env->regs[1], dx = env->regs[2];
+    env->regs[0] = (uint32_t)value, env->regs[1] = index, env->regs[2] = value >> 32;
+    vcpu->api->wrmsr(env);
+    env->regs[0] = ax, env->regs[1] = cx, env->regs[2] = dx;
+}
+
+static bool in_library(uint32_t index)
+{
+    return (index >= MSR_SYSENTER_CS && index <= MSR_SYSENTER_EIP) || index == MSR_PAT ||
+           (index >= MSR_EFER && index <= 0xc0000084) || (index >= 0xc0000100 && index <= 0xc0000102);
+}
+
+/* Registers that kernels read by CPU family without asking CPUID; writes are dropped. */
+static bool reads_as_zero(uint32_t index)
+{
+    switch (index) {
+    case MSR_BIOS_SIGN:
+    case 0xfe:       /* MTRRcap: no ranges */
+    case 0x2ff:      /* MTRR default type */
+    case 0xc0010010: /* SYSCFG */
+    case 0xc0010015: /* HWCR */
+    case 0xc001001f: /* NB_CFG */
+    case 0xc0010055: /* interrupt pending message */
+    case 0xc0010140: /* OSVW id length */
+    case 0xc0010141: /* OSVW status */
+    case 0xc0011020: /* LS_CFG */
+    case 0xc0011022: /* DC_CFG */
+    case 0xc0011029: /* DE_CFG */
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* The wall clock at which the board's clock read 0, for the guest (KVM's msr.rst, MSR_KVM_WALL_CLOCK_NEW). */
+static void publish_wall_clock(TranslatorVcpu *vcpu, gpa_t gpa)
+{
+    int64_t epoch = clock_epoch_ns(vcpu->board->clock);
+    uint32_t record[3] = {2, (uint32_t)(epoch / (int64_t)NS_PER_SECOND), (uint32_t)(epoch % (int64_t)NS_PER_SECOND)};
+    guest_memory_write(vcpu->board->memory, gpa, record, sizeof record);
+}
+
+/* The record with which a guest turns TSC into nanoseconds (KVM's msr.rst, MSR_KVM_SYSTEM_TIME_NEW). */
+static void publish_system_time(TranslatorVcpu *vcpu, gpa_t gpa)
+{
+    struct {
+        uint32_t version, pad0;
+        uint64_t tsc_timestamp, system_time;
+        uint32_t tsc_to_system_mul;
+        int8_t tsc_shift;
+        uint8_t flags, pad[2];
+    } record = {.tsc_timestamp = translator_tsc(vcpu), .system_time = clock_now(vcpu->board->clock), .flags = 1};
+    /* ns = (ticks << shift) * mul >> 32, mul in [2^31, 2^32) */
+    uint64_t hz = vcpu->board->tsc_hz;
+    int shift = 0;
+    while (hz < NS_PER_SECOND)
+        hz <<= 1, shift++;
+    while (hz >= 2 * NS_PER_SECOND)
+        hz >>= 1, shift--;
+    unsigned __int128 mul = ((unsigned __int128)NS_PER_SECOND << 32) / hz;
+    if (mul > UINT32_MAX)
+        mul >>= 1, shift++;
+    record.tsc_to_system_mul = (uint32_t)mul;
+    record.tsc_shift = (int8_t)shift;
+    vcpu->kvm_clock_version += 2;
+    record.version = vcpu->kvm_clock_version;
+    guest_memory_write(vcpu->board->memory, gpa, &record, sizeof record);
+}
+
+bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
+{
+    switch (index) {
+    case MSR_TSC:
+        *value = translator_tsc(vcpu);
+        return true;
+    case MSR_APIC_BASE:
+        *value = vcpu->apic_base;
+        return true;
+    case MSR_TSC_AUX:
+        *value = vcpu->tsc_aux;
+        return true;
+    case MSR_MISC_ENABLE:
+        *value = vcpu->misc_enable;
+        return true;
+    case MSR_KVM_WALL_CLOCK:
+    case MSR_KVM_WALL_CLOCK_OLD:
+        *value = vcpu->kvm_wall_clock;
+        return true;
+    case MSR_KVM_SYSTEM_TIME:
+    case MSR_KVM_SYSTEM_TIME_OLD:
+        *value = vcpu->kvm_system_time;
+        return true;
+    }
+    if (in_library(index)) {
+        *value = translator_library_msr(vcpu, index);
+        return true;
+    }
+    *value = 0;
+    return reads_as_zero(index);
+}
+
+bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
+{
+    switch (index) {
+    case MSR_TSC:
+        vcpu->tsc_offset = value - clock_ticks(vcpu);
+        return true;
+    case MSR_APIC_BASE: /* no APIC to enable or move */
+        return (value & ~0x100ull) == APIC_BASE_DISABLED;
+    case MSR_TSC_AUX:
+        if (value > UINT32_MAX)
+            return false;
+        vcpu->tsc_aux = value;
+        return true;
+    case MSR_MISC_ENABLE:
+        vcpu->misc_enable = value;
+        return true;
+    case MSR_KVM_WALL_CLOCK:
+    case MSR_KVM_WALL_CLOCK_OLD:
+        vcpu->kvm_wall_clock = value;
+        publish_wall_clock(vcpu, value);
+        return true;
+    case MSR_KVM_SYSTEM_TIME:
+    case MSR_KVM_SYSTEM_TIME_OLD:
+        vcpu->kvm_system_time = value;
+        if (value & 1)
+            publish_system_time(vcpu, value & ~1ull);
+        return true;
+    }
+    if (in_library(index)) {
+        translator_set_library_msr(vcpu, index, value);
+        return true;
+    }
+    return reads_as_zero(index);
+}

@@ -1,0 +1,296 @@
+/*
+ * What stands in for the library's own: system instructions that it leaves out or hands to user hooks (SYSCALL, SYSENTER,
+ * RDMSR, CPUID, IN, OUT, HLT...), interrupt acceptance, and the code-page bookkeeping.
+ *
+ * A replacement of a helper is called from translated code: the guest's registers are all in `env`, and its own return
+ * address tells the library which instruction to restart when it raises an exception.
+ */
+#include "translator/overrides.h"
+#include "translator/vm.h"
+
+#define RETURN_ADDRESS ((uintptr_t)__builtin_return_address(0))
+
+enum { VECTOR_UD = 6, VECTOR_GP = 13, EFER_SCE = 1, CR4_TSD = 1 << 2 };
+enum { CODE64 = 0xaf9b00, CODE32 = 0xcf9b00, DATA32 = 0xcf9300, DPL3 = 3 << DESCRIPTOR_DPL_SHIFT };
+enum { REG_AX, REG_CX, REG_DX, REG_BX, REG_SP };
+enum { CS = 1, SS = 2 };
+
+static uint32_t current_cpl(const Env *env) { return env->hflags & HF_CPL; }
+
+static void raise_gp(TranslatorVcpu *vcpu, uintptr_t return_address)
+{
+    vcpu->api->raise_exception_err_ra(vcpu->env, VECTOR_GP, 0, return_address);
+}
+
+/* Ports ------------------------------------------------------------------------------------------------------------ */
+
+static uint64_t port_in(uint32_t port, uint32_t size, uintptr_t return_address)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint64_t value;
+    bool handled = bus_read(vcpu->board->pio, port & 0xffff, size, &value);
+    vcpu->base.counters.exits[EXIT_IO]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_IO))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .handled = handled,
+                                           .address = port & 0xffff, .value = value,
+                                           .rip = translator_rip_at(vcpu, return_address)});
+    return value;
+}
+
+static void port_out(uint32_t port, uint32_t size, uint32_t value, uintptr_t return_address)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    bool handled = bus_write(vcpu->board->pio, port & 0xffff, size, value);
+    vcpu->base.counters.exits[EXIT_IO]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_IO))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .is_write = 1, .handled = handled,
+                                           .address = port & 0xffff, .value = value,
+                                           .rip = translator_rip_at(vcpu, return_address)});
+}
+
+static uint64_t helper_inb(void *env, uint32_t port) { return port_in(port, 1, RETURN_ADDRESS); }
+static uint64_t helper_inw(void *env, uint32_t port) { return port_in(port, 2, RETURN_ADDRESS); }
+static uint64_t helper_inl(void *env, uint32_t port) { return port_in(port, 4, RETURN_ADDRESS); }
+static void helper_outb(void *env, uint32_t port, uint32_t value) { port_out(port, 1, value & 0xff, RETURN_ADDRESS); }
+static void helper_outw(void *env, uint32_t port, uint32_t value) { port_out(port, 2, value & 0xffff, RETURN_ADDRESS); }
+static void helper_outl(void *env, uint32_t port, uint32_t value) { port_out(port, 4, value, RETURN_ADDRESS); }
+
+/* Registers beside the general ones ----------------------------------------------------------------------------------- */
+
+static void surface_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bool is_write, bool handled)
+{
+    vcpu->base.counters.exits[EXIT_MSR]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_MSR))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_MSR, .size = 8, .is_write = is_write, .handled = handled,
+                                           .address = index, .value = value, .rip = translator_rip(vcpu)});
+}
+
+static void helper_rdmsr(Env *env)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint32_t index = (uint32_t)env->regs[REG_CX];
+    uint64_t value = 0;
+    bool known = translator_read_msr(vcpu, index, &value);
+    surface_msr(vcpu, index, value, false, known);
+    if (!known)
+        raise_gp(vcpu, RETURN_ADDRESS);
+    env->regs[REG_AX] = (uint32_t)value;
+    env->regs[REG_DX] = value >> 32;
+}
+
+static void helper_wrmsr(Env *env)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint32_t index = (uint32_t)env->regs[REG_CX];
+    uint64_t value = (uint32_t)env->regs[REG_AX] | env->regs[REG_DX] << 32;
+    bool known = translator_write_msr(vcpu, index, value);
+    surface_msr(vcpu, index, value, true, known);
+    if (!known)
+        raise_gp(vcpu, RETURN_ADDRESS);
+}
+
+static uint64_t helper_read_crn(void *env, int number)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    return number == 8 ? vcpu->cr8 : vcpu->api->read_crn(env, number);
+}
+
+static void helper_write_crn(void *env, int number, uint64_t value)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    if (number != 8)
+        vcpu->api->write_crn(env, number, value);
+    else if (value > 15)
+        raise_gp(vcpu, RETURN_ADDRESS);
+    else
+        vcpu->cr8 = value;
+}
+
+static uint64_t checked_tsc(TranslatorVcpu *vcpu, uintptr_t return_address)
+{
+    if (vcpu->env->cr[4] & CR4_TSD && current_cpl(vcpu->env) != 0)
+        raise_gp(vcpu, return_address);
+    return translator_tsc(vcpu);
+}
+
+static void helper_rdtsc(Env *env)
+{
+    uint64_t tsc = checked_tsc(translator_current(), RETURN_ADDRESS);
+    env->regs[REG_AX] = (uint32_t)tsc;
+    env->regs[REG_DX] = tsc >> 32;
+}
+
+static void helper_rdtscp(Env *env)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint64_t tsc = checked_tsc(vcpu, RETURN_ADDRESS);
+    env->regs[REG_AX] = (uint32_t)tsc;
+    env->regs[REG_DX] = tsc >> 32;
+    env->regs[REG_CX] = (uint32_t)vcpu->tsc_aux;
+}
+
+static void helper_cpuid(Env *env)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint32_t leaf = (uint32_t)env->regs[REG_AX], subleaf = (uint32_t)env->regs[REG_CX], r[4];
+    translator_cpuid(vcpu, leaf, subleaf, r);
+    env->regs[REG_AX] = r[0];
+    env->regs[REG_BX] = r[1];
+    env->regs[REG_CX] = r[2];
+    env->regs[REG_DX] = r[3];
+    vcpu->base.counters.exits[EXIT_CPUID]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_CPUID))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_CPUID, .handled = 1, .address = leaf, .value = subleaf,
+                                           .rip = translator_rip(vcpu)});
+}
+
+/* Fast system calls ----------------------------------------------------------------------------------------------------- */
+
+static void set_flat_segment(Env *env, int which, uint32_t selector, uint32_t flags)
+{
+    env->segs[which] = (EnvSegment){.selector = selector & 0xffff, .limit = 0xffffffff, .flags = flags};
+}
+
+static uint64_t library_efer(TranslatorVcpu *vcpu) { return translator_library_msr(vcpu, 0xc0000080); }
+
+/* AMD64 APM vol. 3, SYSCALL; Intel SDM vol. 2B, SYSCALL (which has no legacy-mode form). */
+static void helper_syscall(Env *env, int length)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint64_t efer = library_efer(vcpu);
+    if (!(efer & EFER_SCE))
+        vcpu->api->raise_exception_err_ra(env, VECTOR_UD, 0, RETURN_ADDRESS);
+    uint64_t star = translator_library_msr(vcpu, 0xc0000081);
+    uint32_t selector = (uint32_t)(star >> 32) & 0xffff;
+    uint64_t eflags = vcpu->api->read_eflags(env) | (env->eflags & (EFLAGS_RF | EFLAGS_VM));
+    uint64_t next = env->eip + (uint32_t)length;
+    if (env->hflags & HF_LMA) {
+        bool from_64bit = env->hflags & HF_CS64;
+        env->regs[REG_CX] = next;
+        env->regs[11] = eflags & ~(uint64_t)EFLAGS_RF;
+        env_set_eflags(env, eflags & ~(translator_library_msr(vcpu, 0xc0000084) | EFLAGS_RF));
+        set_flat_segment(env, CS, selector & 0xfffc, CODE64);
+        set_flat_segment(env, SS, (selector + 8) & 0xfffc, DATA32);
+        env->eip = translator_library_msr(vcpu, from_64bit ? 0xc0000082 : 0xc0000083);
+    } else {
+        env->regs[REG_CX] = (uint32_t)next;
+        env_set_eflags(env, eflags & ~(uint64_t)(EFLAGS_IF | EFLAGS_RF | EFLAGS_VM));
+        set_flat_segment(env, CS, selector & 0xfffc, CODE32);
+        set_flat_segment(env, SS, (selector + 8) & 0xfffc, DATA32);
+        env->eip = (uint32_t)star;
+    }
+    env_update_hflags(env, efer);
+}
+
+/* Intel SDM vol. 2B, SYSENTER. */
+static void helper_sysenter(Env *env, int length)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    uint32_t selector = (uint32_t)translator_library_msr(vcpu, 0x174) & 0xffff;
+    if ((selector & 0xfffc) == 0)
+        raise_gp(vcpu, RETURN_ADDRESS);
+    bool long_mode = env->hflags & HF_LMA;
+    uint64_t eflags = vcpu->api->read_eflags(env) | (env->eflags & EFLAGS_RF);
+    env_set_eflags(env, eflags & ~(uint64_t)(EFLAGS_VM | EFLAGS_IF | EFLAGS_RF));
+    set_flat_segment(env, CS, selector & 0xfffc, long_mode ? CODE64 : CODE32);
+    set_flat_segment(env, SS, (selector + 8) & 0xfffc, DATA32);
+    uint64_t mask = long_mode ? UINT64_MAX : UINT32_MAX;
+    env->regs[REG_SP] = translator_library_msr(vcpu, 0x175) & mask;
+    env->eip = translator_library_msr(vcpu, 0x176) & mask;
+    env_update_hflags(env, library_efer(vcpu));
+}
+
+/* Stopping ------------------------------------------------------------------------------------------------------------ */
+
+static void helper_hlt(Env *env, int length)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    vcpu->hlt_pending = true;
+    vcpu->api->hlt(env, length);
+}
+
+/* The library asks for a board reset only on a triple fault. */
+static void system_reset_request(uc_engine *uc) { translator_current()->triple_fault = true; }
+
+static void deliver(TranslatorVcpu *vcpu, int vector)
+{
+    vcpu->base.counters.exits[EXIT_INTERRUPT]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_INTERRUPT))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = (uint32_t)vector,
+                                           .rip = translator_rip(vcpu)});
+    *(int32_t *)env_field(vcpu->env, ENV_OLD_EXCEPTION) = -1;
+    vcpu->api->do_hardware_interrupt(vcpu->env, vector, 1);
+}
+
+/*
+ * Called by the library's loop between chains of blocks, on every turn (interrupt_request is kept set): the one place
+ * where the vCPU's thread does what other threads asked of it. May be left by a longjmp when delivery faults.
+ */
+static bool exec_interrupt(void *cpu, int request)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    Board *board = vcpu->board;
+    code_pages_run_invalidations(vcpu);
+    if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL && clock_next_deadline(board->clock) <= clock_now(board->clock))
+        clock_run_timers(board->clock);
+    if (vcpu->leave || __atomic_load_n(&vcpu->base.kicked, __ATOMIC_ACQUIRE) ||
+        __atomic_load_n(&board->system_request, __ATOMIC_ACQUIRE)) {
+        translator_leave(vcpu);
+        return false;
+    }
+    Env *env = vcpu->env;
+    if (unlikely(__atomic_load_n(&board->nmi_pending, __ATOMIC_ACQUIRE)) && !(env->hflags & HF_INHIBIT_IRQ) &&
+        !(env->hflags2 & HF2_NMI)) {
+        __atomic_store_n(&board->nmi_pending, 0, __ATOMIC_RELEASE);
+        env->hflags2 |= HF2_NMI;
+        deliver(vcpu, 2);
+        return true;
+    }
+    if (!intr_pin_level(&board->intr) || !(env->eflags & EFLAGS_IF) || env->hflags & HF_INHIBIT_IRQ)
+        return false;
+    int vector = intr_pin_acknowledge(&board->intr);
+    if (vector < 0)
+        return false;
+    deliver(vcpu, vector);
+    return true;
+}
+
+/* Emitted by the library after every guest load and store; taking a stop there would run the instruction twice. */
+static void check_exit_request(void *tcg_context) {}
+
+static const Replacement REPLACEMENTS[] = {
+    {"check_exit_request_x86_64", (void *)check_exit_request},
+    {"tlb_protect_code_x86_64", (void *)code_pages_protect},
+    {"tlb_unprotect_code_x86_64", (void *)code_pages_unprotect},
+    {"tlb_reset_dirty_by_vaddr_x86_64", (void *)code_pages_ignore_by_vaddr},
+    {"tlb_set_page_with_attrs_x86_64", (void *)code_pages_set_page},
+    {"tlb_set_dirty_x86_64", (void *)code_pages_set_dirty},
+    {"tb_invalidate_phys_page_fast_x86_64", (void *)code_pages_invalidate_fast},
+    /* from here on: what both tiers need */
+    {"helper_inb_x86_64", (void *)helper_inb},
+    {"helper_inw_x86_64", (void *)helper_inw},
+    {"helper_inl_x86_64", (void *)helper_inl},
+    {"helper_outb_x86_64", (void *)helper_outb},
+    {"helper_outw_x86_64", (void *)helper_outw},
+    {"helper_outl_x86_64", (void *)helper_outl},
+    {"helper_rdmsr_x86_64", (void *)helper_rdmsr},
+    {"helper_wrmsr_x86_64", (void *)helper_wrmsr},
+    {"helper_read_crN_x86_64", (void *)helper_read_crn},
+    {"helper_write_crN_x86_64", (void *)helper_write_crn},
+    {"helper_rdtsc_x86_64", (void *)helper_rdtsc},
+    {"helper_rdtscp_x86_64", (void *)helper_rdtscp},
+    {"helper_cpuid_x86_64", (void *)helper_cpuid},
+    {"helper_syscall_x86_64", (void *)helper_syscall},
+    {"helper_sysenter_x86_64", (void *)helper_sysenter},
+    {"helper_hlt_x86_64", (void *)helper_hlt},
+    {"qemu_system_reset_request", (void *)system_reset_request},
+    {"x86_cpu_exec_interrupt_x86_64", (void *)exec_interrupt},
+};
+enum { CODE_PAGE_REPLACEMENTS = 7 };
+
+const Replacement *overrides_list(bool slow, size_t *count)
+{
+    size_t skip = slow ? CODE_PAGE_REPLACEMENTS : 0;
+    *count = ARRAY_SIZE(REPLACEMENTS) - skip;
+    return REPLACEMENTS + skip;
+}

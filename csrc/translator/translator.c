@@ -1,0 +1,472 @@
+/* The engine's vtable: making a vCPU in the library, running it, stepping it. See vm.h for the structures. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "translator/vm.h"
+
+#define ADDRESS_SPACE_END (1ull << 52)
+#define TRANSLATION_BUFFER_BYTES (256u << 20)
+#define SURFACE_QUEUE 1024 /* more than one block can hold instructions */
+#define VIRTUAL_BYTES_PER_NS 4 /* virtual clock: one average instruction a nanosecond */
+
+static const EngineOps OPS;
+static __thread TranslatorVcpu *current;
+
+TranslatorVcpu *translator_current(void) { return current; }
+
+TranslatorVcpu *translator_enter(TranslatorVcpu *vcpu)
+{
+    TranslatorVcpu *before = current;
+    current = vcpu;
+    return before;
+}
+
+static TranslatorVcpu *vcpu_of(Vcpu *base) { return container_of(base, TranslatorVcpu, base); }
+
+uint64_t translator_rip(const TranslatorVcpu *vcpu) { return vcpu->env->eip + vcpu->env->segs[SEG_CS].base; }
+
+uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address)
+{
+    vcpu->api->restore_state(vcpu->cpu, return_address, false);
+    return translator_rip(vcpu);
+}
+
+void translator_leave(TranslatorVcpu *vcpu)
+{
+    vcpu->leave = true;
+    vcpu->api->emu_stop(vcpu->uc);
+}
+
+void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit)
+{
+    if (vcpu->queue && vcpu->queue_count < SURFACE_QUEUE)
+        vcpu->queue[(vcpu->queue_head + vcpu->queue_count++) % SURFACE_QUEUE] = *exit;
+    vcpu->leave = true;
+    translator_kick(vcpu);
+}
+
+/* Hooks: what the library calls back ------------------------------------------------------------------------------------ */
+
+static void exception(TranslatorVcpu *vcpu, uint32_t vector)
+{
+    vcpu->base.counters.exits[EXIT_EXCEPTION]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_EXCEPTION)) {
+        /* SDM vol. 3A table 6-1: which vectors push an error code */
+        bool has_error = vector < 32 && (1u << vector) & 0x60227d00u;
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_EXCEPTION, .handled = 1, .vector = vector,
+                                           .has_error = has_error,
+                                           .value = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,
+                                           .address = vector == 14 ? vcpu->env->cr[2] : 0,
+                                           .rip = translator_rip(vcpu)});
+    }
+    /* May fault in turn, and then does not return here: hold nothing. */
+    vcpu->api->do_interrupt(vcpu->cpu);
+}
+
+static void on_exception(uc_engine *uc, uint32_t vector, void *opaque) { exception(opaque, vector); }
+
+static bool on_invalid_instruction(uc_engine *uc, void *opaque)
+{
+    exception(opaque, 6);
+    return true;
+}
+
+/* A store to a read-only slot: the library then discards it, as ROM does. */
+static bool on_rom_write(uc_engine *uc, uc_mem_type type, uint64_t address, int size, int64_t value, void *opaque)
+{
+    return true;
+}
+
+static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *opaque)
+{
+    MmioRegion *region = opaque;
+    TranslatorVcpu *vcpu = region->vcpu;
+    uint64_t value, gpa = region->base + offset;
+    bool handled = bus_read(vcpu->board->mmio, gpa, size, &value);
+    vcpu->base.counters.exits[EXIT_MMIO]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_MMIO))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .handled = handled, .address = gpa,
+                                           .value = value, .rip = translator_rip(vcpu)});
+    return value;
+}
+
+static void on_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *opaque)
+{
+    MmioRegion *region = opaque;
+    TranslatorVcpu *vcpu = region->vcpu;
+    uint64_t gpa = region->base + offset;
+    bool handled = bus_write(vcpu->board->mmio, gpa, size, value);
+    vcpu->base.counters.exits[EXIT_MMIO]++;
+    if (unlikely(vcpu->base.surface & 1u << EXIT_MMIO))
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .is_write = 1, .handled = handled,
+                                           .address = gpa, .value = value, .rip = translator_rip(vcpu)});
+}
+
+/* Every block on a virtual clock: time is the code that ran. */
+static void on_block_virtual(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
+{
+    TranslatorVcpu *vcpu = opaque;
+    Clock *clock = vcpu->board->clock;
+    vcpu->virtual_subticks += size;
+    clock_advance(clock, vcpu->virtual_subticks / VIRTUAL_BYTES_PER_NS);
+    vcpu->virtual_subticks %= VIRTUAL_BYTES_PER_NS;
+    if (unlikely(clock_next_deadline(clock) <= clock_now(clock)))
+        translator_kick(vcpu);
+}
+
+/* Every block of the slow tier, where the library's own stop checks are in the middle of instructions: stop here. */
+static void on_block_slow(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
+{
+    TranslatorVcpu *vcpu = opaque;
+    if (likely(!__atomic_load_n(&vcpu->slow_kick, __ATOMIC_ACQUIRE)))
+        return;
+    __atomic_store_n(&vcpu->slow_kick, 0, __ATOMIC_SEQ_CST);
+    vcpu->env->eip = address - vcpu->env->segs[SEG_CS].base;
+    vcpu->api->loop_exit_noexc(vcpu->cpu);
+}
+
+/* Never called for effect: a hook over RAM makes the library invalidate code on every store (slow tier). */
+static void on_slow_write(uc_engine *uc, uc_mem_type type, uint64_t address, int size, int64_t value, void *opaque) {}
+
+static void debug_stop(TranslatorVcpu *vcpu, uint64_t address)
+{
+    translator_surface(vcpu, &(VmExit){.reason = EXIT_DEBUG, .rip = address, .address = address});
+    vcpu->env->eip = address - vcpu->env->segs[SEG_CS].base;
+    vcpu->api->loop_exit_noexc(vcpu->cpu);
+}
+
+static void on_step(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
+{
+    TranslatorVcpu *vcpu = opaque;
+    if (vcpu->steps_left-- == 0)
+        debug_stop(vcpu, address);
+}
+
+static void on_breakpoint(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
+{
+    TranslatorVcpu *vcpu = opaque;
+    bool skip = vcpu->resuming && vcpu->resume_address == address;
+    vcpu->resuming = false;
+    if (!skip)
+        debug_stop(vcpu, address);
+}
+
+/* Making ------------------------------------------------------------------------------------------------------------------ */
+
+static int library_error(TranslatorVcpu *vcpu, uc_err code, const char *what, Error *error)
+{
+    return error_set(error, EPROTO, "translator: %s: %s", what, vcpu->api->strerror(code));
+}
+
+static int map_hole(TranslatorVcpu *vcpu, uint64_t start, uint64_t end, Error *error)
+{
+    if (start >= end)
+        return 0;
+    if (vcpu->region_count == MAX_REGIONS)
+        return error_set(error, ENOSPC, "the translator takes at most %d memslots", MAX_REGIONS);
+    MmioRegion *region = &vcpu->regions[vcpu->region_count++];
+    *region = (MmioRegion){.vcpu = vcpu, .base = start};
+    uc_err code = vcpu->api->mmio_map(vcpu->uc, start, end - start, on_mmio_read, region, on_mmio_write, region);
+    return code ? library_error(vcpu, code, "mapping device memory", error) : 0;
+}
+
+/* All of guest physical memory: slots as RAM or ROM, everything else as devices, so that no access is unmapped. */
+static int map_memory(TranslatorVcpu *vcpu, Error *error)
+{
+    GuestMemory *memory = vcpu->board->memory;
+    uint64_t at = 0;
+    for (size_t i = 0; i < guest_memory_slot_count(memory); i++) {
+        const Memslot *slot = guest_memory_slot(memory, i);
+        int result = map_hole(vcpu, at, slot->gpa, error);
+        if (result < 0)
+            return result;
+        bool rom = slot->flags & MEMSLOT_READ_ONLY;
+        uc_err code = vcpu->api->mem_map_ptr(vcpu->uc, slot->gpa, slot->size,
+                                             rom ? UC_PROT_READ | UC_PROT_EXEC : UC_PROT_ALL, slot->hva);
+        uc_hook hook;
+        uint64_t offset;
+        if (!code && rom)
+            vcpu->api->region_set_readonly(vcpu->api->region_from_host(vcpu->uc, slot->hva, &offset), true);
+        if (!code && rom)
+            code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE_PROT, (void *)on_rom_write, vcpu, slot->gpa,
+                                       slot->gpa + slot->size - 1);
+        if (!code && vcpu->slow && !rom)
+            code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE, (void *)on_slow_write, vcpu, slot->gpa,
+                                       slot->gpa + slot->size - 1);
+        if (code)
+            return library_error(vcpu, code, "mapping RAM", error);
+        at = slot->gpa + slot->size;
+    }
+    return map_hole(vcpu, at, ADDRESS_SPACE_END, error);
+}
+
+static int configure(TranslatorVcpu *vcpu, Error *error)
+{
+    const UnicornApi *api = vcpu->api;
+    uc_err code = api->open(UC_ARCH_X86, UC_MODE_64, &vcpu->uc);
+    if (code)
+        return library_error(vcpu, code, "uc_open", error);
+    code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_CPU_MODEL, 1), UC_CPU_X86_EPYC);
+    if (!code)
+        code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_TCG_BUFFER_SIZE, 1), TRANSLATION_BUFFER_BYTES);
+    if (!code)
+        code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1), 1);
+    if (!code)
+        code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_TLB_TYPE, 1), UC_TLB_CPU);
+    if (code)
+        return library_error(vcpu, code, "configuring the library", error);
+    vcpu->cpu = api->get_cpu(vcpu->uc, -1);
+    if (!vcpu->cpu)
+        return error_set(error, EPROTO, "translator: the library has no CPU");
+    vcpu->env = env_field(vcpu->cpu, ENV_IN_CPU);
+    if (*(void **)env_field(vcpu->cpu, CPU_ENV_PTR) != vcpu->env)
+        return error_set(error, EPROTO, "translator: the library's CPU is laid out differently");
+    vcpu->icount_high = (uint16_t *)*(void **)env_field(vcpu->cpu, CPU_ICOUNT_PTR) + 1;
+    *(uint32_t *)env_field(vcpu->cpu, CPU_INTERRUPT_REQUEST) |= CPU_INTERRUPT_HARD;
+    return 0;
+}
+
+static int add_hooks(TranslatorVcpu *vcpu, Error *error)
+{
+    uc_hook hook;
+    uc_err code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_INTR, (void *)on_exception, vcpu, 1, 0);
+    if (!code)
+        code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid_instruction, vcpu, 1, 0);
+    if (!code && clock_kind(vcpu->board->clock) == CLOCK_KIND_VIRTUAL)
+        code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_BLOCK, (void *)on_block_virtual, vcpu, 1, 0);
+    if (!code && vcpu->slow)
+        code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_BLOCK, (void *)on_block_slow, vcpu, 1, 0);
+    return code ? library_error(vcpu, code, "uc_hook_add", error) : 0;
+}
+
+static void engine_notify(void *opaque)
+{
+    TranslatorVm *vm = opaque;
+    if (vm->vcpu)
+        vcpu_notify(&vm->vcpu->base);
+}
+
+static void engine_a20(void *opaque, bool on)
+{
+    TranslatorVm *vm = opaque;
+    if (vm->vcpu)
+        vm->api->set_a20(vm->vcpu->cpu, on);
+}
+
+static void free_vcpu(Vcpu *base)
+{
+    TranslatorVcpu *vcpu = vcpu_of(base);
+    TranslatorVm *vm = container_of(base->vm, TranslatorVm, base);
+    Board *board = vcpu->board;
+    guest_memory_set_listener(board->memory, NULL, NULL);
+    vm->vcpu = NULL;
+    if (vcpu->uc) {
+        TranslatorVcpu *before = translator_enter(vcpu);
+        vcpu->api->close(vcpu->uc);
+        translator_enter(before);
+    }
+    code_pages_free(vcpu);
+    vcpu_fini(base);
+    free(vcpu->queue);
+    free(vcpu);
+}
+
+static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
+{
+    TranslatorVm *vm = container_of(base, TranslatorVm, base);
+    if (index > 0 || vm->vcpu) {
+        error_set(error, ENOTSUP, "the translator runs one vCPU; use --cpus 1, or --engine kvm on a host that has it");
+        return NULL;
+    }
+    TranslatorVcpu *vcpu = calloc(1, sizeof *vcpu);
+    if (!vcpu) {
+        error_set(error, ENOMEM, "no host memory for the vCPU");
+        return NULL;
+    }
+    vcpu_init(&vcpu->base, base, index);
+    vcpu->api = vm->api;
+    vcpu->board = base->board;
+    vcpu->slow = unicorn_library_is_slow(vm->library);
+    vcpu->steps_left = -1;
+    vm->vcpu = vcpu;
+    TranslatorVcpu *before = translator_enter(vcpu);
+    int result = configure(vcpu, error);
+    if (result == 0)
+        result = map_memory(vcpu, error);
+    if (result == 0)
+        result = add_hooks(vcpu, error);
+    if (result == 0)
+        result = code_pages_init(vcpu, error);
+    translator_enter(before);
+    if (result < 0) {
+        free_vcpu(&vcpu->base);
+        return NULL;
+    }
+    guest_memory_set_listener(base->board->memory, code_pages_host_wrote, vcpu);
+    CpuState *state = malloc(sizeof *state);
+    if (!state) {
+        free_vcpu(&vcpu->base);
+        error_set(error, ENOMEM, "no host memory for the vCPU");
+        return NULL;
+    }
+    cpu_state_reset(state);
+    translator_set_state(&vcpu->base, state);
+    free(state);
+    return &vcpu->base;
+}
+
+/* Running ----------------------------------------------------------------------------------------------------------------- */
+
+static bool take_surfaced(TranslatorVcpu *vcpu, VmExit *exit)
+{
+    if (!vcpu->queue_count)
+        return false;
+    *exit = vcpu->queue[vcpu->queue_head];
+    vcpu->queue_head = (vcpu->queue_head + 1) % SURFACE_QUEUE;
+    vcpu->queue_count--;
+    return true;
+}
+
+static void describe_failure(TranslatorVcpu *vcpu, uc_err code, VmExit *exit)
+{
+    exit->reason = EXIT_FAIL;
+    exit->rip = translator_rip(vcpu);
+    if (code == UC_ERR_FETCH_PROT || code == UC_ERR_FETCH_UNMAPPED)
+        snprintf(exit->text, sizeof exit->text, "the guest jumped to %#llx, where there is no memory to execute",
+                 (unsigned long long)exit->rip);
+    else
+        snprintf(exit->text, sizeof exit->text, "translator: %s at %#llx", vcpu->api->strerror(code),
+                 (unsigned long long)exit->rip);
+}
+
+static int run_library(TranslatorVcpu *vcpu, VmExit *exit)
+{
+    if (take_surfaced(vcpu, exit))
+        return 0;
+    uc_err code = UC_ERR_OK;
+    if (!vcpu->hlt_pending && !vcpu->triple_fault) {
+        vcpu->leave = false;
+        TranslatorVcpu *before = translator_enter(vcpu);
+        code_pages_run_invalidations(vcpu);
+        code = vcpu->api->emu_start(vcpu->uc, vcpu->env->eip, 0, 0, 0);
+        translator_enter(before);
+    }
+    if (take_surfaced(vcpu, exit))
+        return 0;
+    if (vcpu->triple_fault) {
+        vcpu->triple_fault = false;
+        exit->reason = EXIT_SHUTDOWN;
+        exit->rip = translator_rip(vcpu);
+    } else if (vcpu->hlt_pending) {
+        vcpu->hlt_pending = false;
+        exit->reason = EXIT_HLT;
+        exit->value = vcpu->env->eflags;
+        exit->rip = translator_rip(vcpu);
+    } else if (code) {
+        describe_failure(vcpu, code, exit);
+    }
+    return 0;
+}
+
+static int run_vcpu(Vcpu *base, VmExit *exit)
+{
+    TranslatorVcpu *vcpu = vcpu_of(base);
+    if (!vcpu->queue && (base->surface || vcpu->breakpoint_count)) {
+        vcpu->queue = calloc(SURFACE_QUEUE, sizeof *vcpu->queue);
+        if (!vcpu->queue)
+            return -ENOMEM;
+    }
+    vcpu->resuming = vcpu->breakpoint_count > 0;
+    vcpu->resume_address = translator_rip(vcpu);
+    return run_library(vcpu, exit);
+}
+
+static int step_vcpu(Vcpu *base, VmExit *exit)
+{
+    TranslatorVcpu *vcpu = vcpu_of(base);
+    if (!vcpu->queue && !(vcpu->queue = calloc(SURFACE_QUEUE, sizeof *vcpu->queue)))
+        return -ENOMEM;
+    TranslatorVcpu *before = translator_enter(vcpu);
+    vcpu->api->tb_flush(vcpu->cpu); /* blocks made without the hook would not call it */
+    uc_err code = vcpu->api->hook_add(vcpu->uc, &vcpu->step_hook, UC_HOOK_CODE, (void *)on_step, vcpu, 1, 0);
+    translator_enter(before);
+    if (code)
+        return -ENOMEM;
+    vcpu->steps_left = 1;
+    int result = run_library(vcpu, exit);
+    vcpu->steps_left = -1;
+    before = translator_enter(vcpu);
+    vcpu->api->hook_del(vcpu->uc, vcpu->step_hook);
+    vcpu->api->tb_flush(vcpu->cpu);
+    translator_enter(before);
+    return result;
+}
+
+static int set_breakpoints(Vcpu *base, const gva_t *addresses, size_t count)
+{
+    TranslatorVcpu *vcpu = vcpu_of(base);
+    if (count > ARRAY_SIZE(vcpu->breakpoint_hooks))
+        return -ENOSPC;
+    TranslatorVcpu *before = translator_enter(vcpu);
+    for (size_t i = 0; i < vcpu->breakpoint_count; i++)
+        vcpu->api->hook_del(vcpu->uc, vcpu->breakpoint_hooks[i]);
+    vcpu->breakpoint_count = 0;
+    int result = 0;
+    for (size_t i = 0; i < count && result == 0; i++) {
+        if (vcpu->api->hook_add(vcpu->uc, &vcpu->breakpoint_hooks[i], UC_HOOK_CODE, (void *)on_breakpoint, vcpu,
+                                addresses[i], addresses[i]))
+            result = -ENOMEM;
+        else
+            vcpu->breakpoint_count++;
+    }
+    vcpu->api->tb_flush(vcpu->cpu);
+    translator_enter(before);
+    return result;
+}
+
+static void notify(Vcpu *base)
+{
+    translator_kick(vcpu_of(base));
+}
+
+static void free_vm(EngineVm *base)
+{
+    TranslatorVm *vm = container_of(base, TranslatorVm, base);
+    if (vm->vcpu)
+        free_vcpu(&vm->vcpu->base);
+    Board *board = base->board;
+    board->kick = NULL;
+    board->a20_changed = NULL;
+    board->intr.changed = NULL;
+    free(vm);
+}
+
+static const EngineOps OPS = {
+    .name = "translator",
+    .vm_free = free_vm,
+    .vcpu_new = new_vcpu,
+    .vcpu_free = free_vcpu,
+    .vcpu_run = run_vcpu,
+    .vcpu_step = step_vcpu,
+    .vcpu_notify = notify,
+    .vcpu_get_state = translator_get_state,
+    .vcpu_set_state = translator_set_state,
+    .vcpu_set_breakpoints = set_breakpoints,
+};
+
+EngineVm *translator_vm_new(UnicornLibrary *library, Board *board, Error *error)
+{
+    TranslatorVm *vm = calloc(1, sizeof *vm);
+    if (!vm) {
+        error_set(error, ENOMEM, "no host memory for the machine");
+        return NULL;
+    }
+    *vm = (TranslatorVm){.base = {.ops = &OPS, .board = board}, .library = library,
+                         .api = unicorn_library_api(library)};
+    board->engine = vm;
+    board->kick = engine_notify;
+    board->a20_changed = engine_a20;
+    board->intr.engine = vm;
+    board->intr.changed = engine_notify;
+    return &vm->base;
+}

@@ -1,0 +1,136 @@
+/* The engine's own structures, shared by the files of this folder. */
+#ifndef PYVMM_TRANSLATOR_VM_H
+#define PYVMM_TRANSLATOR_VM_H
+
+#include <pthread.h>
+
+#include "translator/cpu_env.h"
+#include "translator/unicorn_library.h"
+
+#define MAX_REGIONS 64
+#define MAX_INVALIDATIONS 64
+
+/* A memslot as the library knows it. `has_code`: a bit per page that holds translated code. */
+typedef struct CodeSlot {
+    const Memslot *slot;
+    uint64_t ram_addr;
+    uint64_t *has_code;
+} CodeSlot;
+
+/* A hole between memslots: an MMIO region of the library. */
+typedef struct MmioRegion {
+    struct TranslatorVcpu *vcpu;
+    uint64_t base;
+} MmioRegion;
+
+typedef struct TranslatorVm {
+    EngineVm base;
+    UnicornLibrary *library;
+    const UnicornApi *api;
+    struct TranslatorVcpu *vcpu; /* the only one, or NULL */
+} TranslatorVm;
+
+typedef struct TranslatorVcpu {
+    Vcpu base;
+    const UnicornApi *api;
+    Board *board;
+    uc_engine *uc;
+    void *cpu; /* the library's CPUState */
+    Env *env;
+    uint16_t *icount_high; /* storing all ones here ends the current translation block chain */
+    bool slow;
+    uint32_t slow_kick; /* atomic: the slow tier's stand-in for icount_high */
+
+    /* What the library does not keep */
+    uint64_t cr8;
+    uint64_t apic_base, tsc_aux, misc_enable;
+    uint64_t kvm_system_time, kvm_wall_clock;
+    uint32_t kvm_clock_version;
+    uint64_t tsc_offset; /* guest TSC = board clock in TSC ticks + this */
+
+    /* Exits on their way out */
+    bool leave;       /* stop at the next block boundary */
+    bool hlt_pending; /* HLT was executed and not yet reported */
+    VmExit *queue;    /* surfaced exits, oldest first: one block may cause several before it ends */
+    uint32_t queue_head, queue_count;
+    bool triple_fault;
+    uint64_t virtual_subticks; /* virtual clock: bytes of code not yet turned into nanoseconds */
+
+    /* Single step and breakpoints */
+    int32_t steps_left; /* -1: not stepping */
+    bool step_hook_set;
+    uc_hook step_hook;
+    uc_hook breakpoint_hooks[64];
+    size_t breakpoint_count;
+    uint64_t resume_address; /* do not stop again at the breakpoint we start from */
+    bool resuming;
+
+    /* Code pages (code_pages.c) */
+    CodeSlot slots[MAX_REGIONS];
+    size_t slot_count;
+    uint64_t last_written_page; /* ram_addr seen by tb_invalidate_page_fast */
+    pthread_mutex_t invalidation_lock;
+    uint32_t invalidations_pending; /* atomic */
+    bool invalidate_all;
+    struct {
+        uint64_t start, end; /* ram_addr */
+    } invalidations[MAX_INVALIDATIONS];
+    size_t invalidation_count;
+
+    MmioRegion regions[MAX_REGIONS];
+    size_t region_count;
+} TranslatorVcpu;
+
+/*
+ * Which vCPU the calling thread runs. The library's internal functions carry no context of ours, and a
+ * replacement can be called only from inside a call that we made on the same thread: docs/adr/0004.
+ */
+TranslatorVcpu *translator_current(void);
+TranslatorVcpu *translator_enter(TranslatorVcpu *vcpu); /* returns the one before, to give back when leaving */
+
+/* Ask to leave guest code at the next block boundary. vCPU's thread. */
+void translator_leave(TranslatorVcpu *vcpu);
+/* End the block chain soon. Any thread. */
+static inline void translator_kick(TranslatorVcpu *vcpu)
+{
+    if (unlikely(vcpu->slow))
+        __atomic_store_n(&vcpu->slow_kick, 1, __ATOMIC_SEQ_CST);
+    else
+        __atomic_store_n(vcpu->icount_high, 0xffff, __ATOMIC_SEQ_CST);
+}
+/* Count an exit and surface it when the mask asks for it: queues it and leaves. */
+void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit);
+uint64_t translator_rip(const TranslatorVcpu *vcpu); /* linear; right at instruction and block boundaries */
+/* The same from inside a helper that translated code called: finds the instruction by the helper's return address. */
+uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address);
+
+/* state.c */
+int translator_get_state(Vcpu *vcpu, CpuState *state);
+int translator_set_state(Vcpu *vcpu, const CpuState *state);
+
+/* msr.c */
+bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value); /* false: #GP */
+bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value);
+uint64_t translator_library_msr(TranslatorVcpu *vcpu, uint32_t index);
+void translator_set_library_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value);
+uint64_t translator_tsc(const TranslatorVcpu *vcpu);
+
+/* cpuid.c */
+void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t registers[4]);
+
+/* code_pages.c */
+int code_pages_init(TranslatorVcpu *vcpu, Error *error);
+void code_pages_free(TranslatorVcpu *vcpu);
+void code_pages_host_wrote(void *vcpu, gpa_t gpa, uint64_t size); /* GuestMemoryWritten: any thread */
+void code_pages_run_invalidations(TranslatorVcpu *vcpu);          /* vCPU's thread, between blocks */
+
+/* Replacements (see overrides.c for which symbol each stands in for). */
+void code_pages_protect(uc_engine *uc, uint64_t ram_addr);
+void code_pages_unprotect(uc_engine *uc, uint64_t ram_addr);
+void code_pages_ignore_by_vaddr(void *cpu, uint64_t start, uint64_t length);
+void code_pages_set_page(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot, int mmu_index,
+                         uint64_t size);
+void code_pages_set_dirty(void *cpu, uint64_t vaddr);
+void code_pages_invalidate_fast(uc_engine *uc, void *pages, uint64_t ram_addr, int size, uintptr_t return_address);
+
+#endif
