@@ -1,0 +1,32 @@
+/*
+ * The chip set's PCI functions: 82441FX host bridge (8086:1237), PIIX3 ISA bridge (8086:7000), PIIX4 power
+ * management (8086:7113).
+ *
+ * Sources: 82441FX datasheet (Intel 290549 §3.2), 82371SB PIIX3 (Intel 290550 §2.2), 82371AB PIIX4 (Intel 290562
+ * §7.1). What has no effect here is not writable, so that a register never claims what the machine does not do. The
+ * exceptions firmware insists on are the host bridge's PAM0-PAM6, DRB0-DRB7 and SMRAM: plain bytes that read back
+ * as written; the memory below 1 MiB stays as the machine laid it out. Left out: ECC and DRAM timing, ISA timing
+ * and DMA registers, SERIRQ, IDE and USB functions, PIIX4's SMBus and device monitors.
+ */
+#ifndef PYVMM_DEVICES_PCI_BRIDGES_H
+#define PYVMM_DEVICES_PCI_BRIDGES_H
+
+#include "devices/pci.h"
+
+enum I440fxRegister { I440FX_PAM0 = 0x59, I440FX_DRB0 = 0x60, I440FX_SMRAM = 0x72 };
+enum Piix3Register { PIIX3_PIRQRC = 0x60 };
+enum Piix4PmRegister { PIIX4_PMBASE = 0x40, PIIX4_PMREGMISC = 0x80 };
+
+#define PIRQRC_DISABLED 0x80
+
+typedef struct PciBridgeState {
+    PciFunctionState pci;
+} PciBridgeState;
+
+Device *i440fx_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
+/* Routes the bus's links by its PIRQRC registers. */
+Device *piix3_isa_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
+/* Tells where the machine has the power management registers; PMBASE cannot be moved. */
+Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base, Error *error);
+
+#endif

@@ -1,0 +1,469 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "virtio/virtio_pci.h"
+
+#define VIRTIO_VENDOR           0x1af4
+#define PCI_CAP_VENDOR_SPECIFIC 0x09
+#define NO_VECTOR               0xffff
+#define PCI_CFG_DATA            16 /* pci_cfg_data in its capability, §4.1.4.9 */
+
+typedef struct VirtioPci {
+    Device device;
+    PciFunction function;
+    DeviceClass class; /* named after what is carried */
+    VirtioDevice *virtio;
+    uint64_t features_written;
+    uint32_t device_feature_select;
+    uint32_t driver_feature_select;
+    uint16_t queue_select;
+    uint8_t isr;
+    uint32_t window; /* offset of the VIRTIO_PCI_CAP_PCI_CFG capability */
+} VirtioPci;
+
+static VirtioPci *pci_of(Device *device) { return (VirtioPci *)device; }
+
+static Virtqueue *selected(VirtioPci *pci)
+{
+    return pci->queue_select < pci->virtio->class->queue_count ? &pci->virtio->queues[pci->queue_select].ring
+                                                               : NULL;
+}
+
+/* Interrupts: the ISR status and INTx#, §4.1.4.5
+ * ----------------------------------------------------------------------- */
+
+static void pci_interrupt(Device *owner, enum VirtioIsr cause)
+{
+    VirtioPci *pci = pci_of(owner);
+    pci->isr |= (uint8_t)cause;
+    pci_function_set_intx(&pci->function, true);
+}
+
+static bool pci_may_dma(const Device *owner)
+{
+    return pci_function_is_master(&((const VirtioPci *)owner)->function);
+}
+
+static const VirtioTransport pci_transport = {.interrupt = pci_interrupt, .may_dma = pci_may_dma};
+
+static uint8_t take_isr(VirtioPci *pci)
+{
+    uint8_t isr = pci->isr;
+    pci->isr = 0;
+    pci_function_set_intx(&pci->function, false);
+    return isr;
+}
+
+static void write_status(VirtioPci *pci, uint8_t status)
+{
+    virtio_write_status(pci->virtio, status);
+    if (status == 0) {
+        pci->features_written = 0;
+        pci->device_feature_select = pci->driver_feature_select = 0;
+        pci->queue_select = 0;
+        take_isr(pci);
+    }
+}
+
+/* Common configuration, §4.1.4.3
+ * --------------------------------------------------------------------------------------- */
+
+static uint64_t common_read(VirtioPci *pci, uint64_t offset, uint32_t size)
+{
+    if (offset >= COMMON_SIZE)
+        return UINT64_MAX;
+    const VirtioDevice *virtio = pci->virtio;
+    const Virtqueue *ring = selected(pci);
+    uint32_t word = pci->device_feature_select, driver_word = pci->driver_feature_select;
+    uint8_t common[COMMON_SIZE + 8] = {0};
+    store_le32(common + COMMON_DEVICE_FEATURE_SELECT, word);
+    store_le32(common + COMMON_DEVICE_FEATURE, word < 2 ? (uint32_t)(virtio->device_features >> (32 * word)) : 0);
+    store_le32(common + COMMON_DRIVER_FEATURE_SELECT, driver_word);
+    store_le32(common + COMMON_DRIVER_FEATURE,
+               driver_word < 2 ? (uint32_t)(pci->features_written >> (32 * driver_word)) : 0);
+    store_le16(common + COMMON_CONFIG_MSIX_VECTOR, NO_VECTOR);
+    store_le16(common + COMMON_NUM_QUEUES, (uint16_t)virtio->class->queue_count);
+    common[COMMON_DEVICE_STATUS] = virtio->status;
+    common[COMMON_CONFIG_GENERATION] = virtio->generation;
+    store_le16(common + COMMON_QUEUE_SELECT, pci->queue_select);
+    store_le16(common + COMMON_QUEUE_MSIX_VECTOR, NO_VECTOR);
+    if (ring) { /* a queue that is not there has size 0, §4.1.4.3.1 */
+        store_le16(common + COMMON_QUEUE_SIZE, ring->size);
+        store_le16(common + COMMON_QUEUE_ENABLE, ring->enabled);
+        store_le16(common + COMMON_QUEUE_NOTIFY_OFF, pci->queue_select);
+        store_le64(common + COMMON_QUEUE_DESC, ring->desc_gpa);
+        store_le64(common + COMMON_QUEUE_DRIVER, ring->avail_gpa);
+        store_le64(common + COMMON_QUEUE_DEVICE, ring->used_gpa);
+    }
+    uint64_t value;
+    memcpy(&value, common + offset, sizeof value);
+    return value;
+}
+
+static void set_half(gpa_t *address, uint64_t offset, uint32_t size, uint64_t value)
+{
+    if (size == 8 && offset == 0)
+        *address = value;
+    else if (size == 4 && offset == 0)
+        *address = (*address & ~(gpa_t)UINT32_MAX) | value;
+    else if (size == 4 && offset == 4)
+        *address = (*address & UINT32_MAX) | value << 32;
+}
+
+/* Fields of the selected queue: fixed once it is enabled (§4.1.4.3.2). */
+static void common_write_queue(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
+{
+    Virtqueue *ring = selected(pci);
+    if (!ring || ring->enabled)
+        return;
+    if (offset == COMMON_QUEUE_SIZE && size == 2)
+        ring->size = (uint16_t)value;
+    else if (offset == COMMON_QUEUE_ENABLE && size == 2 && value == 1)
+        virtio_enable_queue(pci->virtio, pci->queue_select);
+    else if (offset >= COMMON_QUEUE_DEVICE)
+        set_half(&ring->used_gpa, offset - COMMON_QUEUE_DEVICE, size, value);
+    else if (offset >= COMMON_QUEUE_DRIVER)
+        set_half(&ring->avail_gpa, offset - COMMON_QUEUE_DRIVER, size, value);
+    else if (offset >= COMMON_QUEUE_DESC)
+        set_half(&ring->desc_gpa, offset - COMMON_QUEUE_DESC, size, value);
+}
+
+static void write_driver_feature(VirtioPci *pci, uint32_t value)
+{
+    if (pci->driver_feature_select >= 2 || pci->virtio->status & VIRTIO_STATUS_FEATURES_OK)
+        return;
+    uint32_t shift = 32 * pci->driver_feature_select;
+    pci->features_written &= ~((uint64_t)UINT32_MAX << shift);
+    pci->features_written |= (uint64_t)value << shift;
+    virtio_write_features(pci->virtio, pci->features_written, false);
+}
+
+static void common_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
+{
+    if (offset >= COMMON_QUEUE_SIZE)
+        common_write_queue(pci, offset, size, value);
+    else if (offset == COMMON_DEVICE_FEATURE_SELECT && size == 4)
+        pci->device_feature_select = (uint32_t)value;
+    else if (offset == COMMON_DRIVER_FEATURE_SELECT && size == 4)
+        pci->driver_feature_select = (uint32_t)value;
+    else if (offset == COMMON_DRIVER_FEATURE && size == 4)
+        write_driver_feature(pci, (uint32_t)value);
+    else if (offset == COMMON_DEVICE_STATUS && size == 1)
+        write_status(pci, (uint8_t)value);
+    else if (offset == COMMON_QUEUE_SELECT && size == 2)
+        pci->queue_select = (uint16_t)value;
+}
+
+/* Modern BAR
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static uint64_t modern_read(VirtioPci *pci, uint64_t offset, uint32_t size)
+{
+    switch (offset & 0xf000) {
+    case VIRTIO_PCI_COMMON:
+        return common_read(pci, offset, size);
+    case VIRTIO_PCI_ISR:
+        return offset == VIRTIO_PCI_ISR ? take_isr(pci) : 0;
+    case VIRTIO_PCI_DEVICE:
+        return virtio_config_read(pci->virtio, offset - VIRTIO_PCI_DEVICE, size);
+    default:
+        return 0; /* notifications are written only */
+    }
+}
+
+static void modern_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
+{
+    switch (offset & 0xf000) {
+    case VIRTIO_PCI_NOTIFY:
+        virtio_notify(pci->virtio, (uint32_t)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_MULTIPLIER);
+        break;
+    case VIRTIO_PCI_COMMON:
+        common_write(pci, offset, size, value);
+        break;
+    case VIRTIO_PCI_DEVICE:
+        virtio_config_write(pci->virtio, offset - VIRTIO_PCI_DEVICE, size, value);
+        break;
+    }
+}
+
+/* Legacy BAR, §4.1.4.8
+ * ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t legacy_read(VirtioPci *pci, uint64_t offset, uint32_t size)
+{
+    const Virtqueue *ring = selected(pci);
+    switch (offset) {
+    case LEGACY_DEVICE_FEATURES:
+        return (uint32_t)pci->virtio->device_features;
+    case LEGACY_DRIVER_FEATURES:
+        return (uint32_t)pci->virtio->driver_features;
+    case LEGACY_QUEUE_ADDRESS:
+        return ring && ring->enabled ? ring->desc_gpa / GUEST_PAGE_SIZE : 0;
+    case LEGACY_QUEUE_SIZE:
+        return ring ? ring->size : 0;
+    case LEGACY_QUEUE_SELECT:
+        return pci->queue_select;
+    case LEGACY_QUEUE_NOTIFY:
+        return 0;
+    case LEGACY_DEVICE_STATUS:
+        return pci->virtio->status;
+    case LEGACY_ISR:
+        return take_isr(pci);
+    default:
+        return offset >= LEGACY_CONFIG ? virtio_config_read(pci->virtio, offset - LEGACY_CONFIG, size) : UINT64_MAX;
+    }
+}
+
+/* A page frame number places the whole queue; 0 takes it away. */
+static void legacy_write_address(VirtioPci *pci, uint32_t frame)
+{
+    Virtqueue *ring = selected(pci);
+    if (!ring)
+        return;
+    if (ring->enabled)
+        virtio_disable_queue(pci->virtio, pci->queue_select);
+    if (frame == 0)
+        return;
+    virtqueue_set_legacy_address(ring, (gpa_t)frame * GUEST_PAGE_SIZE);
+    virtio_enable_queue(pci->virtio, pci->queue_select);
+}
+
+static void legacy_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
+{
+    switch (offset) {
+    case LEGACY_QUEUE_NOTIFY:
+        virtio_notify(pci->virtio, (uint16_t)value);
+        break;
+    case LEGACY_DRIVER_FEATURES:
+        virtio_write_features(pci->virtio, (uint32_t)value, true);
+        break;
+    case LEGACY_QUEUE_ADDRESS:
+        legacy_write_address(pci, (uint32_t)value);
+        break;
+    case LEGACY_QUEUE_SELECT:
+        pci->queue_select = (uint16_t)value;
+        break;
+    case LEGACY_DEVICE_STATUS:
+        write_status(pci, (uint8_t)value);
+        break;
+    default:
+        if (offset >= LEGACY_CONFIG)
+            virtio_config_write(pci->virtio, offset - LEGACY_CONFIG, size, value);
+    }
+}
+
+static uint64_t bar_read(void *device, uint32_t region, uint64_t offset, uint32_t size)
+{
+    VirtioPci *pci = device;
+    return region == VIRTIO_PCI_LEGACY_BAR ? legacy_read(pci, offset, size) : modern_read(pci, offset, size);
+}
+
+static void bar_write(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
+{
+    VirtioPci *pci = device;
+    if (region == VIRTIO_PCI_LEGACY_BAR)
+        legacy_write(pci, offset, size, value);
+    else
+        modern_write(pci, offset, size, value);
+}
+
+/* The window in configuration space, §4.1.4.9
+ * ------------------------------------------------------------------------------ */
+
+/* What the capability points at now; false when that is no access that a BAR of ours can answer. */
+static bool window_target(const VirtioPci *pci, uint32_t *region, uint32_t *offset, uint32_t *size)
+{
+    const uint8_t *cap = pci->function.config + pci->window;
+    *region = cap[4];
+    *offset = load_le32(cap + 8);
+    *size = load_le32(cap + 12);
+    if (*region >= PCI_ROM_BAR || (*size != 1 && *size != 2 && *size != 4) || *offset % *size)
+        return false;
+    uint64_t bar_size = pci->function.bars[*region].size;
+    return *offset < bar_size && *size <= bar_size - *offset;
+}
+
+static bool touches_window_data(const VirtioPci *pci, uint32_t offset)
+{
+    return pci->window && offset >= pci->window + PCI_CFG_DATA && offset < pci->window + PCI_CFG_DATA + 4;
+}
+
+static void config_before_read(PciFunction *function, uint32_t offset, uint32_t size)
+{
+    VirtioPci *pci = pci_of(function->device);
+    uint32_t region, at, length;
+    if (!touches_window_data(pci, offset) || !window_target(pci, &region, &at, &length))
+        return;
+    uint32_t value = (uint32_t)bar_read(pci, region, at, length);
+    memcpy(function->config + pci->window + PCI_CFG_DATA, &value, length);
+}
+
+static void config_written(PciFunction *function, uint32_t offset, uint32_t size)
+{
+    VirtioPci *pci = pci_of(function->device);
+    uint32_t region, at, length;
+    if (offset == PCI_COMMAND && pci_function_is_master(function))
+        virtio_notify_all(pci->virtio); /* what waited for the right to reach memory */
+    if (!touches_window_data(pci, offset) || !window_target(pci, &region, &at, &length))
+        return;
+    uint32_t value = load_le32(function->config + pci->window + PCI_CFG_DATA);
+    if (length < 4)
+        value &= (1u << (8 * length)) - 1;
+    bar_write(pci, region, at, length, value);
+}
+
+static const PciFunctionOps function_ops = {.before_read = config_before_read, .written = config_written};
+
+/* The capabilities, §4.1.4
+ * -------------------------------------------------------------------------------------------------- */
+
+static int add_capability(VirtioPci *pci, uint8_t type, uint8_t bar, uint32_t offset, uint32_t length,
+                          uint32_t extra)
+{
+    uint32_t size = 16 + extra;
+    int at = pci_function_add_capability(&pci->function, PCI_CAP_VENDOR_SPECIFIC, size);
+    if (at < 0)
+        return at;
+    uint8_t *cap = pci->function.config + at;
+    cap[2] = (uint8_t)size;
+    cap[3] = type;
+    cap[4] = bar;
+    store_le32(cap + 8, offset);
+    store_le32(cap + 12, length);
+    return at;
+}
+
+static void add_capabilities(VirtioPci *pci)
+{
+    uint8_t bar = VIRTIO_PCI_MODERN_BAR;
+    const VirtioClass *class = pci->virtio->class;
+    add_capability(pci, VIRTIO_PCI_CAP_COMMON_CFG, bar, VIRTIO_PCI_COMMON, COMMON_SIZE, 0);
+    int notify = add_capability(pci, VIRTIO_PCI_CAP_NOTIFY_CFG, bar, VIRTIO_PCI_NOTIFY,
+                                class->queue_count * VIRTIO_PCI_NOTIFY_MULTIPLIER, 4);
+    store_le32(pci->function.config + notify + 16, VIRTIO_PCI_NOTIFY_MULTIPLIER);
+    add_capability(pci, VIRTIO_PCI_CAP_ISR_CFG, bar, VIRTIO_PCI_ISR, 1, 0);
+    if (class->config_size)
+        add_capability(pci, VIRTIO_PCI_CAP_DEVICE_CFG, bar, VIRTIO_PCI_DEVICE, class->config_size, 0);
+    int window = add_capability(pci, VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0, 4);
+    pci->window = (uint32_t)window;
+    uint8_t *mask = pci->function.write_mask + window;
+    mask[4] = 0xff;             /* bar */
+    memset(mask + 8, 0xff, 12); /* offset, length, pci_cfg_data */
+}
+
+/* The device
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
+static void virtio_pci_reset(Device *device)
+{
+    VirtioPci *pci = pci_of(device);
+    write_status(pci, 0);
+    pci_function_reset(&pci->function);
+}
+
+static void virtio_pci_destroy(Device *device)
+{
+    VirtioPci *pci = pci_of(device);
+    pci_bus_remove(&pci->function);
+    virtio_free(pci->virtio);
+}
+
+static void virtio_pci_save(Device *device, void *opaque)
+{
+    VirtioPci *pci = pci_of(device);
+    VirtioPciState *state = opaque;
+    virtio_save(pci->virtio, &state->virtio);
+    pci_function_save(&pci->function, &state->pci);
+    state->features_written = pci->features_written;
+    state->device_feature_select = pci->device_feature_select;
+    state->driver_feature_select = pci->driver_feature_select;
+    state->queue_select = pci->queue_select;
+    state->isr = pci->isr;
+}
+
+static int virtio_pci_restore(Device *device, const void *opaque)
+{
+    VirtioPci *pci = pci_of(device);
+    const VirtioPciState *state = opaque;
+    if (state->isr & ~(VIRTIO_ISR_QUEUE | VIRTIO_ISR_CONFIG) || state->pci.intx != (state->isr != 0))
+        return -EINVAL;
+    int result = virtio_restore(pci->virtio, &state->virtio);
+    if (result == 0)
+        result = pci_function_restore(&pci->function, &state->pci);
+    if (result < 0) {
+        virtio_pci_reset(device);
+        return result;
+    }
+    pci->features_written = state->features_written;
+    pci->device_feature_select = state->device_feature_select;
+    pci->driver_feature_select = state->driver_feature_select;
+    pci->queue_select = state->queue_select;
+    pci->isr = state->isr;
+    return 0;
+}
+
+static const DeviceClass virtio_pci_class = {
+    .ops = {.read = bar_read, .write = bar_write},
+    .reset = virtio_pci_reset,
+    .destroy = virtio_pci_destroy,
+    .state_size = sizeof(VirtioPciState),
+    .state_version = 1,
+    .save = virtio_pci_save,
+    .restore = virtio_pci_restore,
+};
+
+static uint64_t legacy_bar_size(const VirtioClass *class)
+{
+    uint64_t size = 32;
+    while (size < LEGACY_CONFIG + class->config_size)
+        size *= 2;
+    return size;
+}
+
+static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_only)
+{
+    const VirtioClass *class = pci->virtio->class;
+    PciIdentity identity = {
+        .vendor_id = VIRTIO_VENDOR, /* §4.1.2: identity and revision say which interfaces there are */
+        .device_id = modern_only ? (uint16_t)(0x1040 + class->id) : transitional_id,
+        .class_code = class->pci_class,
+        .revision = modern_only ? 1 : 0,
+        .subsystem_vendor_id = VIRTIO_VENDOR,
+        .subsystem_id = modern_only ? (uint16_t)(0x0040 + class->id) : (uint16_t) class->id,
+        .interrupt_pin = 1,
+    };
+    pci_function_init(&pci->function, &pci->device, &identity, &function_ops);
+    if (!modern_only)
+        pci_function_add_bar(&pci->function, VIRTIO_PCI_LEGACY_BAR, legacy_bar_size(class), PCI_BAR_IO,
+                             &pci->class.ops, pci, VIRTIO_PCI_LEGACY_BAR, &pci->device.lock);
+    pci_function_add_bar(&pci->function, VIRTIO_PCI_MODERN_BAR, VIRTIO_PCI_MODERN_SIZE, PCI_BAR_MEMORY64,
+                         &pci->class.ops, pci, VIRTIO_PCI_MODERN_BAR, &pci->device.lock);
+    add_capabilities(pci);
+}
+
+Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio, uint16_t transitional_id,
+                       bool modern_only, IoThread *io, Error *error)
+{
+    VirtioPci *pci = calloc(1, sizeof *pci);
+    if (!pci) {
+        error_set(error, ENOMEM, "no host memory for %s", virtio->class->name);
+        virtio_free(virtio);
+        return NULL;
+    }
+    pci->class = virtio_pci_class;
+    pci->class.name = virtio->class->name;
+    pci->virtio = virtio;
+    if (!modern_only)
+        virtio->device_features |= VIRTIO_F_ANY_LAYOUT;
+    device_init(&pci->device, &pci->class, board);
+    add_function(pci, transitional_id, modern_only);
+    if (virtio_attach(virtio, &pci->device, &pci_transport, io ? io : board->io) < 0)
+        error_set(error, EMFILE, "%s: no descriptor for its queues: raise `ulimit -n`", virtio->class->name);
+    else if (pci_bus_add(bus, devfn, &pci->function, error) == 0)
+        return &pci->device;
+    device_free(&pci->device);
+    return NULL;
+}
+
+VirtioDevice *virtio_pci_virtio(Device *device) { return pci_of(device)->virtio; }

@@ -1,0 +1,85 @@
+/*
+ * virtio over PCI: the modern interface in a 64-bit memory BAR, and (transitional devices) the legacy one in an I/O
+ * BAR.
+ *
+ * Source: virtio 1.2 §4.1; §4.1.4 the capabilities, §4.1.4.8 and §4.1.4.10 the legacy layout, §4.1.5 initialisation
+ * and use. Interrupts go by INTx# and the ISR status. Left out: MSI-X (the capability is not offered, vector fields
+ * read as NO_VECTOR), shared memory and vendor capabilities, queue reset, notification data.
+ *
+ * BAR 0 (transitional only): legacy registers, then the device's configuration. BAR 4: one page each for the common
+ * configuration, ISR, device configuration and notifications (4 bytes a queue).
+ */
+#ifndef PYVMM_VIRTIO_VIRTIO_PCI_H
+#define PYVMM_VIRTIO_VIRTIO_PCI_H
+
+#include "devices/pci.h"
+#include "virtio/virtio.h"
+
+enum VirtioPciBar { VIRTIO_PCI_LEGACY_BAR = 0, VIRTIO_PCI_MODERN_BAR = 4 };
+
+enum VirtioPciCapType { /* §4.1.4 */
+                        VIRTIO_PCI_CAP_COMMON_CFG = 1,
+                        VIRTIO_PCI_CAP_NOTIFY_CFG = 2,
+                        VIRTIO_PCI_CAP_ISR_CFG = 3,
+                        VIRTIO_PCI_CAP_DEVICE_CFG = 4,
+                        VIRTIO_PCI_CAP_PCI_CFG = 5,
+};
+
+enum VirtioPciModern { /* offsets in the modern BAR */
+                       VIRTIO_PCI_COMMON = 0x0000,
+                       VIRTIO_PCI_ISR = 0x1000,
+                       VIRTIO_PCI_DEVICE = 0x2000,
+                       VIRTIO_PCI_NOTIFY = 0x3000,
+                       VIRTIO_PCI_MODERN_SIZE = 0x4000,
+                       VIRTIO_PCI_NOTIFY_MULTIPLIER = 4,
+};
+
+enum VirtioPciCommon { /* struct virtio_pci_common_cfg, §4.1.4.3 */
+                       COMMON_DEVICE_FEATURE_SELECT = 0,
+                       COMMON_DEVICE_FEATURE = 4,
+                       COMMON_DRIVER_FEATURE_SELECT = 8,
+                       COMMON_DRIVER_FEATURE = 12,
+                       COMMON_CONFIG_MSIX_VECTOR = 16,
+                       COMMON_NUM_QUEUES = 18,
+                       COMMON_DEVICE_STATUS = 20,
+                       COMMON_CONFIG_GENERATION = 21,
+                       COMMON_QUEUE_SELECT = 22,
+                       COMMON_QUEUE_SIZE = 24,
+                       COMMON_QUEUE_MSIX_VECTOR = 26,
+                       COMMON_QUEUE_ENABLE = 28,
+                       COMMON_QUEUE_NOTIFY_OFF = 30,
+                       COMMON_QUEUE_DESC = 32,
+                       COMMON_QUEUE_DRIVER = 40,
+                       COMMON_QUEUE_DEVICE = 48,
+                       COMMON_SIZE = 56,
+};
+
+enum VirtioPciLegacy { /* §4.1.4.8 */
+                       LEGACY_DEVICE_FEATURES = 0,
+                       LEGACY_DRIVER_FEATURES = 4,
+                       LEGACY_QUEUE_ADDRESS = 8,
+                       LEGACY_QUEUE_SIZE = 12,
+                       LEGACY_QUEUE_SELECT = 14,
+                       LEGACY_QUEUE_NOTIFY = 16,
+                       LEGACY_DEVICE_STATUS = 18,
+                       LEGACY_ISR = 19,
+                       LEGACY_CONFIG = 20,
+};
+
+typedef struct VirtioPciState {
+    PciFunctionState pci;
+    VirtioState virtio;
+    uint64_t features_written; /* driver_feature through both windows */
+    uint32_t device_feature_select;
+    uint32_t driver_feature_select;
+    uint16_t queue_select;
+    uint8_t isr;
+} VirtioPciState;
+
+/* Takes `virtio` over, also when it fails. `modern_only`: no legacy interface, device ID 0x1040 + id. `io` runs the
+ * queues; NULL: the board's I/O thread. */
+Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio, uint16_t transitional_id,
+                       bool modern_only, IoThread *io, Error *error);
+VirtioDevice *virtio_pci_virtio(Device *device);
+
+#endif
