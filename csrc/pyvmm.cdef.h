@@ -123,6 +123,98 @@ int device_map(Device *device, Bus *bus, uint64_t base, uint64_t size, uint32_t 
 uint64_t device_read(Device *device, uint32_t region, uint64_t offset, uint32_t size);
 void device_write(Device *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value);
 
+/* irq/i8259.h */
+typedef struct {
+    uint8_t irr, imr, isr, lines, elcr, icw1, icw2, icw3, icw4, next_icw, lowest, read_isr, poll, special_mask, rotate_aeoi,
+        reserved;
+} I8259ChipState;
+typedef struct { I8259ChipState master; I8259ChipState slave; } I8259State;
+Device *i8259_new(Board *board, IrqRouter *router);
+
+/* devices/char_sink.h */
+typedef struct CharSink CharSink;
+CharSink *char_sink_new_fd(Board *board, int fd, size_t capture, Error *error);
+void char_sink_free(CharSink *sink);
+size_t char_sink_write(CharSink *sink, const void *data, size_t size);
+size_t char_sink_read(CharSink *sink, void *data, size_t size);
+size_t char_sink_captured(CharSink *sink);
+uint64_t char_sink_total(CharSink *sink);
+uint64_t char_sink_overwritten(CharSink *sink);
+int char_sink_drain(CharSink *sink, int timeout_ms);
+
+/* devices/i8254.h */
+typedef struct {
+    uint64_t start, elapsed;
+    uint32_t count;
+    uint16_t reload, output_latch;
+    uint8_t control, phase, out, gate, reload_pending, fired, written, write_msb, read_msb, write_lsb, latched, status_latched,
+        status_latch;
+    uint8_t reserved[3];
+} I8254ChannelState;
+typedef struct { I8254ChannelState channel[3]; } I8254State;
+Device *i8254_new(Board *board, IrqLine *irq);
+void i8254_set_gate(Device *device, uint32_t channel, bool level);
+bool i8254_out(Device *device, uint32_t channel);
+bool i8254_gate(Device *device, uint32_t channel);
+
+/* devices/mc146818.h */
+typedef struct {
+    int64_t offset_ns, synced_ns;
+    uint8_t index, nmi_disabled;
+    uint8_t reserved[6];
+    uint8_t ram[128];
+} MC146818State;
+Device *mc146818_new(Board *board, IrqLine *irq);
+int mc146818_set_nvram(Device *device, uint32_t index, uint8_t value);
+int mc146818_nvram(Device *device, uint32_t index);
+bool mc146818_nmi_disabled(Device *device);
+
+/* devices/uart16550.h */
+typedef struct {
+    uint8_t ier, fcr, lcr, mcr, lsr, msr, scr, dll, dlm, thre_pending, timeout_pending, rx_count, tx_count;
+    uint8_t reserved[3];
+    uint8_t rx_fifo[16];
+    uint8_t rx_errors[16];
+    uint8_t tx_fifo[16];
+} Uart16550State;
+Device *uart16550_new(Board *board, IrqLine *irq, CharSink *sink);
+size_t uart16550_receive(Device *device, const uint8_t *data, size_t size);
+size_t uart16550_receive_room(Device *device);
+void uart16550_receive_break(Device *device);
+
+/* devices/i8042.h */
+typedef struct {
+    uint64_t next_byte_ns;
+    uint8_t status, output, command_byte, output_port, pending;
+    uint8_t ram[31];
+    uint8_t keyboard_pending, scanning, scan_set, leds, typematic, last_sent, break_prefix, queue_head, queue_count;
+    uint8_t reserved[3];
+    uint8_t queue[32];
+} I8042State;
+Device *i8042_new(Board *board, IrqLine *keyboard, IrqLine *aux);
+int i8042_key(Device *device, const uint8_t *codes, size_t size);
+uint8_t i8042_leds(Device *device);
+
+/* devices/acpi_pm.h */
+typedef struct {
+    uint64_t timer_half;
+    uint16_t pm1_sts, pm1_en, pm1_cnt;
+    uint8_t smi_cmd, smi_sts;
+} AcpiPmState;
+typedef struct { uint8_t s5_type, acpi_enable, acpi_disable, timer_bits; } AcpiPmConfig;
+Device *acpi_pm_new(Board *board, IrqLine *sci, const AcpiPmConfig *config);
+void acpi_pm_power_button(Device *device);
+
+/* devices/ports.h */
+typedef struct { uint32_t value; } PortState;
+Device *port92_new(Board *board);
+Device *port61_new(Board *board, Device *pit);
+Device *post_code_new(Board *board);
+Device *debug_console_new(Board *board, CharSink *sink);
+Device *exit_port_new(Board *board);
+Device *reset_control_new(Board *board);
+Device *firmware_port_new(Board *board);
+
 /* engine/cpu_state.h */
 typedef struct { uint16_t selector; uint32_t attributes; uint32_t limit; uint64_t base; } Segment;
 typedef struct { uint64_t base; uint16_t limit; } DescriptorTable;
@@ -187,3 +279,11 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
 int vcpu_set_breakpoints(Vcpu *vcpu, const uint64_t *addresses, size_t count);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
+
+/* translator/translator.h */
+typedef struct UnicornLibrary UnicornLibrary;
+UnicornLibrary *unicorn_library_open(const char *path, bool slow, Error *error);
+void unicorn_library_close(UnicornLibrary *library);
+bool unicorn_library_is_slow(const UnicornLibrary *library);
+int translator_self_test(UnicornLibrary *library, Error *error);
+EngineVm *translator_vm_new(UnicornLibrary *library, Board *board, Error *error);

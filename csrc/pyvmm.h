@@ -4,9 +4,17 @@
 
 #include "block/block.h"
 #include "common/common.h"
+#include "devices/acpi_pm.h"
+#include "devices/char_sink.h"
 #include "devices/device.h"
+#include "devices/i8042.h"
+#include "devices/i8254.h"
+#include "devices/mc146818.h"
+#include "devices/ports.h"
+#include "devices/uart16550.h"
 #include "engine/engine.h"
 #include "io/board.h"
+#include "irq/i8259.h"
 #include "translator/translator.h"
 
 #endif
