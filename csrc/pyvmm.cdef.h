@@ -135,6 +135,7 @@ Device *i8259_new(Board *board, IrqRouter *router);
 typedef struct CharSink CharSink;
 CharSink *char_sink_new_fd(Board *board, int fd, size_t capture, Error *error);
 void char_sink_free(CharSink *sink);
+int char_sink_set_preamble(CharSink *sink, const void *data, size_t size);
 size_t char_sink_write(CharSink *sink, const void *data, size_t size);
 size_t char_sink_read(CharSink *sink, void *data, size_t size);
 size_t char_sink_captured(CharSink *sink);

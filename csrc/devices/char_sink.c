@@ -34,6 +34,8 @@ struct CharSink {
     pthread_mutex_t lock; /* what follows */
     uint8_t ring[CHAR_SINK_RING];
     size_t head, count;
+    uint8_t preamble[16];
+    size_t preamble_size;
     bool broken;    /* fd refused for good: bytes for it are dropped */
     bool scheduled; /* a kick or the timer will flush */
     bool watching;  /* epoll will flush */
@@ -304,6 +306,27 @@ static void capture_bytes(CharSink *sink, const uint8_t *data, size_t size)
     }
 }
 
+int char_sink_set_preamble(CharSink *sink, const void *data, size_t size)
+{
+    if (size > sizeof sink->preamble)
+        return -EINVAL;
+    pthread_mutex_lock(&sink->lock);
+    memcpy(sink->preamble, data, size);
+    sink->preamble_size = size;
+    pthread_mutex_unlock(&sink->lock);
+    return 0;
+}
+
+/* lock held; the caller has seen that there is room */
+static void ring_put(CharSink *sink, const uint8_t *data, size_t size)
+{
+    size_t tail = (sink->head + sink->count) % CHAR_SINK_RING;
+    size_t first = MIN(size, CHAR_SINK_RING - tail);
+    memcpy(sink->ring + tail, data, first);
+    memcpy(sink->ring, data + first, size - first);
+    sink->count += size;
+}
+
 size_t char_sink_write(CharSink *sink, const void *data, size_t size)
 {
     bool async = is_async(sink);
@@ -312,12 +335,12 @@ size_t char_sink_write(CharSink *sink, const void *data, size_t size)
     pthread_mutex_lock(&sink->lock);
     size_t taken = size;
     if (sink->fd >= 0 && !sink->broken) {
+        if (size && sink->preamble_size && sink->count + sink->preamble_size < CHAR_SINK_RING) {
+            ring_put(sink, sink->preamble, sink->preamble_size);
+            sink->preamble_size = 0;
+        }
         taken = MIN(size, CHAR_SINK_RING - sink->count);
-        size_t tail = (sink->head + sink->count) % CHAR_SINK_RING;
-        size_t first = MIN(taken, CHAR_SINK_RING - tail);
-        memcpy(sink->ring + tail, data, first);
-        memcpy(sink->ring, (const uint8_t *)data + first, taken - first);
-        sink->count += taken;
+        ring_put(sink, data, taken);
         sink->refused |= taken < size;
     }
     capture_bytes(sink, data, taken);

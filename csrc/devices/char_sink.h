@@ -20,6 +20,9 @@ typedef void (*CharSinkRoom)(void *opaque);
 CharSink *char_sink_new_fd(Board *board, int fd, size_t capture, Error *error);
 void char_sink_free(CharSink *sink); /* what is not written yet is dropped: drain first. NULL is fine */
 
+/* Bytes for the descriptor in front of the first byte that is taken (what takes a front end's progress line away). Up to 16;
+ * before the guest runs. 0 or -EINVAL. */
+int char_sink_set_preamble(CharSink *sink, const void *data, size_t size);
 /* From any thread. Returns how many bytes were taken; the rest when there is room. */
 size_t char_sink_write(CharSink *sink, const void *data, size_t size);
 /* Told (on the I/O thread or by drain) when there is room again after a refusal; NULL ends it and waits for a call in progress. */
