@@ -1,4 +1,4 @@
-"""A machine of Python only for the services: RAM, a few ports, and a caller that makes the frame a stub would.
+"""A machine of Python only for the services: RAM, a few ports, and a caller that makes the frame a stub would."""
 
 from __future__ import annotations
 
