@@ -17,5 +17,5 @@ add_custom_command(OUTPUT ${BIOS_ROM}
           -o ${BIOS_OBJECT} ${CMAKE_SOURCE_DIR}/csrc/firmware/bios.S
   COMMAND ${CMAKE_LINKER} -m elf_i386 -Ttext=0 --oformat binary -o ${BIOS_ROM} ${BIOS_OBJECT}
   DEPENDS ${BIOS_CONSTANTS} ${BIOS_SOURCES})
-add_custom_target(pyvmm_bios ALL DEPENDS ${BIOS_ROM})
+add_custom_target(firmware DEPENDS ${BIOS_ROM})
 install(FILES ${BIOS_ROM} DESTINATION pyvmm/firmware COMPONENT pyvmm)
