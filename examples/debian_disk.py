@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-if __package__ in (None, "") and (Path(__file__).resolve().parents[1] / "pyvmm").is_dir():
+if find_spec("pyvmm") is None:  # run by a Python without pyvmm, as under sudo
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pyvmm.guests.debian import DebianDisk, build_debian_disk, parse_size
@@ -21,16 +22,22 @@ def main() -> int:
     """Read the options, make the disk, say how to run it."""
     default = DebianDisk()
     parser = argparse.ArgumentParser(prog="debian_disk.py", description="Make a Debian disk image (qcow2).")
-    parser.add_argument("out", metavar="OUT.qcow2", type=Path, help="the image to make; .img or .raw makes a raw one")
+    parser.add_argument(
+        "out", metavar="OUT.qcow2", type=Path, help="the image to make; .img or .raw makes a raw one"
+    )
     parser.add_argument("--size", default="2G", help="of the guest's disk (default 2G)")
     parser.add_argument("--suite", default=default.suite, help="Debian release (default %(default)s)")
-    parser.add_argument("--kernel", default=default.kernel, help="package of the kernel (default %(default)s)")
+    parser.add_argument(
+        "--kernel", default=default.kernel, help="package of the kernel (default %(default)s)"
+    )
     parser.add_argument("--root-password", default=default.root_password, help="(default %(default)s)")
     parser.add_argument("--hostname", default=default.hostname, help="(default %(default)s)")
     parser.add_argument("--include", default="", metavar="A,B", help="more packages to install")
     parser.add_argument("--mirror", help="URL of a Debian mirror (default: the one this host's apt uses)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep the fetched packages here")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="scratch folder, about 1 GiB (default /var/tmp)")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="scratch folder, about 1 GiB (default /var/tmp)"
+    )
     options = parser.parse_args()
     try:
         disk = DebianDisk(
@@ -46,7 +53,8 @@ def main() -> int:
     except GuestError as error:
         print(f"debian_disk.py: {error}", file=sys.stderr)
         return 1
-    print(f"\nRun it:  pyvmm run {options.out}\nLog in as root with the password {disk.root_password}; poweroff ends it.")
+    print(f"\nRun it:  pyvmm run {options.out}")
+    print(f"Log in as root with the password {disk.root_password}; poweroff ends it.")
     return 0
 
 

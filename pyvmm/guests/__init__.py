@@ -1,7 +1,7 @@
 """Guests to run: a Debian disk, a Debian kernel, a busybox initramfs.
 
-Nothing here is needed to run a machine. It makes the real systems that the examples, the boot tests and the benchmarks
-start, out of the host's own Debian packages and its configured mirror: no address of a server is written in this package.
+Nothing here is needed to run a machine. It makes the real systems that the examples, the boot tests and the
+benchmarks start, out of Debian packages from the host's own configured mirror: no address of a server is written here.
 """
 
 from pyvmm.guests.debian import DebianDisk, build_debian_disk

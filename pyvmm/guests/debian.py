@@ -1,7 +1,7 @@
 """A Debian disk out of Debian's own packages: debootstrap, the stock kernel and initramfs, GRUB, ext4, an MBR.
 
-No loop device and no mount of the image: `mke2fs -d` fills the file system from the tree, and GRUB's core image, made by
-the guest's own `grub-mkimage`, is written to the MBR gap (mbr.py). What `grub-install` and `update-grub` would do on
+No loop device and no mount of the image: `mke2fs -d` fills the file system from the tree, and GRUB's core image, made
+by the guest's own `grub-mkimage`, is written to the MBR gap (mbr.py). What `grub-install` and `update-grub` would do on
 the running guest is done in its tree beforehand, so both work in the guest later.
 
 The guest is stock but for what a machine with a serial port wants: GRUB and the kernel speak on ttyS0, root has a
@@ -186,7 +186,12 @@ def bootstrap_tree(
         packages = cache.resolve() / "packages"
         packages.mkdir(parents=True, exist_ok=True)
         argv.append(f"--cache-dir={packages}")
-    argv += [f"--include={','.join((*PACKAGES, disk.kernel, *disk.extra_packages))}", disk.suite, str(tree), mirror]
+    argv += [
+        f"--include={','.join((*PACKAGES, disk.kernel, *disk.extra_packages))}",
+        disk.suite,
+        str(tree),
+        mirror,
+    ]
     if own_mounts := mount_namespace():
         argv = [*own_mounts, *argv]
     progress.say(f"debootstrap {disk.suite} with {disk.kernel} from {mirror}")
@@ -212,9 +217,12 @@ def follow_debootstrap(argv: list[str], log: Path, say: Callable[[str], None]) -
     }  # fmt: skip
     current, count = "", 0
     env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    with log.open("ab") as out, subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
-    ) as process:
+    with (
+        log.open("ab") as out,
+        subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
+        ) as process,
+    ):
         assert process.stdout is not None
         for raw in process.stdout:
             out.write(raw)

@@ -1,7 +1,7 @@
-"""A debootstrapped tree made into a system that boots: accounts, fstab, serial login, GRUB's files, menu and core image.
+"""A debootstrapped tree made into a system that boots: accounts, fstab, GRUB's files, menu and core image.
 
 GRUB's menu is the one that the guest's own `grub-mkconfig` writes. That program asks `grub-probe` what disk the tree
-is on; while the menu is made a stand-in answers for the disk that will be: GRUB finds the disk by the BIOS number of the
+is on; while the menu is made a stand-in answers for the disk that will be: GRUB finds it by the BIOS number of the
 drive it was started from, Linux by the file system's UUID.
 
 Sources: GRUB 2.06 manual ("Simple configuration", "Serial terminal"), fstab(5), machine-id(5), dpkg(1).
@@ -64,7 +64,12 @@ _CORE_MODULES = ("biosdisk", "part_msdos", "ext2")
 
 def in_tree(tree: Path, log: Path, *argv: str, stdin: str | None = None) -> str:
     """Run a command of the guest inside its tree and return its standard output."""
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
+    env = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C",
+        "HOME": "/root",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
     return run_logged(["chroot", tree, *argv], log, stdin=stdin, env=env)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyvmm.guests.tools import GuestError, find_tool
 
-# Prints UP once the kernel has handed over, then gives a shell on the console; its exit powers the machine off.
+# Prints a line UP once the kernel has handed over, then gives a shell on the console; its exit powers the machine off.
 BUSYBOX_INIT = """\
 #!/bin/sh
 /bin/busybox --install -s /bin
@@ -21,6 +21,7 @@ export PATH=/bin HOME=/ PS1='guest# '
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
+echo
 echo UP
 setsid cttyhack sh
 poweroff -f

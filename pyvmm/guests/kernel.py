@@ -35,6 +35,7 @@ def kernel_package(meta: str = CLOUD_KERNEL) -> str:
 
 def host_kernel() -> Path | None:
     """Return the newest readable kernel of the host itself, or None."""
+
     def version(path: Path) -> list[int]:
         return [int(number) for number in re.findall(r"\d+", path.name)]
 

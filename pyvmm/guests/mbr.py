@@ -39,10 +39,18 @@ def chs_address(lba: int) -> bytes:
 def partition_entry(start: int, sectors: int, kind: int = LINUX_PARTITION, active: bool = True) -> bytes:
     """Return one 16-byte entry of the partition table; `start` and `sectors` in sectors of 512 bytes."""
     if not 0 < sectors < 1 << 32 or not 0 < start < 1 << 32 or start + sectors > 1 << 32:
-        raise GuestError(f"a partition of {sectors} sectors at {start} does not fit an MBR: use a smaller --size")
+        raise GuestError(
+            f"a partition of {sectors} sectors at {start} does not fit an MBR: use a smaller --size"
+        )
     end = start + sectors - 1
     flag = 0x80 if active else 0
-    return bytes((flag,)) + chs_address(start) + bytes((kind,)) + chs_address(end) + struct.pack("<II", start, sectors)
+    return (
+        bytes((flag,))
+        + chs_address(start)
+        + bytes((kind,))
+        + chs_address(end)
+        + struct.pack("<II", start, sectors)
+    )
 
 
 def grub_mbr(boot_image: bytes, disk_signature: int, table: bytes) -> bytes:
@@ -58,7 +66,9 @@ def grub_mbr(boot_image: bytes, disk_signature: int, table: bytes) -> bytes:
     return bytes(mbr)
 
 
-def install_grub(disk: BinaryIO, boot_image: bytes, core_image: bytes, sectors: int, disk_signature: int) -> None:
+def install_grub(
+    disk: BinaryIO, boot_image: bytes, core_image: bytes, sectors: int, disk_signature: int
+) -> None:
     """Write MBR and GRUB's core image to a disk file of `sectors` sectors.
 
     Raises
@@ -68,11 +78,15 @@ def install_grub(disk: BinaryIO, boot_image: bytes, core_image: bytes, sectors: 
     """
     core_sectors = -(-len(core_image) // SECTOR)
     if not 1 < core_sectors < PARTITION_START:
-        raise GuestError(f"GRUB's core image has {core_sectors} sectors: the MBR gap holds {PARTITION_START - 1}")
+        raise GuestError(
+            f"GRUB's core image has {core_sectors} sectors: the MBR gap holds {PARTITION_START - 1}"
+        )
     core = bytearray(core_image.ljust(core_sectors * SECTOR, b"\0"))
     _, count, _ = struct.unpack_from("<QHH", core, _CORE_BLOCK_LIST)
     if count != core_sectors - 1:
-        raise GuestError(f"GRUB's core image says {count} sectors and has {core_sectors - 1}: reinstall grub-pc-bin")
+        raise GuestError(
+            f"GRUB's core image says {count} sectors and has {core_sectors - 1}: reinstall grub-pc-bin"
+        )
     struct.pack_into("<Q", core, _CORE_BLOCK_LIST, 2)
     table = partition_entry(PARTITION_START, sectors - PARTITION_START)
     disk.seek(0)

@@ -49,11 +49,16 @@ def parse_deb822(text: str) -> Iterator[AptSource]:
                 name, value = line.split(":", 1)
                 name = name.strip().lower()
                 fields[name] = value.strip()
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false"):
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in (
+            "no",
+            "false",
+        ):
             continue
         for uri in fields.get("uris", "").split():
             for suite in fields.get("suites", "").split():
-                yield AptSource(uri, suite, tuple(fields.get("components", "").split()), fields.get("signed-by"))
+                yield AptSource(
+                    uri, suite, tuple(fields.get("components", "").split()), fields.get("signed-by")
+                )
 
 
 def apt_sources(folder: Path = APT_FOLDER) -> list[AptSource]:

@@ -1,0 +1,154 @@
+"""Boot a kernel and a Debian disk under pyvmm and under QEMU's TCG: CPU seconds, peak memory, start-up time.
+
+Run by ``./dev bench boot``. Both get the same files, kernel command line and memory, one vCPU, and QEMU no device that
+pyvmm's PC lacks (no network card, no VGA), so that the guests do the same work. The guests are made once and kept in
+``$PYVMM_GUEST_CACHE`` (pyvmm.guests.cached).
+
+kernel  Debian's cloud kernel and a busybox initramfs, until its init prints UP.
+disk    The whole Debian disk, on a new overlay each time: firmware, GRUB with its menu's wait, Linux, systemd, login.
+start   From exec to the guest's first instruction: a firmware ROM whose reset vector writes one byte to the serial
+        port, until that byte can be read. No BIOS runs on either side: compared is the start of the program itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import BenchmarkError, Comparison, Usage, compare, ratio, run_until
+
+from pyvmm.guests.cached import cached_debian_disk, cached_initramfs, cached_kernel
+from pyvmm.guests.tools import GuestError, require_tools
+
+MEMORY_MIB = 512
+APPEND = "console=ttyS0"
+QEMU = (
+    "qemu-system-x86_64",
+    "-no-user-config",
+    "-accel",
+    "tcg",
+    "-M",
+    "pc",
+    "-m",
+    str(MEMORY_MIB),
+    "-smp",
+    "1",
+)
+QEMU_SERIAL = (
+    "-display",
+    "none",
+    "-vga",
+    "none",
+    "-nic",
+    "none",
+    "-monitor",
+    "none",
+    "-serial",
+    "stdio",
+    "-no-reboot",
+)
+
+# At F000:FFF0, where the 8086 starts: mov dx, 0x3f8; mov al, '!'; out dx, al; cli; hlt; jmp to the hlt.
+RESET_CODE = bytes.fromhex("ba f803 b0 21 ee fa f4 ebfd".replace(" ", ""))
+
+
+def pyvmm(engine: str, *words: str | Path) -> list[str]:
+    """Return the command line of a pyvmm run."""
+    choice = [f"--engine={engine}"] if engine else []
+    run = [sys.executable, "-m", "pyvmm.cli.main", "run", "-m", f"{MEMORY_MIB}M", "--serial", "stdio"]
+    return [*run, *choice, *map(str, words)]
+
+
+def qemu(*words: str | Path) -> list[str]:
+    """Return the command line of a QEMU run."""
+    return [*QEMU, *QEMU_SERIAL, *map(str, words)]
+
+
+def report(name: str, runs: Comparison, cpu_goal: float) -> None:
+    """Print the ratios of CPU seconds and of peak memory."""
+    ours, peer = runs.wall()
+    count = len(runs.ours)
+    print(f"{name}: wall pyvmm {ours:.3f} s, qemu {peer:.3f} s (minimum of {count})")
+    ratio(f"{name}-cpu", *runs.cpu(), cpu_goal, unit="s CPU", note=f"minimum of {count}")
+    ratio(f"{name}-rss", *runs.rss(), 1.0, unit="MiB", note=f"peak resident, median of {count}")
+
+
+def bench_kernel(engine: str, runs: int) -> None:
+    """Kernel and initramfs to the init's marker."""
+    kernel, initrd = cached_kernel(), cached_initramfs()
+    ours = pyvmm(engine, "--kernel", kernel, "--initrd", initrd, "--append", APPEND)
+    peer = qemu("-kernel", kernel, "-initrd", initrd, "-append", APPEND)
+    marker = b"\nUP"
+    taken = compare(lambda: run_until(ours, marker), lambda: run_until(peer, marker), runs, "kernel")
+    report("boot-kernel", taken, 1.2)
+
+
+def bench_disk(engine: str, runs: int) -> None:
+    """The whole disk to its login prompt."""
+    base = cached_debian_disk()
+    with tempfile.TemporaryDirectory(prefix="pyvmm-bench-") as scratch:
+        overlay = Path(scratch) / "overlay.qcow2"
+
+        def fresh() -> None:
+            overlay.unlink(missing_ok=True)
+            create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "qcow2", str(overlay)]
+            subprocess.run(create, check=True)
+
+        def boot(argv: list[str]) -> Usage:
+            fresh()
+            return run_until(argv, b"login: ")
+
+        ours = pyvmm(engine, overlay)
+        peer = qemu("-drive", f"file={overlay},if=virtio,format=qcow2")
+        taken = compare(lambda: boot(ours), lambda: boot(peer), runs, "disk")
+    report("boot-disk", taken, 1.2)
+
+
+def bench_start(engine: str, runs: int) -> None:
+    """From exec to the first guest instruction."""
+    rom = bytearray(b"\xf4" * 65536)
+    rom[0xFFF0 : 0xFFF0 + len(RESET_CODE)] = RESET_CODE
+    with tempfile.TemporaryDirectory(prefix="pyvmm-bench-") as scratch:
+        path = Path(scratch) / "first.rom"
+        path.write_bytes(rom)
+        ours, peer = pyvmm(engine, "--firmware", path), qemu("-bios", path)
+
+        def start(argv: list[str]) -> Usage:
+            return run_until(argv, b"!", timeout=30)
+
+        taken = compare(lambda: start(ours), lambda: start(peer), runs, "start")
+    wall, peer_wall = taken.wall()
+    print(f"start: wall pyvmm {wall:.3f} s, qemu {peer_wall:.3f} s (minimum of {runs})")
+    ratio("start-first-instruction", *taken.cpu(), 1.0, unit="s CPU", note=f"minimum of {runs}")
+
+
+def main() -> int:
+    """Run what is asked for; a guest that cannot be made is said in one line and passed over."""
+    parser = argparse.ArgumentParser(prog="boot.py", description="Boot benchmarks against QEMU's TCG.")
+    parser.add_argument("--runs", type=int, default=3, help="of each, in turns (default 3)")
+    parser.add_argument(
+        "--only", choices=("kernel", "disk", "start"), action="append", help="may be repeated"
+    )
+    parser.add_argument("--engine", "--accel", default="", help="pyvmm's engine (default: its own choice)")
+    options = parser.parse_args()
+    if options.runs < 1:
+        parser.error("--runs: at least 1")
+    failed = 0
+    parts = {"start": bench_start, "kernel": bench_kernel, "disk": bench_disk}
+    for name, part in parts.items():
+        if options.only and name not in options.only:
+            continue
+        try:
+            require_tools(["qemu-system-x86_64", "qemu-img"])
+            part(options.engine, options.runs)
+        except (GuestError, BenchmarkError) as error:
+            print(f"boot.py: {name}: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Guests made once and kept: what the boot tests and the benchmarks start, in one folder.
+
+The folder is ``$PYVMM_GUEST_CACHE``, or ``guests`` in pyvmm's cache. A guest's name has a digest of what it is made
+of and by, so a change of the recipe makes a new one. A lock keeps two processes from making the same guest at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyvmm.guests import debian, debian_tree, initramfs, mbr
+from pyvmm.guests.debian import DebianDisk, build_debian_disk
+from pyvmm.guests.initramfs import BUSYBOX_INIT, build_initramfs
+from pyvmm.guests.kernel import debian_kernel
+from pyvmm.guests.tools import cache_directory
+
+
+def guest_cache() -> Path:
+    """Return the folder of made guests, existing."""
+    named = os.environ.get("PYVMM_GUEST_CACHE")
+    folder = Path(named).absolute() if named else cache_directory() / "guests"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def cached_debian_disk(disk: DebianDisk | None = None) -> Path:
+    """Return a fresh Debian disk (qcow2) that is never to be written: boot a copy or an overlay of it.
+
+    Raises
+    ------
+    GuestError
+        It was not there and cannot be made; see `build_debian_disk`.
+    """
+    disk = disk or DebianDisk()
+    folder = guest_cache()
+    recipe = [Path(str(module.__file__)).read_bytes() for module in (debian, debian_tree, mbr)]
+    path = folder / f"debian-{disk.suite}-{_digest(disk, *recipe)}.qcow2"
+    with _locked(folder):
+        if not path.exists():
+            build_debian_disk(path, disk, cache=folder)
+    return path
+
+
+def cached_kernel() -> Path:
+    """Return Debian's cloud kernel (bzImage), fetched when it is not there; raises GuestError."""
+    folder = guest_cache()
+    with _locked(folder):
+        return debian_kernel(folder)
+
+
+def cached_initramfs(init: str = BUSYBOX_INIT) -> Path:
+    """Return a busybox initramfs with this init script; raises GuestError."""
+    folder = guest_cache()
+    path = folder / f"initramfs-{_digest(init, Path(str(initramfs.__file__)).read_bytes())}.gz"
+    with _locked(folder):
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            build_initramfs(partial, init)
+            partial.replace(path)
+    return path
