@@ -64,6 +64,15 @@ static VmExit run(Rig *rig, uint32_t surface)
 
 #define HLT (1u << EXIT_HLT)
 
+static void test_self_test(void)
+{
+    Error error = {0};
+    int result = translator_self_test(library, &error);
+    if (result)
+        fprintf(stderr, "%s\n", error.text);
+    CHECK_EQ(result, 0);
+}
+
 static void test_reset_vector(void)
 {
     Rig *rig = rig_new(CLOCK_KIND_REALTIME);
@@ -242,6 +251,7 @@ int main(void)
         if (!library)
             fprintf(stderr, "%s\n", error.text);
         CHECK(library);
+        RUN(test_self_test);
         RUN(test_reset_vector);
         RUN(test_real_mode_interrupts);
         RUN(test_mmio_and_surface);

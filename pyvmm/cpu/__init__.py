@@ -1,0 +1,1 @@
+"""The CPU as a model: registers and modes, without an engine."""
