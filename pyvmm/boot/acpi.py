@@ -31,6 +31,10 @@ SLEEP_TYPE_S5: Final = 0
 ACPI_ENABLE: Final = 0xF1
 ACPI_DISABLE: Final = 0xF0
 """Written to the SMI command port to set and clear SCI_EN."""
+PM_TIMER_BITS: Final = 24
+"""Width of the PM timer unless `build_tables` is told otherwise, PIIX4's: the PM block's device must have the same."""
+RTC_CENTURY: Final = 0x32
+"""Where the RTC keeps the century (csrc/devices/mc146818.c)."""
 RESET_VALUE: Final = 0x06
 """System reset and CPU reset bits of port 0xCF9 (PIIX3 §2.5.5)."""
 
@@ -62,7 +66,7 @@ class AcpiTables:
 
 
 def build_tables(
-    memory_size: int, *, com_ports: int = 1, mouse: bool = False, vga: bool = False, pm_timer_bits: int = 24
+    memory_size: int, *, com_ports: int = 1, mouse: bool = False, vga: bool = False, pm_timer_bits: int = PM_TIMER_BITS
 ) -> AcpiTables:
     """Build all tables for a machine and say where they go.
 
@@ -141,7 +145,7 @@ def io_register(port: int, bits: int, access: int) -> bytes:
     return struct.pack("<BBBBQ", 1, bits, 0, access, port)
 
 
-def build_fadt(facs_gpa: int, dsdt_gpa: int, *, vga: bool = False, pm_timer_bits: int = 24) -> bytes:
+def build_fadt(facs_gpa: int, dsdt_gpa: int, *, vga: bool = False, pm_timer_bits: int = PM_TIMER_BITS) -> bytes:
     """Return the fixed description table of revision 4, 244 bytes (§5.2.9)."""
     event, control, timer = layout.ACPI_PM, layout.ACPI_PM + 4, layout.ACPI_PM + 8
     flags = WBINVD | PROC_C1 | SLP_BUTTON_ABSENT | FIX_RTC_ABSENT | RESET_REG_SUP
@@ -183,7 +187,7 @@ def build_fadt(facs_gpa: int, dsdt_gpa: int, *, vga: bool = False, pm_timer_bits
         ("B", 0),  # DUTY_WIDTH
         ("B", 0),  # DAY_ALRM
         ("B", 0),  # MON_ALRM
-        ("B", 0),  # CENTURY
+        ("B", RTC_CENTURY),
         ("H", boot_arch),  # IAPC_BOOT_ARCH
         ("B", 0),  # reserved
         ("I", flags),

@@ -76,7 +76,7 @@ def eisa_id(text: str) -> bytes:
     """Return a compressed EISA ID, like ``"PNP0A03"``: five bits a letter, four bits a digit, big-endian."""
     letters = [ord(letter) - 0x40 for letter in text[:3]]
     packed = letters[0] << 26 | letters[1] << 21 | letters[2] << 16 | int(text[3:], 16)
-    return b"\x0c" + packed.to_bytes(4, "big")
+    return integer(int.from_bytes(packed.to_bytes(4, "big"), "little"))
 
 
 def string(text: str) -> bytes:

@@ -1,8 +1,8 @@
 """Executable ELF files as boot loaders need them: program headers and notes, every bound checked.
 
 Source: System V ABI, edition 4.1, chapters 4 and 5 ("ELF Header", "Program Header", "Note Section"); little-endian i386
-and x86-64 only. Left out: sections, symbols, relocation (a kernel is loaded at its physical addresses as they are), more
-than 65534 program headers (PN_XNUM).
+and x86-64 only. Left out: sections, symbols, relocation (a kernel is loaded at its physical addresses as they are),
+more than 65534 program headers (PN_XNUM).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ElfFile:
                 descriptor = position + 12 + align_up(name_size, 4)
                 if descriptor + size > len(data):
                     where = segment.offset + position
-                    raise self.image.error(f"ELF note at offset {where:#x} ends beyond its segment: the file is corrupt")
+                    raise self.image.error(f"ELF note at offset {where:#x} ends beyond its segment: corrupt file")
                 name = bytes(data[position + 12 : position + 12 + name_size]).rstrip(b"\0")
                 yield ElfNote(name, kind, bytes(data[descriptor : descriptor + size]))
                 position = align_up(descriptor + size, 4)

@@ -191,7 +191,7 @@ def load_linux(
     header = read_setup_header(image)
     limit = header["cmdline_size"] or 255
     if len(append) > limit:
-        raise image.error(f"the command line has {len(append)} bytes, the kernel takes {limit} at most: shorten --append")
+        raise image.error(f"the command line has {len(append)} bytes, the kernel takes {limit}: shorten --append")
     address = _load_protected_mode_kernel(image, header, ram)
     size = image.size - header.setup_size
     ramdisk = (0, 0)
