@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 ESCAPE = 0x01  # Ctrl-A
 
@@ -82,7 +83,7 @@ class Terminal:
 
     def __init__(self, fd: int = 0) -> None:
         self.fd = fd
-        self._saved: list[object] | None = None
+        self._saved: list[Any] | None = None
         self._raw = False
         self._lock = threading.RLock()
         try:
