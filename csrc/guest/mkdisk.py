@@ -3,9 +3,9 @@
     mkdisk.py --mbr mbr.bin --setup setup.bin --kernel kernel.bin --qcow2 builtin.qcow2 [--raw builtin.raw]
 
 Layout: LBA 0 the MBR, LBA 1 and up the boot image (setup, kernel), LBA 2048 and up partition 1, the shell's data area.
-The qcow2 file follows QEMU's docs/interop/qcow2.txt, version 3: 64 KiB clusters, 16-bit refcounts, no compression; clusters of
-zeros are not allocated. The same inputs give the same bytes. Standard library only: it runs before pyvmm is installed.
-Left out: backing files, images beyond what one refcount table cluster covers.
+The qcow2 file follows QEMU's docs/interop/qcow2.txt, version 3: 64 KiB clusters, 16-bit refcounts, no compression;
+clusters of zeros are not allocated. The same inputs give the same bytes. Standard library only: it runs before pyvmm
+is installed. Left out: backing files, images of more clusters than one refcount block counts (2 GiB of data).
 """
 
 from __future__ import annotations
@@ -38,14 +38,20 @@ class LayoutError(ValueError):
 def build_boot_image(setup: bytes, kernel: bytes) -> bytes:
     """Return setup and kernel as the boot sector reads them, whole sectors, with the kernel's size filled in."""
     if setup[4:8] != IMAGE_MAGIC or len(setup) % SECTOR:
-        raise LayoutError("setup: no magic at offset 4, or not whole sectors; was it built from boot/setup.S?")
+        raise LayoutError(
+            "setup: no magic at offset 4, or not whole sectors; was it built from boot/setup.S?"
+        )
     image = bytearray(setup + kernel)
     struct.pack_into("<I", image, 8, len(kernel))
     image += bytes(-len(image) % SECTOR)
     if len(image) > IMAGE_LIMIT:
-        raise LayoutError(f"kernel: boot image of {len(image)} bytes, at most {IMAGE_LIMIT} fit below 0x80000")
+        raise LayoutError(
+            f"kernel: boot image of {len(image)} bytes, at most {IMAGE_LIMIT} fit below 0x80000"
+        )
     if len(image) > (PARTITION_START - 1) * SECTOR:
-        raise LayoutError(f"kernel: boot image of {len(image)} bytes does not fit before LBA {PARTITION_START}")
+        raise LayoutError(
+            f"kernel: boot image of {len(image)} bytes does not fit before LBA {PARTITION_START}"
+        )
     return bytes(image)
 
 

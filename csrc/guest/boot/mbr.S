@@ -1,8 +1,8 @@
 /*
  * The boot sector (MBR). The BIOS loads it at 0000:7c00 with the drive number in DL and jumps to it in real mode.
  * It reads the boot image (setup.S and the kernel, in the gap between the MBR and the first partition) to 1000:0000
- * by INT 13h: extensions (Enhanced Disk Drive specification 3.0 §3.1, functions 41h and 42h) or, on a floppy disk or
- * an old BIOS, by cylinder, head and sector (functions 08h and 02h). Messages go to INT 10h and to COM1.
+ * by INT 13h: extensions (Enhanced Disk Drive specification 3.0 §3.1, functions 41h and 42h) or, on a floppy disk
+ * or an old BIOS, by cylinder, head and sector (functions 08h and 02h). Messages go to INT 10h and to COM1.
  *
  * mkdisk.py fills in `sectors_left`, the disk signature and the partition table.
  * Left out: a BPB, booting from a partition's own boot sector.

@@ -63,7 +63,7 @@ a20_open:                               /* CF = 1: closed for good */
     int $0x15
     call a20_test
     jnc 9f
-    call kbd_wait                       /* 8042: command D1h, then output port with bit 1 (A20) and bit 0 (no reset) */
+    call kbd_wait                       /* 8042: command D1h, then the output port: bit 1 A20, bit 0 no reset */
     movb $0xd1, %al
     outb %al, $0x64
     call kbd_wait
@@ -86,7 +86,7 @@ kbd_wait:                               /* until the input buffer is empty (stat
     loopnz 1b
     ret
 
-a20_test:                               /* 0000:0500 and ffff:0510 are 1 MiB apart: the same cell while A20 is closed */
+a20_test:                               /* 0000:0500 and ffff:0510 are one cell while A20 is closed */
     pushw %ds
     pushw %es
     xorw %ax, %ax

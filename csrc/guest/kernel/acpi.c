@@ -1,22 +1,20 @@
 /*
- * As much ACPI as switching off needs (ACPI 6.4): RSDP (§5.2.5), RSDT or XSDT (§5.2.7, §5.2.8), FADT (§5.2.9), and from the DSDT
- * the package \_S5 (§7.4.2), whose first two numbers go into the SLP_TYP fields. There is no AML interpreter: \_S5 is a
- * constant package in practice, and is found by its bytes (§20.2: NameOp, name, PackageOp, lengths, numbers).
+ * As much ACPI as switching off needs (ACPI 6.4): RSDP (§5.2.5), RSDT or XSDT (§5.2.7, §5.2.8), FADT (§5.2.9), and
+ * from the DSDT the package \_S5 (§7.4.2), whose first two numbers go into the SLP_TYP fields. There is no AML
+ * interpreter: \_S5 is a constant package in practice, and is found by its bytes (§20.2: NameOp, name, PackageOp,
+ * lengths, numbers).
  * Left out: \_S5 in an SSDT or computed by AML, hardware-reduced ACPI.
  */
 #include "kernel.h"
 
-#define TABLE_LIMIT    0x100000u /* larger tables are taken for damage */
-#define HEADER_SIZE    36u
-#define NAME_OP        0x08
-#define PACKAGE_OP     0x12
-#define BYTE_PREFIX    0x0a
-#define WORD_PREFIX    0x0b
+#define TABLE_LIMIT 0x100000u /* larger tables are taken for damage */
+#define HEADER_SIZE 36u
+#define NAME_OP     0x08
+#define PACKAGE_OP  0x12
+#define BYTE_PREFIX 0x0a
+#define WORD_PREFIX 0x0b
 
-static uint32_t get32(const uint8_t *p)
-{
-    return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24;
-}
+static uint32_t get32(const uint8_t *p) { return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24; }
 
 static bool checksum_ok(const uint8_t *p, uint32_t size)
 {
@@ -36,7 +34,8 @@ static const uint8_t *rsdp_find(void)
 {
     if (memory_rsdp())
         return phys_map(memory_rsdp(), 36, false);
-    const uint16_t *ebda_segment = phys_map(0x40e, 2, false); /* BIOS data area; page 0 is not in the one-to-one map */
+    /* The BIOS data area, through the window: page 0 is not in the one-to-one map. */
+    const uint16_t *ebda_segment = phys_map(0x40e, 2, false);
     uint64_t ebda = ebda_segment ? (uint64_t)*ebda_segment << 4 : 0;
     if (ebda >= 0x10000 && ebda < 0xa0000 - 1024)
         for (const uint8_t *p = (const uint8_t *)ebda; p < (const uint8_t *)ebda + 1024; p += 16)

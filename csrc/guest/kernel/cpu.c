@@ -24,13 +24,15 @@ static void print_features(uint32_t word, const FeatureName *names, size_t count
 
 static void print_all_features(uint32_t last)
 {
-    static const FeatureName edx1[] = {{0, "fpu"}, {3, "pse"}, {4, "tsc"}, {5, "msr"}, {6, "pae"}, {9, "apic"}, {11, "sep"},
-                                       {13, "pge"}, {15, "cmov"}, {23, "mmx"}, {24, "fxsr"}, {25, "sse"}, {26, "sse2"}};
-    static const FeatureName ecx1[] = {{0, "sse3"}, {1, "pclmul"}, {9, "ssse3"}, {12, "fma"}, {13, "cx16"}, {17, "pcid"},
-                                       {19, "sse4.1"}, {20, "sse4.2"}, {21, "x2apic"}, {23, "popcnt"}, {24, "tsc_deadline"},
-                                       {25, "aes"}, {26, "xsave"}, {28, "avx"}, {30, "rdrand"}, {31, "hypervisor"}};
-    static const FeatureName ebx7[] = {{0, "fsgsbase"}, {3, "bmi1"}, {5, "avx2"}, {7, "smep"}, {8, "bmi2"}, {9, "erms"},
-                                       {16, "avx512f"}, {18, "rdseed"}, {19, "adx"}, {20, "smap"}};
+    static const FeatureName edx1[] = {{0, "fpu"},   {3, "pse"},  {4, "tsc"},  {5, "msr"},   {6, "pae"},
+                                       {9, "apic"},  {11, "sep"}, {13, "pge"}, {15, "cmov"}, {23, "mmx"},
+                                       {24, "fxsr"}, {25, "sse"}, {26, "sse2"}};
+    static const FeatureName ecx1[] = {{0, "sse3"},    {1, "pclmul"},  {9, "ssse3"},         {12, "fma"},
+                                       {13, "cx16"},   {17, "pcid"},   {19, "sse4.1"},       {20, "sse4.2"},
+                                       {21, "x2apic"}, {23, "popcnt"}, {24, "tsc_deadline"}, {25, "aes"},
+                                       {26, "xsave"},  {28, "avx"},    {30, "rdrand"},       {31, "hypervisor"}};
+    static const FeatureName ebx7[] = {{0, "fsgsbase"}, {3, "bmi1"},     {5, "avx2"},    {7, "smep"}, {8, "bmi2"},
+                                       {9, "erms"},     {16, "avx512f"}, {18, "rdseed"}, {19, "adx"}, {20, "smap"}};
     static const FeatureName edx81[] = {{11, "syscall"}, {20, "nx"}, {26, "pdpe1gb"}, {27, "rdtscp"}, {29, "lm"}};
     Cpuid one = cpuid(1, 0);
     print("features:");

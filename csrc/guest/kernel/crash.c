@@ -1,4 +1,6 @@
-/* The `crash` command: the kernel breaks a rule itself, on purpose. All but `triple` end in the report of report.c. */
+/*
+ * The `crash` command: the kernel breaks a rule itself, on purpose. All but `triple` end in the report of report.c.
+ */
 #include "kernel.h"
 #include "x86.h"
 
@@ -9,20 +11,18 @@ static void crash_pf(void)
 
 static void crash_gp(void)
 {
-    __asm__ volatile("movq $1, (%0)" : : "r"(0x8000000000000000ul) : "memory"); /* not canonical (Intel SDM 1 §3.3.7.1) */
+    /* Not canonical (Intel SDM 1 §3.3.7.1). */
+    __asm__ volatile("movq $1, (%0)" : : "r"(0x8000000000000000ul) : "memory");
 }
 
-static void crash_ud(void)
-{
-    __asm__ volatile("ud2");
-}
+static void crash_ud(void) { __asm__ volatile("ud2"); }
 
-static void crash_de(void)
-{
-    __asm__ volatile("divl %%ecx" : : "a"(1), "d"(0), "c"(0) : "cc");
-}
+static void crash_de(void) { __asm__ volatile("divl %%ecx" : : "a"(1), "d"(0), "c"(0) : "cc"); }
 
-/* Recursion without end runs into the guard page; the #PF cannot be pushed on that same stack: #DF, on its own stack. */
+/*
+ * Recursion without end runs into the guard page; the #PF cannot be pushed on that same stack: #DF, on its own
+ * stack.
+ */
 static unsigned __attribute__((noinline)) crash_df_deeper(volatile unsigned *above)
 {
     volatile unsigned frame[64];
@@ -32,12 +32,12 @@ static unsigned __attribute__((noinline)) crash_df_deeper(volatile unsigned *abo
     return crash_df_deeper(frame) + frame[0];
 }
 
-static void crash_df(void)
-{
-    crash_df_deeper(NULL);
-}
+static void crash_df(void) { crash_df_deeper(NULL); }
 
-/* With an empty IDT neither the exception nor the double fault nor anything else can be delivered: the CPU shuts down. */
+/*
+ * With an empty IDT neither the exception nor the double fault nor anything else can be delivered: the CPU shuts
+ * down.
+ */
 static void crash_triple(void)
 {
     TablePointer empty = {0, 0};

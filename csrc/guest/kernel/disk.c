@@ -1,6 +1,6 @@
 /*
- * The `disk` command. Writing is only allowed inside partition 1, whose place is read from the MBR each time: the boot sector
- * and the kernel lie in front of it (UEFI 2.10 §5.2.1 describes the MBR's partition records).
+ * The `disk` command. Writing is only allowed inside partition 1, whose place is read from the MBR each time: the
+ * boot sector and the kernel lie in front of it (UEFI 2.10 §5.2.1 describes the MBR's partition records).
  */
 #include "kernel.h"
 
@@ -13,7 +13,8 @@ static bool disk_ok(int result, const char *what, uint64_t lba)
     static const char *const reasons[] = {"", "I/O error", "not supported by the device"};
     if (result == 0)
         return true;
-    print("disk: %s of LBA %lu failed: %s\n", what, lba, result == 1 || result == 2 ? reasons[result] : "no answer");
+    const char *reason = result == 1 || result == 2 ? reasons[result] : "no answer";
+    print("disk: %s of LBA %lu failed: %s\n", what, lba, reason);
     return false;
 }
 
@@ -34,7 +35,8 @@ static void hex_dump(const uint8_t *bytes, size_t size)
 {
     bool skipping = false;
     for (size_t at = 0; at < size; at += 16) {
-        if (at && at + 16 < size && !memcmp(bytes + at, bytes + at - 16, 16)) { /* runs of equal lines, as od does */
+        /* A run of equal lines is shown as one star, as od does. */
+        if (at && at + 16 < size && !memcmp(bytes + at, bytes + at - 16, 16)) {
             if (!skipping)
                 print("  *\n");
             skipping = true;

@@ -1,7 +1,8 @@
 /*
- * From 32-bit protected mode without paging into 64-bit C. Entered by boot/setup.S or by any PVH loader (`-kernel` of
- * pyvmm and QEMU): flat segments, interrupts off, EBX = physical address of hvm_start_info (Xen "x86/HVM direct boot
- * ABI"). The way in is that of Intel SDM 3A §9.8.5: PAE, CR3, EFER.LME, CR0.PG, then a far jump to a segment with L = 1.
+ * From 32-bit protected mode without paging into 64-bit C. Entered by boot/setup.S or by any PVH loader (`-kernel`
+ * of pyvmm and QEMU): flat segments, interrupts off, EBX = physical address of hvm_start_info (Xen "x86/HVM direct
+ * boot ABI"). The way in is that of Intel SDM 3A §9.8.5: PAE, CR3, EFER.LME, CR0.PG, then a far jump to a segment
+ * with L = 1.
  *
  * The page tables made here map the first 1 GiB in 2 MiB pages; paging.c replaces them.
  * Left out: 32-bit kernels, CPUs without long mode (told on COM1), 5-level paging.

@@ -1,6 +1,7 @@
 /*
  * The kernel's one header: what each file offers to the others, in the order in which main.c starts them.
- * Everything runs on one CPU; only interrupt handlers run beside the shell, and they touch few, volatile, variables.
+ * Everything runs on one CPU; only interrupt handlers run beside the shell, and they touch few, volatile,
+ * variables.
  */
 #ifndef GUEST_KERNEL_H
 #define GUEST_KERNEL_H
@@ -20,7 +21,7 @@
 extern char kernel_start[], kernel_text_end[], kernel_rodata_end[], kernel_data_end[], kernel_end[];
 extern char kernel_stack_guard[], kernel_stack_top[];
 
-/* ---- text.c: strings and numbers ------------------------------------------------------------------------------ */
+/* ---- text.c: strings and numbers ----------------------------------------------------------------------------- */
 void *memcpy(void *to, const void *from, size_t size);
 void *memset(void *to, int value, size_t size);
 int memcmp(const void *a, const void *b, size_t size);
@@ -30,7 +31,7 @@ int strcmp(const char *a, const char *b);
 bool parse_number(const char *s, uint64_t *value); /* decimal, or hexadecimal after 0x; false: not a number */
 uint32_t crc32(uint32_t crc, const void *data, size_t size);
 
-/* ---- serial.c, print.c: the console --------------------------------------------------------------------------- */
+/* ---- serial.c, print.c: the console -------------------------------------------------------------------------- */
 void serial_init(void);
 void serial_enable_interrupts(void); /* after sti: finds out whether IRQ 4 arrives */
 bool serial_interrupts(void);
@@ -38,12 +39,12 @@ void serial_write(const char *text, size_t size);
 char serial_getc(void); /* sleeps in HLT */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* ---- segments.c: GDT, TSS ------------------------------------------------------------------------------------- */
+/* ---- segments.c: GDT, TSS ------------------------------------------------------------------------------------ */
 #define IST_DOUBLE_FAULT 1
 #define IST_NMI          2
 void segments_init(void);
 
-/* ---- trap.S, trap.c, report.c: exceptions, interrupts ----------------------------------------------------------- */
+/* ---- trap.S, trap.c, report.c: exceptions, interrupts -------------------------------------------------------- */
 typedef struct TrapFrame {
     uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax; /* pushed by trap.S */
     uint64_t vector, error;
@@ -60,7 +61,7 @@ const char *report_vector_name(uint64_t vector);
 bool rdmsr_safe(uint32_t msr, uint64_t *value); /* false: #GP */
 bool wrmsr_safe(uint32_t msr, uint64_t value);
 
-/* ---- memory.c: the firmware's memory map and the page allocator ----------------------------------------------- */
+/* ---- memory.c: the firmware's memory map and the page allocator ---------------------------------------------- */
 #define MEMORY_TOP 0x100000000ul /* RAM above 4 GiB is listed, not used */
 typedef struct MemoryRange {
     uint64_t base, size;
@@ -73,12 +74,12 @@ typedef struct MemoryCounts {
 void memory_init(uint64_t start_info);
 size_t memory_ranges(const MemoryRange **ranges);
 MemoryCounts memory_counts(void);
-uint64_t memory_rsdp(void); /* from the loader, or 0 */
-void *page_alloc(void);     /* zeroed; NULL when there is none */
+uint64_t memory_rsdp(void);      /* from the loader, or 0 */
+void *page_alloc(void);          /* zeroed; NULL when there is none */
 void *pages_alloc(size_t count); /* contiguous */
 void page_free(void *page);
 
-/* ---- paging.c, pages.c ------------------------------------------------------------------------------------------ */
+/* ---- paging.c, pages.c --------------------------------------------------------------------------------------- */
 #define PTE_PRESENT  0x001ul
 #define PTE_WRITE    0x002ul
 #define PTE_USER     0x004ul
@@ -91,18 +92,18 @@ void page_free(void *page);
 #define PTE_NX       0x8000000000000000ul
 #define PTE_ADDRESS  0x000ffffffffff000ul
 typedef struct PageWalk {
-    int levels;         /* entries read, 1-4 */
-    uint64_t entry[4];  /* PML4E, PDPTE, PDE, PTE */
+    int levels;        /* entries read, 1-4 */
+    uint64_t entry[4]; /* PML4E, PDPTE, PDE, PTE */
     bool mapped;
     uint64_t physical, page_size, flags; /* flags: the rights of all levels together */
 } PageWalk;
 void paging_init(void);
 bool paging_map(uint64_t va, uint64_t pa, uint64_t size, uint64_t flags); /* false: no memory for a table */
 PageWalk paging_walk(uint64_t va);
-uint64_t paging_nx(void);                               /* PTE_NX, or 0 on a CPU without it */
+uint64_t paging_nx(void);                                /* PTE_NX, or 0 on a CPU without it */
 void *phys_map(uint64_t pa, uint64_t size, bool device); /* a window on device registers or firmware tables; NULL */
 
-/* ---- pic.c, timer.c, tsc.c, rtc.c ------------------------------------------------------------------------------- */
+/* ---- pic.c, timer.c, tsc.c, rtc.c ---------------------------------------------------------------------------- */
 #define TIMER_HZ 100
 void pic_init(void);
 void pic_unmask(unsigned irq);
@@ -113,7 +114,7 @@ void timer_init(void);
 uint64_t timer_ticks(void);
 void timer_wait(uint64_t ticks);
 
-/* ---- pci.c ------------------------------------------------------------------------------------------------------ */
+/* ---- pci.c --------------------------------------------------------------------------------------------------- */
 typedef struct PciDevice {
     uint8_t bus, device, function;
     uint16_t vendor_id, device_id;
@@ -133,14 +134,14 @@ size_t pci_devices(const PciDevice **devices);
 PciBar pci_bar(const PciDevice *dev, unsigned index);
 void pci_enable(const PciDevice *dev);
 
-/* ---- virtio.c, virtio_blk.c, disk.c ------------------------------------------------------------------------------ */
+/* ---- virtio.c, virtio_blk.c, disk.c -------------------------------------------------------------------------- */
 typedef struct VirtioDevice {
     const PciDevice *pci;
     bool modern;
     volatile uint8_t *common, *notify, *isr, *config; /* modern: virtio 1.2 §4.1.4 */
     uint32_t notify_multiplier;
-    uint16_t io;                                      /* legacy: virtio 1.2 §4.1.4.8 */
-    volatile uint16_t *queue_notify;                  /* modern, of queue 0 */
+    uint16_t io;                     /* legacy: virtio 1.2 §4.1.4.8 */
+    volatile uint16_t *queue_notify; /* modern, of queue 0 */
 } VirtioDevice;
 bool virtio_open(VirtioDevice *dev, const PciDevice *pci, const char **why);
 void virtio_set_status(VirtioDevice *dev, uint8_t bits);
@@ -154,16 +155,18 @@ void virtio_notify(VirtioDevice *dev);
 uint8_t virtio_isr(VirtioDevice *dev);
 
 #define SECTOR_SIZE 512u
-typedef enum DiskOp { DISK_READ = 0, DISK_WRITE = 1, DISK_FLUSH = 4, DISK_GET_ID = 8 } DiskOp; /* virtio 1.2 §5.2.6 */
+/* virtio 1.2 §5.2.6 */
+typedef enum DiskOp { DISK_READ = 0, DISK_WRITE = 1, DISK_FLUSH = 4, DISK_GET_ID = 8 } DiskOp;
 void disk_init(void);
 bool disk_present(void);
 const char *disk_why_absent(void);
 uint64_t disk_sectors(void);
 bool disk_read_only(void);
-int disk_request(DiskOp op, uint64_t lba, void *buffer, size_t sectors); /* 0, or a virtio status, or -1: no answer */
+/* 0, or a virtio status, or -1: no answer */
+int disk_request(DiskOp op, uint64_t lba, void *buffer, size_t sectors);
 void disk_print_info(void);
 
-/* ---- syscall.c, ring3.c, trap.S ---------------------------------------------------------------------------------- */
+/* ---- syscall.c, ring3.c, trap.S ------------------------------------------------------------------------------ */
 void syscall_init(void); /* finds out which doors lead from ring 3 into ring 0 here */
 unsigned syscall_doors(void);
 bool syscall_bounced(void); /* SYSCALL stays in ring 3 and comes in by the gate page */
@@ -172,7 +175,7 @@ void syscall_dispatch(TrapFrame *frame);
 bool user_fault(const TrapFrame *frame); /* never returns when it ends the program; false: no program is running */
 long user_run(uint64_t rip, uint64_t arg0, uint64_t arg1);
 
-/* ---- acpi.c, power.c --------------------------------------------------------------------------------------------- */
+/* ---- acpi.c, power.c ----------------------------------------------------------------------------------------- */
 typedef struct AcpiSleep {
     uint16_t pm1a_control, pm1b_control;
     uint8_t type_a, type_b;
@@ -181,7 +184,7 @@ typedef struct AcpiSleep {
 } AcpiSleep;
 bool acpi_find_s5(AcpiSleep *sleep, const char **why);
 
-/* ---- shell.c, line.c: the prompt, and the commands that other files provide --------------------------------------- */
+/* ---- shell.c, line.c: the prompt, and the commands that other files provide ---------------------------------- */
 typedef struct Command {
     const char *name, *arguments, *help;
     void (*run)(int argc, char **argv);

@@ -1,6 +1,6 @@
 /*
- * One line from the terminal, with the keys that fingers expect: Backspace, arrows, Home/End (also Ctrl-A, Ctrl-E), Delete,
- * Ctrl-C and Ctrl-U to give up the line, arrow up and down for history, Tab to complete a command's name.
+ * One line from the terminal, with the keys that fingers expect: Backspace, arrows, Home/End (also Ctrl-A, Ctrl-E),
+ * Delete, Ctrl-C and Ctrl-U to give up the line, arrow up and down for history, Tab to complete a command's name.
  * The terminal speaks ECMA-48: keys arrive as ESC [ letter or ESC [ digit ~.
  */
 #include "kernel.h"
@@ -32,17 +32,26 @@ static int read_key(void)
         int digit = c;
         while (c != '~' && (c < '@'))
             c = serial_getc();
-        return digit == '3' ? KEY_DELETE : digit == '1' || digit == '7' ? KEY_HOME
-               : digit == '4' || digit == '8' ? KEY_END : KEY_OTHER;
+        return digit == '3'                   ? KEY_DELETE
+               : digit == '1' || digit == '7' ? KEY_HOME
+               : digit == '4' || digit == '8' ? KEY_END
+                                              : KEY_OTHER;
     }
     switch (c) {
-    case 'A': return KEY_UP;
-    case 'B': return KEY_DOWN;
-    case 'C': return KEY_RIGHT;
-    case 'D': return KEY_LEFT;
-    case 'H': return KEY_HOME;
-    case 'F': return KEY_END;
-    default: return KEY_OTHER;
+    case 'A':
+        return KEY_UP;
+    case 'B':
+        return KEY_DOWN;
+    case 'C':
+        return KEY_RIGHT;
+    case 'D':
+        return KEY_LEFT;
+    case 'H':
+        return KEY_HOME;
+    case 'F':
+        return KEY_END;
+    default:
+        return KEY_OTHER;
     }
 }
 
@@ -135,26 +144,45 @@ size_t line_read(const char *prompt, char *out, size_t size)
             print("^C\n%s", prompt);
             line = (Line){.length = 0};
             break;
-        case 0x15: replace(prompt, &line, ""); break;
+        case 0x15:
+            replace(prompt, &line, "");
+            break;
         case 0x08:
         case 0x7f:
             if (line.cursor)
                 erase(prompt, &line, line.cursor - 1);
             break;
         case KEY_DELETE:
-        case 0x04: erase(prompt, &line, line.cursor); break;
-        case '\t': complete(prompt, &line); break;
-        case KEY_UP: recall(prompt, &line, 1); break;
-        case KEY_DOWN: recall(prompt, &line, -1); break;
+        case 0x04:
+            erase(prompt, &line, line.cursor);
+            break;
+        case '\t':
+            complete(prompt, &line);
+            break;
+        case KEY_UP:
+            recall(prompt, &line, 1);
+            break;
+        case KEY_DOWN:
+            recall(prompt, &line, -1);
+            break;
         case KEY_LEFT:
         case KEY_RIGHT:
-            line.cursor = key == KEY_RIGHT ? line.cursor + (line.cursor < line.length) : line.cursor - (line.cursor > 0);
+            if (key == KEY_RIGHT && line.cursor < line.length)
+                line.cursor++;
+            else if (key == KEY_LEFT && line.cursor)
+                line.cursor--;
             redraw(prompt, &line);
             break;
         case KEY_HOME:
-        case 0x01: line.cursor = 0; redraw(prompt, &line); break;
+        case 0x01:
+            line.cursor = 0;
+            redraw(prompt, &line);
+            break;
         case KEY_END:
-        case 0x05: line.cursor = line.length; redraw(prompt, &line); break;
+        case 0x05:
+            line.cursor = line.length;
+            redraw(prompt, &line);
+            break;
         default:
             if (key >= ' ' && key < 0x7f)
                 insert(prompt, &line, (char)key);

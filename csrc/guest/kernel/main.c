@@ -1,4 +1,7 @@
-/* The order of start-up, and the banner. Entered from entry.S in 64-bit mode, on the boot page tables, interrupts off. */
+/*
+ * The order of start-up, and the banner. Entered from entry.S in 64-bit mode, on the boot page tables, interrupts
+ * off.
+ */
 #include "kernel.h"
 #include "x86.h"
 

@@ -1,7 +1,8 @@
 /*
- * Physical memory: the firmware's map, kept from hvm_start_info (Xen "x86/HVM direct boot ABI", version 1 has the map),
- * and a page allocator over the usable ranges from the kernel's end to 4 GiB. Pages that were never used are counted, not
- * listed: starting up costs nothing per page. Freed pages go to a list threaded through the pages themselves.
+ * Physical memory: the firmware's map, kept from hvm_start_info (Xen "x86/HVM direct boot ABI", version 1 has the
+ * map), and a page allocator over the usable ranges from the kernel's end to 4 GiB. Pages that were never used are
+ * counted, not listed: starting up costs nothing per page. Freed pages go to a list threaded through the pages
+ * themselves.
  * Left out: memory below 1 MiB and above 4 GiB, several CPUs.
  */
 #include "kernel.h"
@@ -24,10 +25,7 @@ static size_t region_count;
 static uint64_t rsdp, page_total, page_used;
 static void *free_list;
 
-static uint64_t round_up(uint64_t value)
-{
-    return (value + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
-}
+static uint64_t round_up(uint64_t value) { return (value + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1); }
 
 static void region_add(const MemoryRange *range)
 {
@@ -65,10 +63,7 @@ size_t memory_ranges(const MemoryRange **out)
     return range_count;
 }
 
-uint64_t memory_rsdp(void)
-{
-    return rsdp;
-}
+uint64_t memory_rsdp(void) { return rsdp; }
 
 void *pages_alloc(size_t count)
 {
@@ -121,8 +116,8 @@ void command_mem(int argc, char **argv)
               r->type < ARRAY_SIZE(types) ? types[r->type] : "?");
     }
     MemoryCounts counts = memory_counts();
-    print("usable: %lu KiB; page allocator: %lu pages of 4 KiB, %lu in use, %lu free\n", counts.usable / 1024, counts.pages,
-          counts.pages - counts.pages_free, counts.pages_free);
+    print("usable: %lu KiB; page allocator: %lu pages of 4 KiB, %lu in use, %lu free\n", counts.usable / 1024,
+          counts.pages, counts.pages - counts.pages_free, counts.pages_free);
     print("kernel: code %lx-%lx, constants -%lx, data -%lx, BSS -%lx (%lu KiB)\n", (uint64_t)kernel_start,
           (uint64_t)kernel_text_end, (uint64_t)kernel_rodata_end, (uint64_t)kernel_data_end, (uint64_t)kernel_end,
           (uint64_t)(kernel_end - kernel_start) / 1024);

@@ -1,4 +1,7 @@
-/* The `pages` command: one virtual address through all levels of the page tables, or a summary of everything mapped. */
+/*
+ * The `pages` command: one virtual address through all levels of the page tables, or a summary of everything
+ * mapped.
+ */
 #include "kernel.h"
 #include "x86.h"
 
@@ -8,7 +11,7 @@ static void print_flags(uint64_t e)
         uint64_t bit;
         const char *name;
     } bits[] = {
-        {PTE_PRESENT, "P"}, {PTE_WRITE, "W"}, {PTE_USER, "U"}, {PTE_PWT, "PWT"}, {PTE_PCD, "PCD"},
+        {PTE_PRESENT, "P"},  {PTE_WRITE, "W"}, {PTE_USER, "U"},   {PTE_PWT, "PWT"},  {PTE_PCD, "PCD"},
         {PTE_ACCESSED, "A"}, {PTE_DIRTY, "D"}, {PTE_LARGE, "PS"}, {PTE_GLOBAL, "G"}, {PTE_NX, "NX"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(bits); i++)
@@ -35,8 +38,8 @@ static void print_walk(uint64_t va)
         return;
     }
     print("  physical %lx, in a page of %lu KiB; %s, %s, %s\n", walk.physical, walk.page_size / 1024,
-          walk.flags & PTE_USER ? "ring 3 and ring 0" : "ring 0 only", walk.flags & PTE_WRITE ? "writable" : "read-only",
-          walk.flags & PTE_NX ? "not executable" : "executable");
+          walk.flags & PTE_USER ? "ring 3 and ring 0" : "ring 0 only",
+          walk.flags & PTE_WRITE ? "writable" : "read-only", walk.flags & PTE_NX ? "not executable" : "executable");
 }
 
 typedef struct Run {

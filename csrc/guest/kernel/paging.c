@@ -1,26 +1,23 @@
 /*
- * 4-level paging (Intel SDM 3A §4.5): makes the kernel's own tables and walks them. RAM is mapped one to one, in 2 MiB pages
- * where alignment allows, never executable; the kernel's image page by page with the rights of its sections; page 0 and
- * the page below the kernel's stack not at all. USER is set for ring 3's region only.
+ * 4-level paging (Intel SDM 3A §4.5): makes the kernel's own tables and walks them. RAM is mapped one to one, in 2
+ * MiB pages where alignment allows, never executable; the kernel's image page by page with the rights of its
+ * sections; page 0 and the page below the kernel's stack not at all. USER is set for ring 3's region only.
  * Left out: 1 GiB pages, PCID, 5 levels, unmapping, freeing of tables.
  */
 #include "kernel.h"
 #include "x86.h"
 
-#define LARGE_SIZE   0x200000ul
-#define LEVELS       4
-#define LOW_MEMORY   0x200000ul /* the first 2 MiB are mapped in 4 KiB pages */
-#define CR4_SMEP     (1ul << 20)
-#define CR4_PGE      (1ul << 7)
+#define LARGE_SIZE 0x200000ul
+#define LEVELS     4
+#define LOW_MEMORY 0x200000ul /* the first 2 MiB are mapped in 4 KiB pages */
+#define CR4_SMEP   (1ul << 20)
+#define CR4_PGE    (1ul << 7)
 
 static uint64_t *pml4;
 static uint64_t nx;
 static uint64_t window_next = PHYS_WINDOW;
 
-uint64_t paging_nx(void)
-{
-    return nx;
-}
+uint64_t paging_nx(void) { return nx; }
 
 static unsigned table_index(uint64_t va, int level) /* level 0: PML4, 3: page table */
 {

@@ -1,6 +1,7 @@
 /*
- * PCI by configuration mechanism 1: address to port CF8h, data at CFCh (PCI Local Bus 3.0 §3.2.2.3.2, §6.1, §6.2.5).
- * The scan starts at bus 0 and follows bridges that firmware has numbered. Addresses and IRQs are firmware's too.
+ * PCI by configuration mechanism 1: address to port CF8h, data at CFCh (PCI Local Bus 3.0 §3.2.2.3.2, §6.1,
+ * §6.2.5). The scan starts at bus 0 and follows bridges that firmware has numbered. Addresses and IRQs are
+ * firmware's too.
  * Left out: hot plug, expansion ROMs, assigning addresses, extended configuration space.
  */
 #include "kernel.h"
@@ -10,13 +11,13 @@
 #define CONFIG_DATA    0xcfc
 #define PCI_MAX        64
 
-#define REG_ID         0x00
-#define REG_COMMAND    0x04
-#define REG_CLASS      0x08
-#define REG_HEADER     0x0e
-#define REG_BAR0       0x10
-#define REG_SECONDARY  0x19 /* of a bridge: the bus behind it */
-#define REG_INTERRUPT  0x3c
+#define REG_ID        0x00
+#define REG_COMMAND   0x04
+#define REG_CLASS     0x08
+#define REG_HEADER    0x0e
+#define REG_BAR0      0x10
+#define REG_SECONDARY 0x19 /* of a bridge: the bus behind it */
+#define REG_INTERRUPT 0x3c
 
 #define COMMAND_IO     1u
 #define COMMAND_MEMORY 2u
@@ -118,7 +119,7 @@ PciBar pci_bar(const PciDevice *dev, unsigned index)
     bar.is_64 = !bar.io && (low & 6) == 4 && index + 1 < bar_count(dev);
     bar.prefetchable = !bar.io && low & 8;
     uint16_t command = pci_read16(dev, REG_COMMAND);
-    pci_write16(dev, REG_COMMAND, command & (uint16_t)~(COMMAND_IO | COMMAND_MEMORY));
+    pci_write16(dev, REG_COMMAND, command & (uint16_t) ~(COMMAND_IO | COMMAND_MEMORY));
     pci_write32(dev, offset, 0xffffffffu);
     uint64_t wired = pci_read32(dev, offset) & (bar.io ? 0xfffffffcu : 0xfffffff0u);
     pci_write32(dev, offset, low);
@@ -149,12 +150,26 @@ static const char *class_name(uint32_t class_code)
         uint16_t class;
         const char *name;
     } names[] = {
-        {0x0100, "SCSI controller"}, {0x0101, "IDE controller"}, {0x0106, "SATA controller"},
-        {0x0108, "NVMe controller"}, {0x0180, "storage controller"}, {0x0200, "Ethernet controller"},
-        {0x0280, "network controller"}, {0x0300, "VGA display"}, {0x0380, "display controller"},
-        {0x0403, "audio device"}, {0x0500, "RAM"}, {0x0600, "host bridge"}, {0x0601, "ISA bridge"},
-        {0x0604, "PCI bridge"}, {0x0680, "bridge"}, {0x0780, "communication controller"},
-        {0x0880, "system peripheral"}, {0x0c03, "USB controller"}, {0x0c05, "SMBus"}, {0x00ff, "unclassified"},
+        {0x0100, "SCSI controller"},
+        {0x0101, "IDE controller"},
+        {0x0106, "SATA controller"},
+        {0x0108, "NVMe controller"},
+        {0x0180, "storage controller"},
+        {0x0200, "Ethernet controller"},
+        {0x0280, "network controller"},
+        {0x0300, "VGA display"},
+        {0x0380, "display controller"},
+        {0x0403, "audio device"},
+        {0x0500, "RAM"},
+        {0x0600, "host bridge"},
+        {0x0601, "ISA bridge"},
+        {0x0604, "PCI bridge"},
+        {0x0680, "bridge"},
+        {0x0780, "communication controller"},
+        {0x0880, "system peripheral"},
+        {0x0c03, "USB controller"},
+        {0x0c05, "SMBus"},
+        {0x00ff, "unclassified"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(names); i++)
         if (names[i].class == class_code >> 8)
@@ -177,8 +192,8 @@ void command_pci(int argc, char **argv)
             PciBar bar = pci_bar(dev, b);
             if (!bar.size)
                 continue;
-            print("         BAR %u: %s %08lx, %lu bytes%s%s\n", b, bar.io ? "I/O port" : "memory  ", bar.address, bar.size,
-                  bar.is_64 ? ", 64-bit" : "", bar.prefetchable ? ", prefetchable" : "");
+            print("         BAR %u: %s %08lx, %lu bytes%s%s\n", b, bar.io ? "I/O port" : "memory  ", bar.address,
+                  bar.size, bar.is_64 ? ", 64-bit" : "", bar.prefetchable ? ", prefetchable" : "");
             b += bar.is_64;
         }
     }

@@ -1,13 +1,16 @@
-/* `poweroff`: ACPI state S5 (ACPI 6.4 §4.8.3.2, §7.4.2). `reboot`: 8042, reset control register, port 92h, triple fault. */
+/*
+ * `poweroff`: ACPI state S5 (ACPI 6.4 §4.8.3.2, §7.4.2). `reboot`: 8042, reset control register, port 92h, triple
+ * fault.
+ */
 #include "kernel.h"
 #include "x86.h"
 
 #define PM1_SCI_ENABLE   0x0001
-#define PM1_SLP_TYP(t)   ((uint16_t)(((t) & 7) << 10))
+#define PM1_SLP_TYP(t)   ((uint16_t)(((t)&7) << 10))
 #define PM1_SLP_TYP_MASK 0x1c00
 #define PM1_SLP_ENABLE   0x2000
 #define KBD_STATUS       0x64
-#define KBD_PULSE_RESET  0xfe /* 8042 command: pulse output line 0 */
+#define KBD_PULSE_RESET  0xfe  /* 8042 command: pulse output line 0 */
 #define RESET_CONTROL    0xcf9 /* PIIX3 82371SB §2.5.5 */
 #define PORT_A           0x92
 
@@ -30,7 +33,7 @@ void command_poweroff(int argc, char **argv)
     if (acpi_find_s5(&sleep, &why)) {
         print("ACPI: PM1a control at port %x, SLP_TYP %u for S5. Good bye.\n", sleep.pm1a_control, sleep.type_a);
         acpi_enable(&sleep);
-        uint16_t control = inw(sleep.pm1a_control) & (uint16_t)~(PM1_SLP_TYP_MASK | PM1_SLP_ENABLE);
+        uint16_t control = inw(sleep.pm1a_control) & (uint16_t) ~(PM1_SLP_TYP_MASK | PM1_SLP_ENABLE);
         outw(sleep.pm1a_control, control | PM1_SLP_TYP(sleep.type_a) | PM1_SLP_ENABLE);
         if (sleep.pm1b_control)
             outw(sleep.pm1b_control, PM1_SLP_TYP(sleep.type_b) | PM1_SLP_ENABLE);

@@ -1,4 +1,7 @@
-/* print(): formatted text to the console. Knows %c %s %d %u %x with l, width, zero fill and left alignment; no floats. */
+/*
+ * print(): formatted text to the console. Knows %c %s %d %u %x with l, width, zero fill and left alignment; no
+ * floats.
+ */
 #include "kernel.h"
 
 #define PRINT_BUFFER 128

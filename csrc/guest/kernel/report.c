@@ -1,4 +1,7 @@
-/* The exception report: which one, why as far as the error code tells (Intel SDM 3A §6.13, §6.15), and the registers. */
+/*
+ * The exception report: which one, why as far as the error code tells (Intel SDM 3A §6.13, §6.15), and the
+ * registers.
+ */
 #include "kernel.h"
 #include "x86.h"
 
@@ -34,14 +37,22 @@ const char *report_vector_name(uint64_t vector)
 static void report_page_fault(uint64_t error, uint64_t address)
 {
     print("  CR2 = %016lx: %s by ring %d, %s\n", address,
-          error & 16 ? "instruction fetch" : error & 2 ? "write" : "read", error & 4 ? 3 : 0,
-          error & 8 ? "reserved bit set in a page table" : error & 1 ? "the page's rights forbid it" : "no page there");
+          error & 16  ? "instruction fetch"
+          : error & 2 ? "write"
+                      : "read",
+          error & 4 ? 3 : 0,
+          error & 8   ? "reserved bit set in a page table"
+          : error & 1 ? "the page's rights forbid it"
+                      : "no page there");
 }
 
 static void report_selector(uint64_t error)
 {
-    print("  error code %04lx: %s entry %lu%s\n", error, error & 2 ? "IDT" : error & 4 ? "LDT" : "GDT", error >> 3,
-          error & 1 ? ", during delivery of an external event" : "");
+    print("  error code %04lx: %s entry %lu%s\n", error,
+          error & 2   ? "IDT"
+          : error & 4 ? "LDT"
+                      : "GDT",
+          error >> 3, error & 1 ? ", during delivery of an external event" : "");
 }
 
 /* Reads memory that may not be there: asks the page tables first. */
@@ -80,8 +91,8 @@ static void report_memory(const TrapFrame *f)
 void report_exception(const TrapFrame *f)
 {
     uint64_t cr2 = read_cr2();
-    const char *meaning = f->vector < ARRAY_SIZE(vectors) && vectors[f->vector].meaning ? vectors[f->vector].meaning
-                                                                                         : "reserved";
+    const char *meaning =
+        f->vector < ARRAY_SIZE(vectors) && vectors[f->vector].meaning ? vectors[f->vector].meaning : "reserved";
     print("\n*** exception %lu, %s %s, in ring %lu at %016lx\n", f->vector, report_vector_name(f->vector), meaning,
           f->cs & 3, f->rip);
     if (f->vector == 14)
@@ -90,7 +101,8 @@ void report_exception(const TrapFrame *f)
         report_selector(f->error);
     else if (f->vector == 8)
         print("  the CPU could not deliver an exception; this handler runs on its own stack (IST %d)\n"
-              "  CR2 = %016lx%s\n", IST_DOUBLE_FAULT, cr2,
+              "  CR2 = %016lx%s\n",
+              IST_DOUBLE_FAULT, cr2,
               cr2 - (uint64_t)kernel_stack_guard < PAGE_SIZE ? ": the guard page below the kernel stack" : "");
     print("  rax %016lx rbx %016lx rcx %016lx rdx %016lx\n", f->rax, f->rbx, f->rcx, f->rdx);
     print("  rsi %016lx rdi %016lx rbp %016lx rsp %016lx\n", f->rsi, f->rdi, f->rbp, f->rsp);

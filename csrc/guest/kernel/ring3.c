@@ -1,6 +1,6 @@
 /*
- * The `ring3` command: maps the program of user/ (a flat binary inside the kernel's image), lets the same small loop run in ring 0
- * and in ring 3, and ends with the program breaking a rule of its choice.
+ * The `ring3` command: maps the program of user/ (a flat binary inside the kernel's image), lets the same small
+ * loop run in ring 0 and in ring 3, and ends with the program breaking a rule of its choice.
  */
 #include "kernel.h"
 #include "x86.h"

@@ -1,15 +1,18 @@
-/* The date from the CMOS clock (Motorola MC146818A data sheet: registers 0-9, status A and B). The century is taken as 20. */
+/*
+ * The date from the CMOS clock (Motorola MC146818A data sheet: registers 0-9, status A and B). The century is taken
+ * as 20.
+ */
 #include "kernel.h"
 #include "x86.h"
 
-#define CMOS_INDEX      0x70
-#define CMOS_DATA       0x71
-#define STATUS_A        0x0a
-#define STATUS_B        0x0b
-#define A_UPDATING      0x80
-#define B_24_HOURS      0x02
-#define B_BINARY        0x04
-#define HOUR_PM         0x80
+#define CMOS_INDEX 0x70
+#define CMOS_DATA  0x71
+#define STATUS_A   0x0a
+#define STATUS_B   0x0b
+#define A_UPDATING 0x80
+#define B_24_HOURS 0x02
+#define B_BINARY   0x04
+#define HOUR_PM    0x80
 
 typedef struct RtcTime {
     uint8_t second, minute, hour, day, month, year;
@@ -25,14 +28,15 @@ static RtcTime rtc_sample(void)
 {
     for (unsigned spins = 0; cmos_read(STATUS_A) & A_UPDATING && spins < 10000; spins++)
         pause();
-    return (RtcTime){.second = cmos_read(0), .minute = cmos_read(2), .hour = cmos_read(4),
-                     .day = cmos_read(7), .month = cmos_read(8), .year = cmos_read(9)};
+    return (RtcTime){.second = cmos_read(0),
+                     .minute = cmos_read(2),
+                     .hour = cmos_read(4),
+                     .day = cmos_read(7),
+                     .month = cmos_read(8),
+                     .year = cmos_read(9)};
 }
 
-static uint8_t from_bcd(uint8_t value)
-{
-    return (uint8_t)((value >> 4) * 10 + (value & 15));
-}
+static uint8_t from_bcd(uint8_t value) { return (uint8_t)((value >> 4) * 10 + (value & 15)); }
 
 /* Two equal samples: no update came between the registers. */
 static RtcTime rtc_read(void)

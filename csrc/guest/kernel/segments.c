@@ -1,7 +1,7 @@
 /*
- * Segmentation, as little of it as long mode leaves: the TSS (Intel SDM 3A §7.7). Its RSP0 is the stack on which the CPU
- * enters ring 0 from ring 3 (trap.S sets it), its IST entries are stacks for exceptions that must not trust RSP.
- * The GDT itself is in entry.S.
+ * Segmentation, as little of it as long mode leaves: the TSS (Intel SDM 3A §7.7). Its RSP0 is the stack on which
+ * the CPU enters ring 0 from ring 3 (trap.S sets it), its IST entries are stacks for exceptions that must not trust
+ * RSP. The GDT itself is in entry.S.
  */
 #include "kernel.h"
 #include "x86.h"

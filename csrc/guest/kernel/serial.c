@@ -1,6 +1,7 @@
 /*
- * The console: a 16550 UART at COM1 (NS PC16550D data sheet §8), 115200 8N1. Sending waits for THRE and then fills the
- * FIFO; receiving is by IRQ 4 into a ring, or, where that interrupt does not arrive, by looking at LSR after each tick.
+ * The console: a 16550 UART at COM1 (NS PC16550D data sheet §8), 115200 8N1. Sending waits for THRE and then fills
+ * the FIFO; receiving is by IRQ 4 into a ring, or, where that interrupt does not arrive, by looking at LSR after
+ * each tick.
  * Left out: flow control, modem status, other ports.
  */
 #include "kernel.h"
@@ -60,7 +61,10 @@ void serial_init(void)
     fifo_room = 0;
 }
 
-/* Switching on the THR-empty interrupt while THR is empty raises it at once (§8.6): a self-test of the IRQ's whole way. */
+/*
+ * Switching on the THR-empty interrupt while THR is empty raises it at once (§8.6): a self-test of the IRQ's whole
+ * way.
+ */
 void serial_enable_interrupts(void)
 {
     trap_set_irq(SERIAL_IRQ, serial_interrupt);
@@ -74,10 +78,7 @@ void serial_enable_interrupts(void)
     interrupt_driven = interrupts != 0;
 }
 
-bool serial_interrupts(void)
-{
-    return interrupt_driven;
-}
+bool serial_interrupts(void) { return interrupt_driven; }
 
 static void serial_put(char c)
 {

@@ -1,9 +1,9 @@
 /* The shell: reads a line, splits it at blanks, looks the first word up. */
 #include "kernel.h"
 
-#define PROMPT     "guest> "
-#define MAX_WORDS  24
-#define LINE_SIZE  121
+#define PROMPT    "guest> "
+#define MAX_WORDS 24
+#define LINE_SIZE 121
 
 static void command_help(int argc, char **argv)
 {
@@ -25,8 +25,8 @@ const Command shell_commands[] = {
     {"mem", "", "memory map and page allocator", command_mem},
     {"pages", "[ADDRESS]", "page tables: summary, or one address level by level", command_pages},
     {"pci", "", "devices on the PCI bus", command_pci},
-    {"disk", "[read|write|sum] ...", "virtio-blk: information, `read LBA`, `write LBA TEXT`, `sum LBA N`", command_disk},
-    {"ring3", "[hlt|cli|cr3|out|peek|...]", "a program in ring 3: system calls, then a forbidden act", command_ring3},
+    {"disk", "[read|write|sum] ...", "virtio-blk: also `read LBA`, `write LBA TEXT`, `sum LBA N`", command_disk},
+    {"ring3", "[hlt|cli|cr3|out|...]", "a program in ring 3: system calls, then a forbidden act", command_ring3},
     {"ticks", "", "timer, interrupts, TSC frequency told and measured", command_ticks},
     {"cpuid", "[LEAF [SUBLEAF]]", "what the CPU says it is", command_cpuid},
     {"crash", "[pf|gp|ud|de|df|triple]", "an exception in ring 0, with its report", command_crash},

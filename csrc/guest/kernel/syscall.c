@@ -1,8 +1,9 @@
 /*
- * The doors from ring 3 into the kernel, and the system calls behind them. There are three: SYSCALL (Intel SDM 3A §5.8.8),
- * INT 80h and INT3 through gates of DPL 3 (§6.12.1.1). On real CPUs all three lead to ring 0. Under a KVM without hardware
- * virtualisation, SYSCALL may arrive at LSTAR still in ring 3, and INT n may be refused; so syscall_init tries each once, with
- * a few instructions on the gate page (trap.S), and nothing here knows the name of any host.
+ * The doors from ring 3 into the kernel, and the system calls behind them. There are three: SYSCALL (Intel SDM 3A
+ * §5.8.8), INT 80h and INT3 through gates of DPL 3 (§6.12.1.1). On real CPUs all three lead to ring 0. Under a KVM
+ * without hardware virtualisation, SYSCALL may arrive at LSTAR still in ring 3, and INT n may be refused; so
+ * syscall_init tries each once, with a few instructions on the gate page (trap.S), and nothing here knows the name
+ * of any host.
  */
 #include "kernel.h"
 #include "x86.h"
@@ -20,12 +21,10 @@ void user_leave(long result) __attribute__((noreturn));
 static unsigned doors;
 static bool bounced, probing, running;
 static unsigned probe_door;
-static uint64_t probe_vector; /* what a closed door raised */
+static uint64_t probe_vector; /* what the probe raised instead of entering */
+static uint64_t int80_answer; /* ... on INT 80h */
 
-static uint64_t gate_address(const char *label)
-{
-    return USER_GATE + (uint64_t)(label - gate_page);
-}
+static uint64_t gate_address(const char *label) { return USER_GATE + (uint64_t)(label - gate_page); }
 
 /* Every byte must lie in ring 3's region and be mapped for it: the kernel reads with ring 0's rights. */
 static bool user_readable(uint64_t address, uint64_t size)
@@ -50,10 +49,13 @@ static int64_t sys_write(uint64_t text, uint64_t size)
 
 void syscall_dispatch(TrapFrame *frame)
 {
-    unsigned door = frame->vector == VECTOR_SYSCALL ? DOOR_SYSCALL : frame->vector == VECTOR_INT80 ? DOOR_INT80 : DOOR_INT3;
+    unsigned door = frame->vector == VECTOR_SYSCALL ? DOOR_SYSCALL
+                    : frame->vector == VECTOR_INT80 ? DOOR_INT80
+                                                    : DOOR_INT3;
     if (frame->vector == 3 && frame->rip == gate_address(gate_bounce) + 1) {
-        /* SYSCALL stayed in ring 3 and ran into the gate page's INT3: finish what the CPU left undone. The program could have
-           jumped here itself, so RCX is as good as any number: IRETQ to a non-canonical address would fault in ring 0. */
+        /* SYSCALL stayed in ring 3 and ran into the gate page's INT3: finish what the CPU left undone. The program
+           could have jumped here itself, so RCX may be any number: IRETQ to a non-canonical one faults in ring 0.
+         */
         door = DOOR_SYSCALL;
         bounced = true;
         frame->rip = frame->rcx < USER_LIMIT ? frame->rcx : 0;
@@ -94,9 +96,12 @@ static void explain_user_fault(const TrapFrame *frame)
     if (frame->vector == 14) {
         bool kernel_page = paging_walk(read_cr2()).mapped;
         print("Explained: ring 3 tried to %s %016lx: %s.\n",
-              frame->error & 16 ? "execute" : frame->error & 2 ? "write" : "read", read_cr2(),
-              !kernel_page           ? "nothing is mapped there"
-              : frame->error & 16    ? "NX is set in its page table entry"
+              frame->error & 16  ? "execute"
+              : frame->error & 2 ? "write"
+                                 : "read",
+              read_cr2(),
+              !kernel_page                               ? "nothing is mapped there"
+              : frame->error & 16                        ? "NX is set in its page table entry"
               : paging_walk(read_cr2()).flags & PTE_USER ? "the page is read-only"
                                                          : "the page belongs to the kernel (U = 0)");
         return;
@@ -141,32 +146,30 @@ void syscall_init(void)
     probing = true;
     probe(gate_try_int3);
     probe(gate_try_int80);
+    int80_answer = probe_vector;
     probe(gate_try_syscall);
     probing = false;
     wrmsr(MSR_LSTAR, bounced ? gate_address(gate_bounce) : (uint64_t)syscall_entry);
-    /* Supervisor-mode execution prevention: only now, the probe itself ran the gate page in ring 0 (Intel SDM 3A §4.6). */
+    /* Supervisor-mode execution prevention: only now, the probe itself ran the gate page in ring 0 (Intel SDM 3A
+       §4.6). */
     if (cpuid(0, 0).eax >= 7 && cpuid(7, 0).ebx & 1u << 7)
         write_cr4(read_cr4() | CR4_SMEP);
 }
 
-unsigned syscall_doors(void)
-{
-    return doors;
-}
+unsigned syscall_doors(void) { return doors; }
 
-bool syscall_bounced(void)
-{
-    return bounced;
-}
+bool syscall_bounced(void) { return bounced; }
 
 void syscall_print_doors(void)
 {
-    print("SYSCALL %s, INT 80h %s, INT3 %s",
-          !(doors & DOOR_SYSCALL) ? "closed" : bounced ? "stays in ring 3, bounced by INT3" : "to ring 0",
-          doors & DOOR_INT80 ? "to ring 0" : "closed", doors & DOOR_INT3 ? "to ring 0" : "closed");
-    if (probe_vector)
-        print(" (the CPU answered %s)", report_vector_name(probe_vector));
-    print("\n");
+    print("SYSCALL %s, INT 80h ", !(doors & DOOR_SYSCALL) ? "closed"
+                                  : bounced               ? "stays in ring 3 (bounced by INT3)"
+                                                          : "to ring 0");
+    if (doors & DOOR_INT80)
+        print("to ring 0");
+    else
+        print("refused (%s)", report_vector_name(int80_answer));
+    print(", INT3 %s\n", doors & DOOR_INT3 ? "to ring 0" : "closed");
 }
 
 long user_run(uint64_t rip, uint64_t arg0, uint64_t arg1)

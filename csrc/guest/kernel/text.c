@@ -1,4 +1,4 @@
-/* Strings, numbers and a checksum: what a freestanding C program must bring itself (C11 §4 ¶6, GCC "Standards"). */
+/* Strings, numbers and a checksum: what a freestanding C program must bring itself (C11 §4 paragraph 6). */
 #include "kernel.h"
 
 /* REP MOVSB and STOSB: one instruction, and the shortest form where an interpreter runs ring 0. */

@@ -1,23 +1,20 @@
 /*
- * Time: channel 0 of the 8254 timer at 100 Hz on IRQ 0 (Intel 8254 data sheet, mode 2), and what the TSC's frequency is
- * told to be (CPUID 15h: Intel SDM 2A; CPUID 40000010h: the hypervisors' convention; kvmclock: Linux
+ * Time: channel 0 of the 8254 timer at 100 Hz on IRQ 0 (Intel 8254 data sheet, mode 2), and what the TSC's
+ * frequency is told to be (CPUID 15h: Intel SDM 2A; CPUID 40000010h: the hypervisors' convention; kvmclock: Linux
  * Documentation/virt/kvm/x86/msr.rst) and measured to be. The kernel itself counts only ticks.
  */
 #include "kernel.h"
 #include "x86.h"
 
-#define PIT_CHANNEL0  0x40
-#define PIT_COMMAND   0x43
-#define PIT_HZ        1193182
-#define PIT_MODE2     0x34 /* channel 0, low then high byte, rate generator, binary */
+#define PIT_CHANNEL0            0x40
+#define PIT_COMMAND             0x43
+#define PIT_HZ                  1193182
+#define PIT_MODE2               0x34 /* channel 0, low then high byte, rate generator, binary */
 #define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01
 
 static volatile uint64_t ticks;
 
-static void timer_interrupt(void)
-{
-    ticks++;
-}
+static void timer_interrupt(void) { ticks++; }
 
 void timer_init(void)
 {
@@ -28,10 +25,7 @@ void timer_init(void)
     trap_set_irq(0, timer_interrupt);
 }
 
-uint64_t timer_ticks(void)
-{
-    return ticks;
-}
+uint64_t timer_ticks(void) { return ticks; }
 
 void timer_wait(uint64_t count)
 {

@@ -1,7 +1,7 @@
 /*
- * The ways into and out of ring 0. Each IDT vector has a stub that leaves the same frame (TrapFrame in kernel.h) on the
- * stack: registers, vector, error code (0 where the CPU pushes none), and what the CPU pushed (Intel SDM 3A §6.14).
- * syscall_entry makes the same frame by hand, so one C function and one IRETQ serve every door.
+ * The ways into and out of ring 0. Each IDT vector has a stub that leaves the same frame (TrapFrame in kernel.h) on
+ * the stack: registers, vector, error code (0 where the CPU pushes none), and what the CPU pushed (Intel SDM 3A
+ * §6.14). syscall_entry makes the same frame by hand, so one C function and one IRETQ serve every door.
  */
 #include "../layout.h"
 
@@ -62,8 +62,10 @@ trap_common:
     addq $16, %rsp
     iretq
 
-/* SYSCALL (Intel SDM 3A §5.8.8) saves RIP in RCX and RFLAGS in R11, masks RFLAGS with SFMASK, and leaves RSP alone.
-   The return is by IRETQ like everything else: SYSRET with a non-canonical RCX would fault in ring 0 on the user's stack. */
+/*
+ * SYSCALL (Intel SDM 3A §5.8.8) saves RIP in RCX and RFLAGS in R11, masks RFLAGS with SFMASK, and leaves RSP alone.
+ * The return is by IRETQ like everything else: SYSRET to a non-canonical RCX would fault in ring 0 on the user's stack.
+ */
     .globl syscall_entry
 syscall_entry:
     movq %rsp, syscall_user_rsp(%rip)
@@ -124,7 +126,7 @@ user_leave:
     popq %r12
     popq %rbp
     popq %rbx
-    movl $SEL_KERNEL_DATA, %ecx         /* coming from ring 3 the CPU left a null SS (§6.14.3): legal, but untidy */
+    movl $SEL_KERNEL_DATA, %ecx         /* from ring 3 the CPU left a null SS (§6.14.3): legal, but untidy */
     movl %ecx, %ss
     sti
     ret
@@ -161,9 +163,10 @@ stack_reset:
     jmp *%rdi
 
 /*
- * The gate page, mapped for ring 3 (readable, executable) at USER_GATE. There are CPUs, or rather hypervisors, where SYSCALL
- * goes to LSTAR and stays in ring 3: there LSTAR points to gate_bounce, whose INT3 does reach ring 0, RCX and R11 intact.
- * gate_probe is LSTAR while syscall_init finds out: it may run in either ring, and reads its CPL from CS.
+ * The gate page, mapped for ring 3 (readable, executable) at USER_GATE. There are CPUs, or rather hypervisors,
+ * where SYSCALL goes to LSTAR and stays in ring 3: there LSTAR points to gate_bounce, whose INT3 does reach ring 0,
+ * RCX and R11 intact. gate_probe is LSTAR while syscall_init finds out: it may run in either ring, and reads its
+ * CPL from CS.
  */
     .section .gate, "ax", @progbits
     .globl gate_page, gate_bounce, gate_probe, gate_try_syscall, gate_try_int80, gate_try_int3

@@ -1,6 +1,7 @@
 /*
  * The IDT (Intel SDM 3A §6.10-6.14) and the one place where every exception, interrupt and system call arrives.
- * Gates for exceptions and IRQs have DPL 0: ring 3 cannot reach them by INT n. Two have DPL 3: vector 3 (INT3) and 80h.
+ * Gates for exceptions and IRQs have DPL 0: ring 3 cannot reach them by INT n. Two have DPL 3: vector 3 (INT3) and
+ * 80h.
  */
 #include "kernel.h"
 #include "x86.h"
@@ -65,10 +66,7 @@ void trap_set_irq(unsigned irq, IrqHandler handler)
     }
 }
 
-uint64_t trap_irq_count(unsigned irq)
-{
-    return irq < IRQ_LINES ? irq_counts[irq] : 0;
-}
+uint64_t trap_irq_count(unsigned irq) { return irq < IRQ_LINES ? irq_counts[irq] : 0; }
 
 static void trap_interrupt(unsigned irq)
 {

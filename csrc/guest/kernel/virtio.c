@@ -1,59 +1,50 @@
 /*
- * virtio over PCI (virtio 1.2 §4.1). A modern device describes its registers by vendor capabilities that name a BAR, an
- * offset and a length (§4.1.4); where those are missing, a transitional device still has the legacy registers behind I/O
- * BAR 0 (§4.1.4.8). Only queue 0 is used, and INTx, not MSI-X.
+ * virtio over PCI (virtio 1.2 §4.1). A modern device describes its registers by vendor capabilities that name a
+ * BAR, an offset and a length (§4.1.4); where those are missing, a transitional device still has the legacy
+ * registers behind I/O BAR 0 (§4.1.4.8). Only queue 0 is used, and INTx, not MSI-X.
  * Left out: capabilities that lie in an I/O BAR, the PCI configuration access capability, several queues.
  */
 #include "kernel.h"
 #include "x86.h"
 
-#define PCI_STATUS_CAP_LIST  0x10
-#define PCI_CAP_VENDOR       0x09
-#define CAP_COMMON           1 /* §4.1.4: cfg_type */
-#define CAP_NOTIFY           2
-#define CAP_ISR              3
-#define CAP_DEVICE           4
+#define PCI_STATUS_CAP_LIST 0x10
+#define PCI_CAP_VENDOR      0x09
+#define CAP_COMMON          1 /* §4.1.4: cfg_type */
+#define CAP_NOTIFY          2
+#define CAP_ISR             3
+#define CAP_DEVICE          4
 
 /* struct virtio_pci_common_cfg, §4.1.4.3 */
-#define COMMON_DFSELECT      0x00
-#define COMMON_DF            0x04
-#define COMMON_GFSELECT      0x08
-#define COMMON_GF            0x0c
-#define COMMON_STATUS        0x14
-#define COMMON_QUEUE_SELECT  0x16
-#define COMMON_QUEUE_SIZE    0x18
-#define COMMON_QUEUE_ENABLE  0x1c
-#define COMMON_QUEUE_NOTIFY  0x1e
-#define COMMON_QUEUE_DESC    0x20
-#define COMMON_QUEUE_DRIVER  0x28
-#define COMMON_QUEUE_DEVICE  0x30
-#define COMMON_LENGTH        0x38
+#define COMMON_DFSELECT     0x00
+#define COMMON_DF           0x04
+#define COMMON_GFSELECT     0x08
+#define COMMON_GF           0x0c
+#define COMMON_STATUS       0x14
+#define COMMON_QUEUE_SELECT 0x16
+#define COMMON_QUEUE_SIZE   0x18
+#define COMMON_QUEUE_ENABLE 0x1c
+#define COMMON_QUEUE_NOTIFY 0x1e
+#define COMMON_QUEUE_DESC   0x20
+#define COMMON_QUEUE_DRIVER 0x28
+#define COMMON_QUEUE_DEVICE 0x30
+#define COMMON_LENGTH       0x38
 
 /* Legacy registers, §4.1.4.8 (the device's own follow at 14h while MSI-X is off) */
-#define LEGACY_FEATURES      0x00
-#define LEGACY_ACCEPTED      0x04
-#define LEGACY_QUEUE_PFN     0x08
-#define LEGACY_QUEUE_SIZE    0x0c
-#define LEGACY_QUEUE_SELECT  0x0e
-#define LEGACY_NOTIFY        0x10
-#define LEGACY_STATUS        0x12
-#define LEGACY_ISR           0x13
-#define LEGACY_CONFIG        0x14
+#define LEGACY_FEATURES     0x00
+#define LEGACY_ACCEPTED     0x04
+#define LEGACY_QUEUE_PFN    0x08
+#define LEGACY_QUEUE_SIZE   0x0c
+#define LEGACY_QUEUE_SELECT 0x0e
+#define LEGACY_NOTIFY       0x10
+#define LEGACY_STATUS       0x12
+#define LEGACY_ISR          0x13
+#define LEGACY_CONFIG       0x14
 
-static uint8_t get8(volatile uint8_t *base, unsigned offset)
-{
-    return base[offset];
-}
+static uint8_t get8(volatile uint8_t *base, unsigned offset) { return base[offset]; }
 
-static uint16_t get16(volatile uint8_t *base, unsigned offset)
-{
-    return *(volatile uint16_t *)(base + offset);
-}
+static uint16_t get16(volatile uint8_t *base, unsigned offset) { return *(volatile uint16_t *)(base + offset); }
 
-static uint32_t get32(volatile uint8_t *base, unsigned offset)
-{
-    return *(volatile uint32_t *)(base + offset);
-}
+static uint32_t get32(volatile uint8_t *base, unsigned offset) { return *(volatile uint32_t *)(base + offset); }
 
 static void put16(volatile uint8_t *base, unsigned offset, uint16_t value)
 {
@@ -149,10 +140,7 @@ void virtio_reset(VirtioDevice *dev)
         pause();
 }
 
-void virtio_set_status(VirtioDevice *dev, uint8_t bits)
-{
-    put_status(dev, get_status(dev) | bits);
-}
+void virtio_set_status(VirtioDevice *dev, uint8_t bits) { put_status(dev, get_status(dev) | bits); }
 
 uint64_t virtio_features(VirtioDevice *dev)
 {
@@ -220,7 +208,4 @@ void virtio_notify(VirtioDevice *dev)
         outw(dev->io + LEGACY_NOTIFY, 0);
 }
 
-uint8_t virtio_isr(VirtioDevice *dev)
-{
-    return dev->modern ? get8(dev->isr, 0) : inb(dev->io + LEGACY_ISR);
-}
+uint8_t virtio_isr(VirtioDevice *dev) { return dev->modern ? get8(dev->isr, 0) : inb(dev->io + LEGACY_ISR); }

@@ -1,29 +1,29 @@
 /*
- * A virtio block device (virtio 1.2 §5.2) with one split virtqueue (§2.7) and one request under way at a time: three
- * descriptors, header, data, status. Completion comes by INTx; the timer's tick also looks, so that a machine without
- * interrupt routing is only slower.
+ * A virtio block device (virtio 1.2 §5.2) with one split virtqueue (§2.7) and one request under way at a time:
+ * three descriptors, header, data, status. Completion comes by INTx; the timer's tick also looks, so that a machine
+ * without interrupt routing is only slower.
  * Left out: several requests in flight, discard, zones, event index, indirect descriptors, a second disk.
  */
 #include "kernel.h"
 #include "x86.h"
 
-#define VENDOR_VIRTIO       0x1af4
-#define DEVICE_BLK_LEGACY   0x1001 /* transitional */
-#define DEVICE_BLK_MODERN   0x1042
-#define STATUS_ACKNOWLEDGE  1 /* §2.1 */
-#define STATUS_DRIVER       2
-#define STATUS_DRIVER_OK    4
-#define STATUS_FAILED       128
-#define F_RO                5 /* §5.2.3 */
-#define F_BLK_SIZE          6
-#define F_FLUSH             9
-#define F_VERSION_1         32
-#define DESC_NEXT           1
-#define DESC_WRITE          2
-#define QUEUE_SIZE_MODERN   4
-#define QUEUE_SIZE_LIMIT    1024 /* a legacy device dictates its size */
-#define DATA_SECTORS        8
-#define REQUEST_TICKS       (30 * TIMER_HZ)
+#define VENDOR_VIRTIO      0x1af4
+#define DEVICE_BLK_LEGACY  0x1001 /* transitional */
+#define DEVICE_BLK_MODERN  0x1042
+#define STATUS_ACKNOWLEDGE 1 /* §2.1 */
+#define STATUS_DRIVER      2
+#define STATUS_DRIVER_OK   4
+#define STATUS_FAILED      128
+#define F_RO               5 /* §5.2.3 */
+#define F_BLK_SIZE         6
+#define F_FLUSH            9
+#define F_VERSION_1        32
+#define DESC_NEXT          1
+#define DESC_WRITE         2
+#define QUEUE_SIZE_MODERN  4
+#define QUEUE_SIZE_LIMIT   1024 /* a legacy device dictates its size */
+#define DATA_SECTORS       8
+#define REQUEST_TICKS      (30 * TIMER_HZ)
 
 typedef struct Descriptor {
     uint64_t address;
@@ -57,7 +57,7 @@ static volatile AvailRing *avail;
 static volatile UsedRing *used;
 static volatile RequestHeader *header; /* at the start of a page, the status byte after it */
 static volatile uint8_t *status;
-static uint8_t *data;                  /* a page of its own */
+static uint8_t *data; /* a page of its own */
 static volatile uint64_t interrupts;
 static uint64_t requests;
 
@@ -102,7 +102,8 @@ static bool disk_start(const PciDevice *pci)
     virtio_set_status(&device, STATUS_ACKNOWLEDGE);
     virtio_set_status(&device, STATUS_DRIVER);
     offered = virtio_features(&device);
-    accepted = offered & (1ul << F_RO | 1ul << F_BLK_SIZE | 1ul << F_FLUSH | (device.modern ? 1ul << F_VERSION_1 : 0));
+    accepted =
+        offered & (1ul << F_RO | 1ul << F_BLK_SIZE | 1ul << F_FLUSH | (device.modern ? 1ul << F_VERSION_1 : 0));
     if (!virtio_accept(&device, accepted)) {
         absent = "the device refuses the driver's features";
         return false;
@@ -154,8 +155,11 @@ static int disk_submit(DiskOp op, uint64_t lba, size_t bytes)
     uint64_t start = timer_ticks();
     cli();
     while (used->index == used_seen) {
-        if (timer_ticks() - start > REQUEST_TICKS) {
+        if (timer_ticks() - start > REQUEST_TICKS) { /* a late answer would be taken for the next one's */
             sti();
+            present = false;
+            absent = "the device stopped answering";
+            virtio_reset(&device);
             return -1;
         }
         sti_hlt(); /* INTx or the next tick */
@@ -190,25 +194,13 @@ int disk_request(DiskOp op, uint64_t lba, void *buffer, size_t sectors)
     return 0;
 }
 
-bool disk_present(void)
-{
-    return present;
-}
+bool disk_present(void) { return present; }
 
-const char *disk_why_absent(void)
-{
-    return absent;
-}
+const char *disk_why_absent(void) { return absent; }
 
-uint64_t disk_sectors(void)
-{
-    return capacity;
-}
+uint64_t disk_sectors(void) { return capacity; }
 
-bool disk_read_only(void)
-{
-    return accepted & 1ul << F_RO;
-}
+bool disk_read_only(void) { return accepted & 1ul << F_RO; }
 
 void disk_print_info(void)
 {
@@ -216,10 +208,13 @@ void disk_print_info(void)
         unsigned bit;
         const char *name;
     } names[] = {
-        {1, "SIZE_MAX"}, {2, "SEG_MAX"}, {4, "GEOMETRY"}, {5, "RO"}, {6, "BLK_SIZE"}, {9, "FLUSH"}, {10, "TOPOLOGY"},
-        {11, "CONFIG_WCE"}, {12, "MQ"}, {13, "DISCARD"}, {14, "WRITE_ZEROES"}, {16, "SECURE_ERASE"},
-        {27, "ANY_LAYOUT"}, {28, "INDIRECT_DESC"}, {29, "EVENT_IDX"}, {32, "VERSION_1"}, {33, "ACCESS_PLATFORM"},
-        {34, "RING_PACKED"}, {35, "IN_ORDER"}, {40, "RING_RESET"},
+        {1, "SIZE_MAX"},    {2, "SEG_MAX"},          {4, "GEOMETRY"},
+        {5, "RO"},          {6, "BLK_SIZE"},         {9, "FLUSH"},
+        {10, "TOPOLOGY"},   {11, "CONFIG_WCE"},      {12, "MQ"},
+        {13, "DISCARD"},    {14, "WRITE_ZEROES"},    {16, "SECURE_ERASE"},
+        {27, "ANY_LAYOUT"}, {28, "INDIRECT_DESC"},   {29, "EVENT_IDX"},
+        {32, "VERSION_1"},  {33, "ACCESS_PLATFORM"}, {34, "RING_PACKED"},
+        {35, "IN_ORDER"},   {40, "RING_RESET"},
     };
     char id[21] = {0};
     print("virtio-blk at %02x:%02x.%u, %s interface, queue of %u\n", device.pci->bus, device.pci->device,

@@ -4,11 +4,11 @@
 
 #include <stdint.h>
 
-#define MSR_EFER    0xc0000080
-#define MSR_STAR    0xc0000081
-#define MSR_LSTAR   0xc0000082
-#define MSR_SFMASK  0xc0000084
-#define RFLAGS_IF   0x200
+#define MSR_EFER   0xc0000080
+#define MSR_STAR   0xc0000081
+#define MSR_LSTAR  0xc0000082
+#define MSR_SFMASK 0xc0000084
+#define RFLAGS_IF  0x200
 
 static inline void outb(uint16_t port, uint8_t value)
 {
@@ -46,21 +46,12 @@ static inline uint32_t inl(uint16_t port)
     return value;
 }
 
-static inline void cli(void)
-{
-    __asm__ volatile("cli" : : : "memory");
-}
+static inline void cli(void) { __asm__ volatile("cli" : : : "memory"); }
 
-static inline void sti(void)
-{
-    __asm__ volatile("sti" : : : "memory");
-}
+static inline void sti(void) { __asm__ volatile("sti" : : : "memory"); }
 
 /* STI takes effect after the next instruction, so no interrupt can slip in before HLT (Intel SDM 2B, STI). */
-static inline void sti_hlt(void)
-{
-    __asm__ volatile("sti; hlt" : : : "memory");
-}
+static inline void sti_hlt(void) { __asm__ volatile("sti; hlt" : : : "memory"); }
 
 static inline uint64_t rflags(void)
 {
@@ -99,16 +90,16 @@ static inline void wrmsr(uint32_t msr, uint64_t value)
     __asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
 }
 
-#define CONTROL_REGISTER(n)                                                     \
-    static inline uint64_t read_cr##n(void)                                     \
-    {                                                                           \
-        uint64_t value;                                                         \
-        __asm__ volatile("mov %%cr" #n ", %0" : "=r"(value) : : "memory");      \
-        return value;                                                           \
-    }                                                                           \
-    static inline void write_cr##n(uint64_t value)                              \
-    {                                                                           \
-        __asm__ volatile("mov %0, %%cr" #n : : "r"(value) : "memory");          \
+#define CONTROL_REGISTER(n)                                                                                        \
+    static inline uint64_t read_cr##n(void)                                                                        \
+    {                                                                                                              \
+        uint64_t value;                                                                                            \
+        __asm__ volatile("mov %%cr" #n ", %0" : "=r"(value) : : "memory");                                         \
+        return value;                                                                                              \
+    }                                                                                                              \
+    static inline void write_cr##n(uint64_t value)                                                                 \
+    {                                                                                                              \
+        __asm__ volatile("mov %0, %%cr" #n : : "r"(value) : "memory");                                             \
     }
 CONTROL_REGISTER(0)
 CONTROL_REGISTER(2)
@@ -121,29 +112,17 @@ typedef struct __attribute__((packed)) TablePointer { /* the operand of LGDT and
     uint64_t base;
 } TablePointer;
 
-static inline void lgdt(const TablePointer *pointer)
-{
-    __asm__ volatile("lgdt %0" : : "m"(*pointer));
-}
+static inline void lgdt(const TablePointer *pointer) { __asm__ volatile("lgdt %0" : : "m"(*pointer)); }
 
-static inline void lidt(const TablePointer *pointer)
-{
-    __asm__ volatile("lidt %0" : : "m"(*pointer));
-}
+static inline void lidt(const TablePointer *pointer) { __asm__ volatile("lidt %0" : : "m"(*pointer)); }
 
-static inline void ltr(uint16_t selector)
-{
-    __asm__ volatile("ltr %0" : : "r"(selector));
-}
+static inline void ltr(uint16_t selector) { __asm__ volatile("ltr %0" : : "r"(selector)); }
 
 static inline void invlpg(uint64_t virtual_address)
 {
     __asm__ volatile("invlpg (%0)" : : "r"(virtual_address) : "memory");
 }
 
-static inline void pause(void)
-{
-    __asm__ volatile("pause" : : : "memory");
-}
+static inline void pause(void) { __asm__ volatile("pause" : : : "memory"); }
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The ring 3 program. It says where it is, goes through every open door into the kernel and back, computes with SSE (which the
- * kernel itself never touches), and then does what ring 3 must not do.
+ * The ring 3 program. It says where it is, goes through every open door into the kernel and back, computes with SSE
+ * (which the kernel itself never touches), and then does what ring 3 must not do.
  */
 #include "../layout.h"
 
