@@ -21,7 +21,7 @@ from pathlib import Path
 from common import BenchmarkError, Comparison, Usage, compare, ratio, run_until
 
 from pyvmm.guests.cached import cached_debian_disk, cached_initramfs, cached_kernel
-from pyvmm.guests.tools import GuestError, require_tools
+from pyvmm.guests.tools import GuestBuildError, require_tools
 
 MEMORY_MIB = 512
 APPEND = "console=ttyS0"
@@ -144,7 +144,7 @@ def main() -> int:
         try:
             require_tools(["qemu-system-x86_64", "qemu-img"])
             part(options.engine, options.runs)
-        except (GuestError, BenchmarkError) as error:
+        except (GuestBuildError, BenchmarkError) as error:
             print(f"boot.py: {name}: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0

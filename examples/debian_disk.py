@@ -15,7 +15,7 @@ if find_spec("pyvmm") is None:  # run by a Python without pyvmm, as under sudo
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pyvmm.guests.debian import DebianDisk, build_debian_disk, parse_size
-from pyvmm.guests.tools import GuestError
+from pyvmm.guests.tools import GuestBuildError
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
             extra_packages=tuple(name for name in options.include.split(",") if name),
         )
         build_debian_disk(options.out, disk, cache=options.cache, work=options.work)
-    except GuestError as error:
+    except GuestBuildError as error:
         print(f"debian_disk.py: {error}", file=sys.stderr)
         return 1
     print(f"\nRun it:  pyvmm run {options.out}")

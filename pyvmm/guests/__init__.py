@@ -7,12 +7,12 @@ benchmarks start, out of Debian packages from the host's own configured mirror: 
 from pyvmm.guests.debian import DebianDisk, build_debian_disk
 from pyvmm.guests.initramfs import BUSYBOX_INIT, build_initramfs
 from pyvmm.guests.kernel import debian_kernel
-from pyvmm.guests.tools import GuestError
+from pyvmm.guests.tools import GuestBuildError
 
 __all__ = [
     "BUSYBOX_INIT",
     "DebianDisk",
-    "GuestError",
+    "GuestBuildError",
     "build_debian_disk",
     "build_initramfs",
     "debian_kernel",

@@ -44,7 +44,7 @@ def cached_debian_disk(disk: DebianDisk | None = None) -> Path:
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         It was not there and cannot be made; see `build_debian_disk`.
     """
     disk = disk or DebianDisk()
@@ -58,14 +58,14 @@ def cached_debian_disk(disk: DebianDisk | None = None) -> Path:
 
 
 def cached_kernel() -> Path:
-    """Return Debian's cloud kernel (bzImage), fetched when it is not there; raises GuestError."""
+    """Return Debian's cloud kernel (bzImage), fetched when it is not there; raises GuestBuildError."""
     folder = guest_cache()
     with _locked(folder):
         return debian_kernel(folder)
 
 
 def cached_initramfs(init: str = BUSYBOX_INIT) -> Path:
-    """Return a busybox initramfs with this init script; raises GuestError."""
+    """Return a busybox initramfs with this init script; raises GuestBuildError."""
     folder = guest_cache()
     path = folder / f"initramfs-{_digest(init, Path(str(initramfs.__file__)).read_bytes())}.gz"
     with _locked(folder):

@@ -28,7 +28,7 @@ from pathlib import Path
 from pyvmm.guests.debian_tree import configure_tree, make_core_image, make_grub_menu
 from pyvmm.guests.mbr import PARTITION_START, SECTOR, install_grub
 from pyvmm.guests.mirror import debian_mirror
-from pyvmm.guests.tools import GuestError, Progress, find_tool, last_line, require_tools, run_logged
+from pyvmm.guests.tools import GuestBuildError, Progress, find_tool, last_line, require_tools, run_logged
 
 # minbase has what is essential; this is what makes it a system that boots and can be worked in.
 PACKAGES = (
@@ -86,25 +86,25 @@ class DebianDisk:
     extra_packages: tuple[str, ...] = field(default=())
 
     def check(self) -> None:
-        """Raise GuestError when a value cannot work."""
+        """Raise GuestBuildError when a value cannot work."""
         if self.size < 1 << 30 or self.size % (1 << 20) or self.size >= 2 << 40:
-            raise GuestError("--size: from 1G to less than 2T, in whole MiB")
+            raise GuestBuildError("--size: from 1G to less than 2T, in whole MiB")
         if not re.fullmatch(r"[a-z]+", self.suite):
-            raise GuestError(f"--suite {self.suite}: the code name of a Debian release, like bookworm")
+            raise GuestBuildError(f"--suite {self.suite}: the code name of a Debian release, like bookworm")
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", self.hostname):
-            raise GuestError(f"--hostname {self.hostname}: letters, digits and '-'")
+            raise GuestBuildError(f"--hostname {self.hostname}: letters, digits and '-'")
         if not self.root_password or set(self.root_password) & set("\n:"):
-            raise GuestError("--root-password: not empty, without ':' and line breaks")
+            raise GuestBuildError("--root-password: not empty, without ':' and line breaks")
         for name in (self.kernel, *self.extra_packages):
             if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name):
-                raise GuestError(f"{name!r} is not the name of a Debian package")
+                raise GuestBuildError(f"{name!r} is not the name of a Debian package")
 
 
 def parse_size(text: str) -> int:
     """Return bytes of ``2G``, ``1500M`` or a plain number."""
     match = re.fullmatch(r"(\d+)([MGT]?)", text.strip().upper())
     if not match:
-        raise GuestError(f"--size {text}: a number with M, G or T, like 2G")
+        raise GuestBuildError(f"--size {text}: a number with M, G or T, like 2G")
     return int(match[1]) * _SIZES.get(match[2], 1)
 
 
@@ -129,16 +129,16 @@ def build_debian_disk(
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         One line: not root, a missing tool with its package, or the step that failed and its log.
     """
     disk = disk or DebianDisk()
     disk.check()
     if os.geteuid() != 0:
-        raise GuestError("making a Debian disk needs root (debootstrap changes root): run it by sudo")
+        raise GuestBuildError("making a Debian disk needs root (debootstrap changes root): run it by sudo")
     tools = require_tools(["debootstrap", "mke2fs", "chroot"])
     if not out.parent.is_dir():
-        raise GuestError(f"{out}: no folder {out.parent}")
+        raise GuestBuildError(f"{out}: no folder {out.parent}")
     progress = Progress(quiet)
     scratch = Path(tempfile.mkdtemp(prefix="pyvmm-debian-", dir=work or os.environ.get("TMPDIR", "/var/tmp")))
     log = scratch / "log"
@@ -236,7 +236,7 @@ def follow_debootstrap(argv: list[str], log: Path, say: Callable[[str], None]) -
                 current, count = stage, 0
             count += 1
     if process.returncode != 0:
-        raise GuestError(f"debootstrap failed ({process.returncode}): {last_line(log)} (see {log})")
+        raise GuestBuildError(f"debootstrap failed ({process.returncode}): {last_line(log)} (see {log})")
     if count:
         say(f"  {stages[current]}: {count} packages")
 

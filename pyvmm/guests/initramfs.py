@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyvmm.guests.tools import GuestError, find_tool
+from pyvmm.guests.tools import GuestBuildError, find_tool
 
 # Prints a line UP once the kernel has handed over, then gives a shell on the console; its exit powers the machine off.
 BUSYBOX_INIT = """\
@@ -51,7 +51,7 @@ class Cpio:
     def file(self, name: str, data: bytes, mode: int = 0o644) -> None:
         """Add a regular file."""
         if len(data) > 0xFFFFFFFF:
-            raise GuestError(f"{name}: newc files end at 4 GiB")
+            raise GuestBuildError(f"{name}: newc files end at 4 GiB")
         self._add(name, stat.S_IFREG | mode, data)
 
     def link(self, name: str, target: str) -> None:
@@ -97,15 +97,15 @@ def build_initramfs(
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         No static busybox on the host.
     """
     program = busybox or Path(find_tool("busybox") or "/bin/busybox")
     if not program.is_file():
-        raise GuestError("missing busybox: apt-get install busybox-static")
+        raise GuestBuildError("missing busybox: apt-get install busybox-static")
     code = program.read_bytes()
     if not is_static_elf(code):
-        raise GuestError(f"{program} needs shared libraries: apt-get install busybox-static")
+        raise GuestBuildError(f"{program} needs shared libraries: apt-get install busybox-static")
     archive = Cpio()
     for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
         archive.folder(name)

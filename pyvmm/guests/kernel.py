@@ -10,7 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from pyvmm.guests.tools import GuestError, cache_directory, require_tools, run_logged
+from pyvmm.guests.tools import GuestBuildError, cache_directory, require_tools, run_logged
 
 CLOUD_KERNEL = "linux-image-cloud-amd64"
 
@@ -20,7 +20,7 @@ def kernel_package(meta: str = CLOUD_KERNEL) -> str:
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         When apt does not know the meta package.
     """
     tools = require_tools(["apt-cache"])
@@ -29,7 +29,9 @@ def kernel_package(meta: str = CLOUD_KERNEL) -> str:
     )
     match = re.search(r"Depends: (linux-image-\S+)", done.stdout)
     if not match:
-        raise GuestError(f"apt knows no {meta}: run apt-get update, or add a Debian mirror to apt's sources")
+        raise GuestBuildError(
+            f"apt knows no {meta}: run apt-get update, or add a Debian mirror to apt's sources"
+        )
     return match[1]
 
 
@@ -63,7 +65,7 @@ def debian_kernel(cache: Path | None = None, meta: str = CLOUD_KERNEL, *, host: 
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         One line: apt does not know the package, or the fetch failed.
     """
     if host and (own := host_kernel()):
@@ -71,7 +73,7 @@ def debian_kernel(cache: Path | None = None, meta: str = CLOUD_KERNEL, *, host: 
     folder = (cache or cache_directory()) / "kernel"
     try:
         package = kernel_package(meta)
-    except GuestError:
+    except GuestBuildError:
         if kept := sorted(folder.glob("linux-image-*/boot/vmlinuz-*")):
             return kept[-1]
         raise
@@ -84,11 +86,11 @@ def debian_kernel(cache: Path | None = None, meta: str = CLOUD_KERNEL, *, host: 
         run_logged([tools["apt-get"], "download", package], log, cwd=folder)
         archives = sorted(folder.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
         if not archives:
-            raise GuestError(f"apt-get download {package} left no file in {folder} (see {log})")
+            raise GuestBuildError(f"apt-get download {package} left no file in {folder} (see {log})")
         run_logged([tools["dpkg-deb"], "-x", archives[-1], unpacked], log)
         for path in archives:
             path.unlink()
         found = sorted((unpacked / "boot").glob("vmlinuz-*"))
         if not found:
-            raise GuestError(f"{package} has no /boot/vmlinuz-*: is it a kernel? (see {log})")
+            raise GuestBuildError(f"{package} has no /boot/vmlinuz-*: is it a kernel? (see {log})")
     return found[-1]

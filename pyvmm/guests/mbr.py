@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from pyvmm.guests.tools import GuestError
+from pyvmm.guests.tools import GuestBuildError
 
 SECTOR = 512
 PARTITION_START = 2048  # in sectors: 1 MiB, where every partitioner of today starts
@@ -39,7 +39,7 @@ def chs_address(lba: int) -> bytes:
 def partition_entry(start: int, sectors: int, kind: int = LINUX_PARTITION, active: bool = True) -> bytes:
     """Return one 16-byte entry of the partition table; `start` and `sectors` in sectors of 512 bytes."""
     if not 0 < sectors < 1 << 32 or not 0 < start < 1 << 32 or start + sectors > 1 << 32:
-        raise GuestError(
+        raise GuestBuildError(
             f"a partition of {sectors} sectors at {start} does not fit an MBR: use a smaller --size"
         )
     end = start + sectors - 1
@@ -56,7 +56,7 @@ def partition_entry(start: int, sectors: int, kind: int = LINUX_PARTITION, activ
 def grub_mbr(boot_image: bytes, disk_signature: int, table: bytes) -> bytes:
     """Return the MBR sector: GRUB's boot image with its fields set, the disk signature and the partition table."""
     if len(boot_image) != SECTOR or boot_image[510:] != b"\x55\xaa":
-        raise GuestError("boot.img of GRUB is not a boot sector: reinstall grub-pc-bin")
+        raise GuestBuildError("boot.img of GRUB is not a boot sector: reinstall grub-pc-bin")
     mbr = bytearray(boot_image)
     struct.pack_into("<Q", mbr, _BOOT_KERNEL_SECTOR, 1)
     mbr[_BOOT_DRIVE] = 0xFF
@@ -73,18 +73,18 @@ def install_grub(
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         When the core image does not fit before the partition, or an image is not GRUB's.
     """
     core_sectors = -(-len(core_image) // SECTOR)
     if not 1 < core_sectors < PARTITION_START:
-        raise GuestError(
+        raise GuestBuildError(
             f"GRUB's core image has {core_sectors} sectors: the MBR gap holds {PARTITION_START - 1}"
         )
     core = bytearray(core_image.ljust(core_sectors * SECTOR, b"\0"))
     _, count, _ = struct.unpack_from("<QHH", core, _CORE_BLOCK_LIST)
     if count != core_sectors - 1:
-        raise GuestError(
+        raise GuestBuildError(
             f"GRUB's core image says {count} sectors and has {core_sectors - 1}: reinstall grub-pc-bin"
         )
     struct.pack_into("<Q", core, _CORE_BLOCK_LIST, 2)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyvmm.guests.tools import GuestError
+from pyvmm.guests.tools import GuestBuildError
 
 APT_FOLDER = Path("/etc/apt")
 _USABLE = re.compile(r"(https?|file|copy|ftp):/")
@@ -84,7 +84,7 @@ def debian_mirror(suite: str, folder: Path = APT_FOLDER) -> AptSource:
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         When apt's configuration names no usable archive.
     """
     usable = [
@@ -96,4 +96,4 @@ def debian_mirror(suite: str, folder: Path = APT_FOLDER) -> AptSource:
     for source in usable:
         if "security" not in source.uri and source.uri.rstrip("/").endswith("/debian"):
             return source
-    raise GuestError(f"no Debian mirror for {suite} in {folder}: name one by --mirror URL")
+    raise GuestBuildError(f"no Debian mirror for {suite} in {folder}: name one by --mirror URL")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pyvmm.errors import PyvmmError
+
 # Where each tool comes from on Debian and Ubuntu.
 PACKAGE_OF = {
     "apt-cache": "apt",
@@ -29,7 +31,7 @@ PACKAGE_OF = {
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-class GuestError(Exception):
+class GuestBuildError(PyvmmError):
     """A guest could not be made; the message is one line and says what to do next."""
 
 
@@ -44,14 +46,14 @@ def require_tools(names: Iterable[str]) -> dict[str, str]:
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         Naming all missing tools and the packages that have them.
     """
     found = {name: find_tool(name) for name in names}
     missing = sorted(name for name, path in found.items() if path is None)
     if missing:
         packages = " ".join(sorted({PACKAGE_OF.get(name, name) for name in missing}))
-        raise GuestError(f"missing {', '.join(missing)}: apt-get install {packages}")
+        raise GuestBuildError(f"missing {', '.join(missing)}: apt-get install {packages}")
     return {name: path for name, path in found.items() if path is not None}
 
 
@@ -67,7 +69,7 @@ def run_logged(
 
     Raises
     ------
-    GuestError
+    GuestBuildError
         When the tool cannot be started or exits with another code than 0.
     """
     command = [os.fspath(word) for word in argv]
@@ -79,17 +81,18 @@ def run_logged(
                 command,
                 input=None if stdin is None else stdin.encode(),
                 stdin=subprocess.DEVNULL if stdin is None else None,
-                stdout=subprocess.PIPE,
-                stderr=out,
+                capture_output=True,
                 env=None if env is None else dict(env),
                 cwd=cwd,
                 check=False,
             )
         except OSError as error:
-            raise GuestError(f"{command[0]}: {error.strerror}") from error
-        out.write(done.stdout)
+            raise GuestBuildError(f"{command[0]}: {error.strerror}") from error
+        out.write(done.stdout + done.stderr)
     if done.returncode != 0:
-        raise GuestError(f"{Path(command[0]).name} failed ({done.returncode}): {last_line(log)} (see {log})")
+        raise GuestBuildError(
+            f"{Path(command[0]).name} failed ({done.returncode}): {last_line(log)} (see {log})"
+        )
     return done.stdout.decode(errors="replace")
 
 
