@@ -1,0 +1,112 @@
+/* The small ports: system control, refresh toggle and PIT gate, reset, POST code, debug console, exit and firmware service. */
+#include "device_check.h"
+#include "devices/i8254.h"
+#include "devices/ports.h"
+
+static void count_kick(void *engine) { (*(uint32_t *)engine)++; }
+
+static void port92(void)
+{
+    Board *board = test_board();
+    Device *port = port92_new(board);
+    uint32_t code;
+    board_set_a20(board, A20_I8042, false);
+    CHECK_EQ(board->a20, 0);
+    out8(port, 0, 0, 0x02);
+    CHECK_EQ(board->a20, 1);
+    CHECK_EQ(in8(port, 0, 0), 0x02);
+    check_save_restore(port);
+    CHECK_EQ(board->a20, 1);
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_NONE);
+    out8(port, 0, 0, 0x01);
+    CHECK_EQ(board->a20, 0);
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_RESET);
+    out8(port, 0, 0, 0x01); /* the bit does not rise */
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_NONE);
+    device_free(port);
+    board_free(board);
+}
+
+static void port61(void)
+{
+    Board *board = test_board();
+    Device *pit = i8254_new(board, irq_line_new(board->irqs, 0));
+    Device *port = port61_new(board, pit);
+    CHECK_EQ(in8(port, 0, 0), 0x00);
+    pass(board, 15085);
+    CHECK_EQ(in8(port, 0, 0) & 0x10, 0x10);
+    pass(board, 15085);
+    CHECK_EQ(in8(port, 0, 0) & 0x10, 0);
+    /* How a kernel measures its TSC: 10 ms of channel 2 in mode 0. */
+    out8(port, 0, 0, 0xfd);
+    CHECK(i8254_gate(pit, 2));
+    out8(pit, 0, 3, 0xb0), out8(pit, 0, 2, 11932 & 0xff), out8(pit, 0, 2, 11932 >> 8);
+    pass(board, 9990000);
+    CHECK_EQ(in8(port, 0, 0) & 0x2f, 0x0d);
+    pass(board, 20000);
+    CHECK_EQ(in8(port, 0, 0) & 0x2f, 0x2d);
+    check_save_restore(port);
+    out8(port, 0, 0, 0x00);
+    CHECK(!i8254_gate(pit, 2));
+    device_free(port);
+    device_free(pit);
+    board_free(board);
+}
+
+static void requests(void)
+{
+    Board *board = test_board();
+    uint32_t code, count = 0;
+    board->engine = &count;
+    board->kick = count_kick;
+    Device *exit_port = exit_port_new(board), *reset = reset_control_new(board), *firmware = firmware_port_new(board);
+    out8(exit_port, 0, 0, 3);
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_EXIT);
+    CHECK_EQ(code, 7);
+    CHECK_EQ(count, 1);
+    device_write(firmware, 0, 0, 2, 0x1305);
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_FIRMWARE);
+    CHECK_EQ(code, 0x1305);
+    CHECK_EQ(count, 2);
+    out8(reset, 0, 0, 0x02);
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_NONE);
+    out8(reset, 0, 0, 0x06);
+    CHECK_EQ(board_take_request(board, &code), SYSTEM_RESET);
+    CHECK_EQ(in8(reset, 0, 0), 0x06);
+    check_save_restore(reset);
+    device_reset(reset);
+    CHECK_EQ(in8(reset, 0, 0), 0);
+    device_free(exit_port);
+    device_free(reset);
+    device_free(firmware);
+    board_free(board);
+}
+
+static void debug_ports(void)
+{
+    Board *board = test_board();
+    CharSink *sink = char_sink_new_fd(board, -1, 16, NULL);
+    Device *console = debug_console_new(board, sink), *unconnected = debug_console_new(board, NULL);
+    Device *post = post_code_new(board);
+    CHECK_EQ(in8(console, 0, 0), 0xe9);
+    out8(console, 0, 0, 'o'), out8(console, 0, 0, 'k'), out8(unconnected, 0, 0, 'x');
+    char text[16];
+    CHECK_EQ(char_sink_read(sink, text, sizeof text), 2);
+    CHECK(!memcmp(text, "ok", 2));
+    out8(post, 0, 0, 0x55);
+    CHECK_EQ(in8(post, 0, 0), 0x55);
+    device_free(console);
+    device_free(unconnected);
+    device_free(post);
+    char_sink_free(sink);
+    board_free(board);
+}
+
+int main(void)
+{
+    RUN(port92);
+    RUN(port61);
+    RUN(requests);
+    RUN(debug_ports);
+    return 0;
+}
