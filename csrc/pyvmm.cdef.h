@@ -288,3 +288,62 @@ void unicorn_library_close(UnicornLibrary *library);
 bool unicorn_library_is_slow(const UnicornLibrary *library);
 int translator_self_test(UnicornLibrary *library, Error *error);
 EngineVm *translator_vm_new(UnicornLibrary *library, Board *board, Error *error);
+
+/* block */
+struct iovec { void *iov_base; size_t iov_len; ...; };
+typedef struct BlockImage BlockImage;
+typedef struct {
+    uint64_t length;
+    uint64_t host_offset;
+    uint32_t flags;
+    uint32_t depth;
+} BlockStatus;
+typedef struct {
+    uint64_t size, file_size, disk_usage;
+    uint64_t cluster_size;
+    uint32_t version, refcount_bits;
+    uint32_t snapshots;
+    uint8_t dirty, corrupt, lazy_refcounts, compression;
+    uint8_t bitmaps, reserved[3];
+    char backing_file[1024], backing_format[16];
+} BlockInfo;
+typedef struct {
+    uint64_t size;
+    uint32_t cluster_size;
+    uint32_t version;
+    uint32_t refcount_bits;
+    uint32_t lazy_refcounts;
+    uint32_t compression;
+    uint32_t preallocation;
+    const char *backing_file;
+    const char *backing_format;
+} BlockCreate;
+typedef struct {
+    uint64_t corruptions, leaks, corruptions_fixed, leaks_fixed, errors;
+    uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters, image_end_offset;
+    char first[400];
+} BlockCheck;
+BlockImage *block_open(const char *path, const char *format, int cache, uint32_t flags, Error *error);
+void block_close(BlockImage *image);
+uint64_t block_size(const BlockImage *image);
+bool block_is_read_only(const BlockImage *image);
+const char *block_format(const BlockImage *image);
+const char *block_fault(const BlockImage *image);
+bool block_probed_raw(const BlockImage *image);
+const char *block_path(const BlockImage *image);
+BlockImage *block_backing(const BlockImage *image);
+int block_pread(BlockImage *image, void *data, size_t length, uint64_t offset);
+int block_pwrite(BlockImage *image, const void *data, size_t length, uint64_t offset);
+int block_preadv(BlockImage *image, const struct iovec *iov, int iovcnt, uint64_t offset);
+int block_pwritev(BlockImage *image, const struct iovec *iov, int iovcnt, uint64_t offset);
+int block_flush(BlockImage *image);
+int block_discard(BlockImage *image, uint64_t offset, uint64_t length);
+int block_write_zeroes(BlockImage *image, uint64_t offset, uint64_t length, bool may_unmap);
+int block_status(BlockImage *image, uint64_t offset, uint64_t length, BlockStatus *status);
+int block_info(BlockImage *image, BlockInfo *info);
+int block_create(const char *path, const char *format, const BlockCreate *options, Error *error);
+int block_resize(BlockImage *image, uint64_t size, bool shrink, Error *error);
+int block_check(BlockImage *image, int repair, BlockCheck *result, Error *error);
+int64_t block_copy(BlockImage *source, BlockImage *target, uint64_t offset, uint64_t length, bool target_is_zero,
+                   bool compress, Error *error);
+int64_t block_compare(BlockImage *a, BlockImage *b, uint64_t offset, uint64_t length, Error *error);
