@@ -13,7 +13,8 @@ static void test_capabilities(void)
     for (; at; at = mock_config_read(&mock, devfn, at + 1, 1)) {
         CHECK_EQ(mock_config_read(&mock, devfn, at, 1), 9);
         uint32_t type = mock_config_read(&mock, devfn, at + 3, 1);
-        uint32_t offset = mock_config_read(&mock, devfn, at + 8, 4), length = mock_config_read(&mock, devfn, at + 12, 4);
+        uint32_t offset = mock_config_read(&mock, devfn, at + 8, 4),
+                 length = mock_config_read(&mock, devfn, at + 12, 4);
         seen |= 1u << type;
         if (type != VIRTIO_PCI_CAP_PCI_CFG) {
             CHECK_EQ(mock_config_read(&mock, devfn, at + 4, 1), VIRTIO_PCI_MODERN_BAR);
@@ -183,7 +184,7 @@ static void test_window(void)
     mock_config_write(&mock, devfn, at + 12, 4, 1);
     mock_config_write(&mock, devfn, at + 16, 1, 3);
     CHECK_EQ(mock_config_read(&mock, devfn, at + 16, 1), 3);
-    static const uint32_t bad[][3] = {{4, 0x4000, 1}, {4, 0x3ffe, 4}, {4, 1, 2}, {9, 0, 4}, {4, 0, 3},
+    static const uint32_t bad[][3] = {{4, 0x4000, 1}, {4, 0x3ffe, 4}, {4, 1, 2},   {9, 0, 4},         {4, 0, 3},
                                       {4, 0, 8},      {1, 0, 4},      {0, 128, 1}, {4, 0xfffffffc, 4}};
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         mock_config_write(&mock, devfn, at + 4, 1, bad[i][0]);

@@ -1,4 +1,5 @@
-/* The split ring alone: chains of every shape, and each way in which a driver can get them wrong (virtio 1.2 §2.7). */
+/* The split ring alone: chains of every shape, and each way in which a driver can get them wrong (virtio 1.2 §2.7).
+ */
 #include "check.h"
 #include "virtio/virtqueue.h"
 

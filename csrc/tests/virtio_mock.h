@@ -1,4 +1,5 @@
-/* A virtio-blk driver for tests: a board with RAM and PCI, and a queue that the test fills by hand in guest memory. */
+/* A virtio-blk driver for tests: a board with RAM and PCI, and a queue that the test fills by hand in guest memory.
+ */
 #ifndef PYVMM_TESTS_VIRTIO_MOCK_H
 #define PYVMM_TESTS_VIRTIO_MOCK_H
 
@@ -91,7 +92,8 @@ static inline void mock_set_status(Mock *mock, uint8_t status)
 
 static inline uint8_t mock_isr(Mock *mock)
 {
-    return (uint8_t)(mock->modern ? mock_modern_read(mock, VIRTIO_PCI_ISR, 1) : mock_in(mock, MOCK_IO + LEGACY_ISR, 1));
+    return (uint8_t)(mock->modern ? mock_modern_read(mock, VIRTIO_PCI_ISR, 1)
+                                  : mock_in(mock, MOCK_IO + LEGACY_ISR, 1));
 }
 
 static inline void mock_kick(Mock *mock)
@@ -238,15 +240,21 @@ static inline void mock_queue(Mock *mock, uint16_t tag, uint32_t type, uint64_t 
     bool in = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
     mock_header(mock, tag, type, sector);
     mock_desc(mock, head, MOCK_HEADERS + 16u * tag, 16, VIRTQ_DESC_F_NEXT, (uint16_t)(head + (bytes ? 1 : 2)));
-    mock_desc(mock, (uint16_t)(head + 1), data, bytes, (uint16_t)(VIRTQ_DESC_F_NEXT | (in ? VIRTQ_DESC_F_WRITE : 0)),
-              (uint16_t)(head + 2));
+    mock_desc(mock, (uint16_t)(head + 1), data, bytes,
+              (uint16_t)(VIRTQ_DESC_F_NEXT | (in ? VIRTQ_DESC_F_WRITE : 0)), (uint16_t)(head + 2));
     mock_desc(mock, (uint16_t)(head + 2), MOCK_STATUS + tag, 1, VIRTQ_DESC_F_WRITE, 0);
     mock_make_available(mock, head);
 }
 
-static inline uint8_t mock_result(Mock *mock, uint16_t tag) { return *(uint8_t *)mock_ram(mock, MOCK_STATUS + tag); }
+static inline uint8_t mock_result(Mock *mock, uint16_t tag)
+{
+    return *(uint8_t *)mock_ram(mock, MOCK_STATUS + tag);
+}
 
-static inline uint16_t mock_used_idx(Mock *mock) { return __atomic_load_n(&mock->used_ring->idx, __ATOMIC_SEQ_CST); }
+static inline uint16_t mock_used_idx(Mock *mock)
+{
+    return __atomic_load_n(&mock->used_ring->idx, __ATOMIC_SEQ_CST);
+}
 
 /* Queue one, kick, and take its used element (virtual clock: all of it inside the kick). */
 static inline uint8_t mock_do(Mock *mock, uint32_t type, uint64_t sector, gpa_t data, uint32_t bytes)
