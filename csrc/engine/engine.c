@@ -118,6 +118,9 @@ int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
             vcpu->halted_if = exit->value >> 9 & 1;
             vcpu->counters.exits[EXIT_HLT]++;
         }
+        /* Interrupts off: only an NMI or a reset from outside can wake it. The caller should know. */
+        if (exit->reason == EXIT_HLT && !vcpu->halted_if && !interrupt_ready(vcpu))
+            break;
         if (exit->reason != EXIT_NONE && (1u << exit->reason) & (surface | ALWAYS_SURFACED))
             break;
     }

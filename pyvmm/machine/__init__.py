@@ -1,0 +1,1 @@
+"""Machines: `pc` assembles one, `machine` runs it, `layout` says where everything is."""
