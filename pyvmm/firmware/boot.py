@@ -114,7 +114,7 @@ class Boot(ServiceGroup):
         size = entry.sectors * SECTOR
         if not 0 < size <= layout.EBDA_BASE - (entry.segment << 4):
             return f"boot catalogue: {entry.sectors} sectors at segment {entry.segment:04X}h do not fit below the EBDA"
-        image = drive.image.pread(entry.lba * drive.sector_size, size)
+        image = drive.image.pread(size, entry.lba * drive.sector_size)
         if emulated is not None:
             self.disk.emulate(emulated, entry)
         else:

@@ -75,7 +75,7 @@ def floppy_format(image: Image, name: str) -> FloppyFormat:
     if known is not None:
         return known
     if image.size >= SECTOR:
-        boot = image.pread(0, SECTOR)
+        boot = image.pread(SECTOR, 0)
         sectors, heads = (int.from_bytes(boot[at : at + 2], "little") for at in (0x18, 0x1A))
         if boot[0x0B:0x0D] == b"\x00\x02" and 1 <= sectors <= 63 and 1 <= heads <= 2:
             cylinders = image.size // (SECTOR * sectors * heads)
@@ -118,10 +118,10 @@ class BiosDrive:
 
     def read(self, lba: int, count: int) -> bytes:
         """Whole sectors; the caller has checked the range. Raises OSError or PyvmmError of the image."""
-        return self.image.pread(self.start + lba * self.sector_size, count * self.sector_size)
+        return self.image.pread(count * self.sector_size, self.start + lba * self.sector_size)
 
     def write(self, lba: int, data: bytes) -> None:
-        self.image.pwrite(self.start + lba * self.sector_size, data)
+        self.image.pwrite(data, self.start + lba * self.sector_size)
 
     def holds(self, lba: int, count: int) -> bool:
         return lba >= 0 and lba + count <= self.sectors

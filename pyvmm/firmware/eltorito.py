@@ -92,7 +92,7 @@ def emulated_drive(cd: BiosDrive, entry: BootEntry) -> BiosDrive | None:
     if entry.media == NO_EMULATION:
         return None
     if entry.media == HARD_DISK:
-        partition = cd.image.pread(start, SECTOR)[0x1BE:0x1CE]
+        partition = cd.image.pread(SECTOR, start)[0x1BE:0x1CE]
         heads, sectors = partition[5] + 1, partition[6] & 0x3F
         first, count = struct.unpack_from("<II", partition, 8)
         total = first + count

@@ -152,11 +152,16 @@ class _Window:
         return start
 
 
+def _link(device: int, pin: int) -> int:
+    """Link (0 = A) of a pin (0 = INTA#): slot s, pin p is wired to link (s + p) mod 4 (csrc/devices/pci.c: pci_link())."""
+    return (device + pin) % len(layout.PCI_LINKS)
+
+
 def link_irq(device: int, pin: int) -> int:
     """IRQ of a device's INTx# (1 = INTA#): the pins are swizzled over links A to D by device number (PIIX3; PCI 3.0
     §2.2.6).
     """
-    return layout.PCI_LINKS[(pin - 1 + device - 1) % len(layout.PCI_LINKS)]
+    return layout.PCI_LINKS[_link(device, pin - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +256,5 @@ def routing_table(pio: PortBus) -> bytes:
 def routing_entry(device: int) -> bytes:
     """One slot of the routing table: for each pin its link and the bitmap of IRQs that the link may use."""
     bitmap = sum(1 << irq for irq in set(layout.PCI_LINKS))
-    links = len(layout.PCI_LINKS)
-    pins = b"".join(struct.pack("<BH", _PIRQRC + (pin + device - 1) % links, bitmap) for pin in range(4))
+    pins = b"".join(struct.pack("<BH", _PIRQRC + _link(device, pin), bitmap) for pin in range(4))
     return struct.pack("<BB", 0, device << 3) + pins + b"\0\0"

@@ -143,10 +143,10 @@ class FakeImage:
     def size(self) -> int:
         return len(self.data)
 
-    def pread(self, offset: int, size: int) -> bytes:
+    def pread(self, size: int, offset: int) -> bytes:
         return bytes(self.data[offset : offset + size]).ljust(size, b"\0")
 
-    def pwrite(self, offset: int, data: bytes) -> None:
+    def pwrite(self, data: bytes, offset: int) -> None:
         self.data[offset : offset + len(data)] = data
 
 

@@ -57,7 +57,7 @@ def test_chs_read_write_and_verify() -> None:
     assert guest.memory.read(0x10010, 4) == (63 + 2).to_bytes(4, "little")
     guest.memory.write(0x20000, b"written".ljust(512, b"."))
     assert not guest.service(0x13, ax=0x0301, cx=0x0105, dx=0x0080, es=0x2000, bx=0).carry
-    assert image.pread((16 * 63 + 4) * 512, 7) == b"written"
+    assert image.pread(7, (16 * 63 + 4) * 512) == b"written"
     assert not guest.service(0x13, ax=0x0401, cx=1, dx=0x80).carry
 
 
