@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A slow host is no failure: no example has a deadline.
+settings.register_profile("pyvmm", deadline=None)
+settings.load_profile("pyvmm")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -117,7 +117,7 @@ class Console:
                 case Key.HELP:
                     self._show("\n" + HELP)
                 case Key.QUIT:
-                    self._quit(exit_codes.INTERRUPTED)
+                    self._quit(exit_codes.INTERRUPTED, "Ctrl-A X")
                 case Key.PROMPT:
                     self._open_prompt()
 
@@ -146,7 +146,7 @@ class Console:
         if line in ("", "c", "cont", "continue"):
             self._close_prompt()
         elif line in ("q", "quit", "exit"):
-            self._quit(exit_codes.INTERRUPTED)
+            self._quit(exit_codes.INTERRUPTED, "quit")
         else:
             assert self._prompt is not None
             self._show(self._prompt.execute(line) + "(pyvmm) ")
@@ -157,12 +157,13 @@ class Console:
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
 
-    def _quit(self, code: int) -> None:
+    def _quit(self, code: int, reason: str) -> None:
         """End the machine; at the second time, or when it does not stop, end the process."""
         now = time.monotonic()
         if now - self._quit_at < AGAIN_SECONDS:
             self._end_process(code)
         self._quit_at = now
+        self._notice.say(f"ended by {reason}")
         watchdog = threading.Timer(GRACE_SECONDS, self._end_process, (code,))
         watchdog.daemon = True
         watchdog.start()
@@ -181,7 +182,7 @@ class Console:
                 self._show("\n")
                 self._close_prompt()
             else:
-                self._quit(128 + number)
+                self._quit(128 + number, signal.Signals(number).name)
         elif number == signal.SIGTSTP:
             # Give the terminal back, stop as the sender wished, and take it again when continued.
             self._terminal.leave()

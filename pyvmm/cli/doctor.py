@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     import pyvmm
-    from pyvmm.engine import available_engines
+    from pyvmm.errors import EngineError
+    from pyvmm.machine.engines import choose_engine, engines
 
     console = Console(highlight=False)
     console.print(
@@ -40,16 +41,21 @@ def run(options: argparse.Namespace) -> int:
         f" {os.cpu_count()} CPUs, {_memory()} MiB of memory free"
     )
     table = Table("engine", "usable", "why", box=None, pad_edge=False)
-    usable = 0
-    for engine in available_engines():
-        usable += engine.usable
-        table.add_row(engine.name, "yes" if engine.usable else "no", engine.reason)
+    for engine in engines():
+        usable, reason = engine.availability()
+        table.add_row(engine.name, "yes" if usable else "no", reason)
     console.print(table)
+    try:
+        console.print(f"--engine auto takes: {choose_engine('auto').name}")
+        code = exit_codes.OK
+    except EngineError as error:
+        console.print(f"--engine auto: {error}")
+        code = exit_codes.ENGINE
     tools = Table("optional tool", "found", "what for", box=None, pad_edge=False)
     for name, purpose in TOOLS.items():
         tools.add_row(name, "yes" if shutil.which(name) else "no", purpose)
     console.print(tools)
-    return exit_codes.OK if usable else exit_codes.ENGINE
+    return code
 
 
 def _memory() -> int:

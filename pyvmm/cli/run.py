@@ -47,13 +47,22 @@ def run(options: argparse.Namespace) -> int:
         notice.erase()
         raise
     with machine:
-        notice.progress(f"running: {_describe(config, machine.engine_name)} (Ctrl-A H for help)")
         if options.verbose:
             notice.say(_describe(config, machine.engine_name))
+        notice.progress(f"running: {_describe(config, machine.engine_name)} (Ctrl-A H for help)")
+        on_terminal = config.serial == "stdio" and sys.stdout.isatty()
+        if on_terminal:
+            # The guest's first character takes the line away: the same stream, hence no race.
+            machine.serial.sink.set_preamble(notice.hand_over())
         runner = Runner(machine, notice, reboot=not options.no_reboot, timeout=timeout)
         terminal = Terminal(sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY))
         with Console(runner, terminal, notice, send_input=config.serial == "stdio"):
             code = runner.run()
+        if on_terminal and not machine.serial.sink.total:
+            notice.take_back()
+        if options.verbose:
+            for line in machine.messages():
+                notice.say(line)
     notice.erase()
     return code
 

@@ -134,7 +134,7 @@ class Runner:
             case "poweroff":
                 return exit_codes.OK
             case "exit":
-                return result.code & 0xFF
+                return int(result.code) & 0xFF
             case "reset" | "shutdown":
                 what = "triple-faulted" if result.reason == "shutdown" else "asked for a reset"
                 if not self._reboot:
@@ -150,11 +150,8 @@ class Runner:
             case "halted":
                 self._notice.say("the guest halted with interrupts off: nothing can wake it; ended")
                 return exit_codes.GUEST_STOPPED
-            case other:
-                text = getattr(result.exit, "text", "") or other
-                self._notice.error(
-                    f"{text} (rip {result.exit.rip:#x})" if result.exit is not None else str(text)
-                )
+            case reason:
+                self._notice.error(f"the machine {reason} at {result.exit.rip:#x}: {result.exit}")
                 return exit_codes.ENGINE
 
 

@@ -159,8 +159,10 @@ class Notice:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._shown = False
+        self.shown = False
+        """The progress line is on the screen."""
         self._tty = sys.stderr.isatty()
+        self._shared = False  # the guest writes to the same terminal, and may have left the cursor anywhere
 
     def progress(self, text: str) -> None:
         """Show `text` in place of what was shown before; only on a terminal."""
@@ -171,14 +173,26 @@ class Notice:
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
         sys.stderr.write(f"\r\x1b[K{text[: max(columns - 1, 10)]}")
         sys.stderr.flush()
-        self._shown = True
+        self.shown = True
+
+    def hand_over(self) -> bytes:
+        """What takes the progress line away: for somebody else to write, in front of what he writes first."""
+        erase = b"\r\x1b[K" if self.shown else b""
+        self.shown = False
+        self._shared = True
+        return erase
+
+    def take_back(self) -> None:
+        """He wrote nothing: the line is still there, and ours again."""
+        self.shown = self._tty and not self.quiet
+        self._shared = False
 
     def erase(self) -> None:
         """Take the progress line away."""
-        if self._shown:
+        if self.shown:
+            self.shown = False
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-            self._shown = False
 
     def say(self, text: str) -> None:
         """Print one line that stays, on a line of its own."""
@@ -189,6 +203,7 @@ class Notice:
     def error(self, text: str) -> None:
         """Print one line, quiet or not."""
         self.erase()
+        begin = "\r\n" if self._tty and self._shared else ""
         end = "\r\n" if self._tty else "\n"
-        sys.stderr.write(f"pyvmm: {text}{end}")
+        sys.stderr.write(f"{begin}pyvmm: {text}{end}")
         sys.stderr.flush()

@@ -58,7 +58,7 @@ def run(machine: CardboardMachine, **keywords: Any) -> int:
         ([("reset", 0), ("shutdown", 0), ("poweroff", 0)], exit_codes.OK, 2),
         ([("stopped", 0), ("poweroff", 0)], exit_codes.OK, 0),
         ([("halted", 0)], exit_codes.GUEST_STOPPED, 0),
-        ([("fail", 0)], exit_codes.ENGINE, 0),
+        ([("failed", 0)], exit_codes.ENGINE, 0),
     ],
 )
 def test_exit_codes(results: list[tuple[str, int]], code: int, resets: int) -> None:
