@@ -29,6 +29,9 @@ from pyvmm.firmware.video import Video
 from pyvmm.machine import layout
 from pyvmm.units import Gpa
 
+_WAITING = frozenset({0x09, 0x15, 0x16, 0x1A})
+"""Interrupts that a program which waits for a key may use all the same (15h for AH=4Fh, 1Ah to read the time)."""
+
 
 class Bios:
     """The built-in firmware.
@@ -177,6 +180,8 @@ class Bios:
         if number == 0x1A and frame.ah == 0xB1:
             group = self.pci
         key = (number, frame.ah)
+        if number not in _WAITING:
+            self.keyboard.busy()
         try:
             group.call(number, frame)
         except GuestError as error:

@@ -24,6 +24,8 @@ _HELD: Final = {0x36: _RIGHT_SHIFT, 0x2A: _LEFT_SHIFT, 0x1D: _CTRL, 0x38: _ALT}
 _LOCKS: Final = {0x3A: _CAPS, 0x45: _NUM, 0x46: _SCROLL}
 _ESCAPE_NS: Final = 100_000_000
 """An ESC with nothing behind it for that long is the Escape key."""
+_SPIN_NS: Final = 1_000_000
+_SPIN_POLLS: Final = 256
 _FOLLOW_BREAK, _FOLLOW_PRINT = 0x1B, 0x05
 
 
@@ -37,6 +39,9 @@ class Keyboard(ServiceGroup):
         self._typed = bytearray()
         self._escape_since = 0
         self._extended = False
+        self._polls = 0
+        self._last_poll = 0
+        self._napping = False
 
     def reset(self) -> None:
         """An empty buffer at 40:1E."""
@@ -46,6 +51,8 @@ class Keyboard(ServiceGroup):
         p.set_bda16(bda.KEYBOARD_END, bda.KEYBOARD_BUFFER + bda.KEYBOARD_BUFFER_BYTES)
         p.set_bda8(bda.KEYBOARD_STATUS, 0x10)  # 101/102 keys
         self._typed.clear()
+        self._polls = 0
+        self._napping = False
         self._extended = False
 
     # The ring (40:1A head, 40:1C tail, between 40:80 and 40:82) -----------------------------------------------------
@@ -183,6 +190,31 @@ class Keyboard(ServiceGroup):
         else:
             frame.ax = self._classic(code) if frame.ah == 0x00 else code
 
+    def busy(self) -> None:
+        """The caller does something else than wait for a key."""
+        self._polls = 0
+
+    def _spins(self) -> bool:
+        """Whether to sleep until the next interrupt: the caller does nothing but ask, without a pause.
+
+        A boot menu would otherwise keep the host's CPU busy while it waits. Each call sleeps once at most, and only if
+        the timer can end it.
+        """
+        now = self.platform.now_ns()
+        if self._napping:
+            self._napping = False
+            self._last_poll = now
+            return False
+        self._polls = self._polls + 1 if now - self._last_poll < _SPIN_NS else 0
+        self._last_poll = now
+        if (
+            self._polls < _SPIN_POLLS
+            or self.platform.pio.read(layout.PIC_MASTER + 1, 1) & 1 << layout.IRQ_PIT
+        ):
+            return False
+        self._napping = True
+        return True
+
     @function(0x16, 0x01, 0x11, source="INT 16/AH=01h, 11h")
     def check_key(self, frame: Frame) -> None:
         """ZF set: none."""
@@ -190,6 +222,9 @@ class Keyboard(ServiceGroup):
         if frame.ah == 0x01:
             self._drop_enhanced()
         code = self.peek()
+        if code is None and self._spins():
+            frame.wait()
+            return
         frame.zero = code is None
         if code is not None:
             frame.ax = self._classic(code) if frame.ah == 0x01 else code

@@ -153,7 +153,7 @@ class _Window:
 
 
 def _link(device: int, pin: int) -> int:
-    """Link (0 = A) of a pin (0 = INTA#): slot s, pin p is wired to link (s + p) mod 4 (csrc/devices/pci.c: pci_link())."""
+    """Link (0 = A) of a pin (0 = INTA#): slot s, pin p has link (s + p) mod 4 (csrc/devices/pci.c: pci_link())."""
     return (device + pin) % len(layout.PCI_LINKS)
 
 

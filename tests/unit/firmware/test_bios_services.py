@@ -153,6 +153,20 @@ def test_read_key_waits() -> None:
     assert guest.service(0x16, ax=0x0000).action == ACTION_RETURN
 
 
+def test_spinning_on_the_keyboard_sleeps() -> None:
+    guest = Caller()
+    guest.now = 1_000_000_000
+    assert {guest.service(0x16, ax=0x0100).action for _ in range(200)} == {ACTION_RETURN}
+    actions = [guest.service(0x16, ax=0x0100).action for _ in range(100)]
+    assert actions[-2:] in ([ACTION_WAIT, ACTION_RETURN], [ACTION_RETURN, ACTION_WAIT])
+    guest.now += 10_000_000
+    assert guest.service(0x16, ax=0x0100).action == ACTION_RETURN
+    guest.now += 10_000_000
+    assert {guest.service(0x16, ax=0x0100).action for _ in range(200)} == {ACTION_RETURN}
+    guest.ports.masks[layout.PIC_MASTER + 1] = 0xFF
+    assert {guest.service(0x16, ax=0x0100).action for _ in range(500)} == {ACTION_RETURN}
+
+
 def test_scan_codes() -> None:
     guest = Caller()
     for scan in (0x2A, 0x1E, 0x9E, 0xAA, 0x1E, 0x9E, 0xE0, 0x48, 0xE0, 0xC8, 0x1D, 0x2E, 0xAE, 0x9D):
