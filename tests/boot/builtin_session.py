@@ -221,4 +221,5 @@ def power_off(child: pexpect.spawn[str], timeout: float = 60) -> int | None:
     child.expect(r"Good bye\.", timeout=timeout)
     child.expect(pexpect.EOF, timeout=timeout)
     child.close()
-    return child.exitstatus
+    status: int | None = child.exitstatus
+    return status

@@ -21,15 +21,11 @@ import pexpect
 import pytest
 
 from tests.boot import builtin_session as session
+from tests.boot.builtin_build import ROOT, build, guest, run
 
-ROOT = Path(__file__).parents[2]
+__all__ = ["guest"]  # the fixture
+
 MKDISK = ROOT / "csrc" / "guest" / "mkdisk.py"
-PROJECT = """
-cmake_minimum_required(VERSION 3.20)
-project(guest C ASM)
-find_package(Python REQUIRED COMPONENTS Interpreter)
-include({guest})
-"""
 TRANSITIONAL = ("-device", "virtio-blk-pci,drive=disk,serial=builtin")
 MODERN = ("-device", "virtio-blk-pci,drive=disk,disable-legacy=on")
 LEGACY = ("-device", "virtio-blk-pci,drive=disk,disable-modern=on,disable-legacy=off")
@@ -39,17 +35,7 @@ pytestmark = [
     pytest.mark.skipif(
         not shutil.which("qemu-system-x86_64"), reason="no qemu-system-x86_64 (qemu-system-x86)"
     ),
-    pytest.mark.skipif(not shutil.which("qemu-img"), reason="no qemu-img (qemu-utils)"),
 ]
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program that must succeed; return what it printed."""
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def sector_of(disk: Path, lba: int, count: int = 1) -> bytes:
@@ -57,24 +43,6 @@ def sector_of(disk: Path, lba: int, count: int = 1) -> bytes:
     raw = disk.with_suffix(".raw")
     run("qemu-img", "convert", "-O", "raw", disk, raw)
     return raw.read_bytes()[lba * 512 : (lba + count) * 512]
-
-
-def build(folder: Path, compiler: str) -> Path:
-    """Build the guest by its own CMake file; return the build folder."""
-    (folder / "CMakeLists.txt").write_text(PROJECT.format(guest=ROOT / "cmake" / "guest.cmake"))
-    flags = "-fsanitize=address -fPIC"  # must not reach the guest
-    run("cmake", "-S", folder, "-B", folder / "build", f"-DCMAKE_C_COMPILER={compiler}", f"-DCMAKE_C_FLAGS={flags}",
-        f"-DPython_EXECUTABLE={sys.executable}")  # fmt: skip
-    run("cmake", "--build", folder / "build", "--target", "guest_disk")
-    return folder / "build"
-
-
-@pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with builtin.qcow2, guest-kernel.elf and builtin.raw."""
-    folder = build(tmp_path_factory.mktemp("guest"), "cc")
-    run("qemu-img", "convert", "-O", "raw", folder / "builtin.qcow2", folder / "builtin.raw")
-    return folder
 
 
 @pytest.fixture
@@ -165,6 +133,57 @@ def test_more_memory_than_mapped(disk: Path) -> None:
         session.expect_boot(child)
         session.run_session(child, steps)
         assert session.power_off(child) == 0
+
+
+def test_without_nx(disk: Path) -> None:
+    """A CPU without execute-disable has no such bit in its page tables (it would be a reserved bit)."""
+    steps = [
+        session.Step("pages 0x200000", (r"writable, executable",)),
+        session.Step("ring3 nx", (r"now executing the stack", r"the program returned 0")),
+    ]
+    with qemu(disk, "-cpu", "qemu64,-nx", *TRANSITIONAL) as child:
+        session.expect_boot(child)
+        session.run_session(child, steps)
+        assert session.power_off(child) == 0
+
+
+def test_32_bit_cpu_is_told(disk: Path) -> None:
+    """Without long mode there is one line, not a triple fault."""
+    with qemu(disk, "-cpu", "qemu32", *TRANSITIONAL) as child:
+        child.expect(r"kernel: this CPU has no long mode \(CPUID 0x80000001 EDX bit 29\)")
+
+
+def test_disk_behind_a_bridge(disk: Path) -> None:
+    """The PCI scan follows bridges."""
+    bridge = ("-device", "pci-bridge,id=bridge,chassis_nr=1")
+    with qemu(disk, *bridge, "-device", "virtio-blk-pci,drive=disk,bus=bridge,addr=3") as child:
+        session.expect_boot(child)
+        session.run_session(child, [session.Step("pci", (r"PCI bridge", r"01:03\.0  1af4:1001"))])
+        assert session.power_off(child) == 0
+
+
+def test_console_without_interrupt(disk: Path) -> None:
+    """COM1 on another IRQ than 4: the start-up test sees it, and input is polled."""
+    words = [
+        "-M",
+        "pc",
+        "-accel",
+        "tcg",
+        "-display",
+        "none",
+        "-nodefaults",
+        "-chardev",
+        "stdio,id=console,signal=off",
+    ]
+    words += ["-device", "isa-serial,chardev=console,iobase=0x3f8,irq=7", "-drive", f"if=virtio,file={disk}"]
+    child = pexpect.spawn("qemu-system-x86_64", words, encoding="utf-8", timeout=60)
+    try:
+        child.expect(r"COM1, polled \(IRQ 4 does not arrive\)")
+        child.expect(session.PROMPT)
+        session.run_session(child, session.DISK)
+        assert session.power_off(child) == 0
+    finally:
+        child.close(force=True)
 
 
 @pytest.mark.parametrize("command", ["reboot", "crash triple"])

@@ -17,9 +17,11 @@ import pytest
 import unicorn as uc
 from unicorn import x86_const as x86
 
-from tests.boot.test_builtin_guest_qemu import guest
+from tests.boot.builtin_build import guest
 
 __all__ = ["guest"]  # the fixture
+
+pytestmark = pytest.mark.boot
 
 MIB = 1 << 20
 IMAGE = 0x10000

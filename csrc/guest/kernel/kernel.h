@@ -139,7 +139,7 @@ typedef struct VirtioDevice {
     const PciDevice *pci;
     bool modern;
     volatile uint8_t *common, *notify, *isr, *config; /* modern: virtio 1.2 §4.1.4 */
-    uint32_t notify_multiplier;
+    uint32_t notify_length, notify_multiplier;
     uint16_t io;                     /* legacy: virtio 1.2 §4.1.4.8 */
     volatile uint16_t *queue_notify; /* modern, of queue 0 */
 } VirtioDevice;
@@ -150,7 +150,8 @@ uint64_t virtio_features(VirtioDevice *dev);
 bool virtio_accept(VirtioDevice *dev, uint64_t features);
 uint32_t virtio_config32(VirtioDevice *dev, unsigned offset);
 uint16_t virtio_queue_max(VirtioDevice *dev);
-void virtio_queue_enable(VirtioDevice *dev, uint16_t size, void *desc, void *avail, void *used);
+/* false: the notification address lies outside its capability */
+bool virtio_queue_enable(VirtioDevice *dev, uint16_t size, void *desc, void *avail, void *used);
 void virtio_notify(VirtioDevice *dev);
 uint8_t virtio_isr(VirtioDevice *dev);
 

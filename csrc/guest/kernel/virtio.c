@@ -88,6 +88,7 @@ static void find_capabilities(VirtioDevice *dev)
         case CAP_NOTIFY:
             if (!dev->notify) {
                 dev->notify = map_capability(pci, cap, 2);
+                dev->notify_length = pci_read32(pci, cap + 12);
                 dev->notify_multiplier = pci_read32(pci, cap + 16);
             }
             break;
@@ -183,21 +184,24 @@ uint16_t virtio_queue_max(VirtioDevice *dev)
     return get16(dev->common, COMMON_QUEUE_SIZE);
 }
 
-void virtio_queue_enable(VirtioDevice *dev, uint16_t size, void *desc, void *avail, void *used)
+bool virtio_queue_enable(VirtioDevice *dev, uint16_t size, void *desc, void *avail, void *used)
 {
     if (!dev->modern) { /* one page number; the places of the rings follow from it (§2.7.2) */
         outl(dev->io + LEGACY_QUEUE_PFN, (uint32_t)((uint64_t)desc / PAGE_SIZE));
-        return;
+        return true;
     }
     put16(dev->common, COMMON_QUEUE_SELECT, 0);
     put16(dev->common, COMMON_QUEUE_SIZE, size);
     put64(dev->common, COMMON_QUEUE_DESC, (uint64_t)desc);
     put64(dev->common, COMMON_QUEUE_DRIVER, (uint64_t)avail);
     put64(dev->common, COMMON_QUEUE_DEVICE, (uint64_t)used);
-    /* The notification address of a queue: §4.1.4.4. It was mapped up to one page. */
+    /* The notification address of a queue: §4.1.4.4. One page of the capability is mapped, enough for queue 0. */
     uint64_t offset = (uint64_t)get16(dev->common, COMMON_QUEUE_NOTIFY) * dev->notify_multiplier;
-    dev->queue_notify = (volatile uint16_t *)(dev->notify + (offset <= PAGE_SIZE - 2 ? offset : 0));
+    if (offset > PAGE_SIZE - 2 || offset > dev->notify_length - 2)
+        return false;
+    dev->queue_notify = (volatile uint16_t *)(dev->notify + offset);
     put16(dev->common, COMMON_QUEUE_ENABLE, 1);
+    return true;
 }
 
 void virtio_notify(VirtioDevice *dev)

@@ -89,7 +89,10 @@ static bool queue_init(void)
     descriptors = (Descriptor *)queue;
     avail = (volatile AvailRing *)(queue + sizeof(Descriptor) * queue_size);
     used = (volatile UsedRing *)(queue + first);
-    virtio_queue_enable(&device, queue_size, descriptors, (void *)avail, (void *)used);
+    if (!virtio_queue_enable(&device, queue_size, descriptors, (void *)avail, (void *)used)) {
+        absent = "the device's notification address lies outside its capability";
+        return false;
+    }
     return true;
 }
 

@@ -131,7 +131,7 @@ static void commit(Line *line, Door door, unsigned ending)
         __asm__ volatile("movb $1, (%0)" : : "r"(0ul) : "memory");
         break;
     case END_NX:
-        announce(line, door, "executing the stack, which is marked NX");
+        announce(line, door, "executing the stack: data pages are marked NX where the CPU can");
         __asm__ volatile("call *%0" : : "r"(code), "m"(code) : "memory");
         break;
     }
