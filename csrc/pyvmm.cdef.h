@@ -347,3 +347,83 @@ int block_check(BlockImage *image, int repair, BlockCheck *result, Error *error)
 int64_t block_copy(BlockImage *source, BlockImage *target, uint64_t offset, uint64_t length, bool target_is_zero,
                    bool compress, Error *error);
 int64_t block_compare(BlockImage *a, BlockImage *b, uint64_t offset, uint64_t length, Error *error);
+
+/* devices/pci.h, pci_bridges.h, pci_python.h */
+typedef struct PciBus PciBus;
+typedef struct { uint8_t config[256]; uint8_t intx; } PciFunctionState;
+typedef struct { uint32_t config_address; } PciBusState;
+typedef struct { PciFunctionState pci; } PciBridgeState;
+typedef struct { PciFunctionState pci; } PciPythonState;
+typedef struct {
+    uint16_t vendor_id;
+    uint16_t device_id;
+    uint32_t class_code;
+    uint8_t revision;
+    uint16_t subsystem_vendor_id;
+    uint16_t subsystem_id;
+    uint8_t interrupt_pin;
+} PciIdentity;
+typedef struct { uint64_t size; uint64_t base; uint32_t flags; uint8_t wanted; uint8_t mapped; } PciBarInfo;
+typedef struct { uint32_t index; uint32_t flags; uint64_t size; void *handle; } PciPythonBar;
+PciBus *pci_bus_new(Board *board);
+Device *pci_bus_device(PciBus *bus);
+uint32_t pci_link(uint32_t slot, uint32_t pin);
+int pci_bus_link_route(PciBus *bus, uint32_t link);
+uint32_t pci_bus_config_read(PciBus *bus, uint32_t devfn, uint32_t offset, uint32_t size);
+void pci_bus_config_write(PciBus *bus, uint32_t devfn, uint32_t offset, uint32_t size, uint32_t value);
+int pci_bus_bar(PciBus *bus, uint32_t devfn, uint32_t index, PciBarInfo *info);
+const char *pci_bus_device_name(PciBus *bus, uint32_t devfn);
+Device *i440fx_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
+Device *piix3_isa_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
+Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base, Error *error);
+Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *name, const PciIdentity *identity,
+                       const PciPythonBar *bars, size_t bar_count,
+                       uint64_t (*read)(void *, uint32_t, uint64_t, uint32_t),
+                       void (*write)(void *, uint32_t, uint64_t, uint32_t, uint64_t), Error *error);
+void pci_python_set_intx(Device *device, bool level);
+
+/* virtio/virtio_pci.h, virtio_blk.h */
+typedef struct {
+    uint64_t desc;
+    uint64_t driver;
+    uint64_t device;
+    uint16_t size;
+    uint16_t last_avail;
+    uint16_t next_used;
+    uint8_t enabled;
+} VirtioQueueState;
+typedef struct {
+    uint64_t driver_features;
+    uint8_t status;
+    uint8_t generation;
+    uint8_t config[64];
+    VirtioQueueState queues[8];
+} VirtioState;
+typedef struct {
+    PciFunctionState pci;
+    VirtioState virtio;
+    uint64_t features_written;
+    uint32_t device_feature_select;
+    uint32_t driver_feature_select;
+    uint16_t queue_select;
+    uint8_t isr;
+} VirtioPciState;
+typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; bool modern_only; ...; } VirtioBlkOptions;
+typedef struct {
+    uint64_t reads;
+    uint64_t writes;
+    uint64_t flushes;
+    uint64_t others;
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+    uint64_t errors;
+    uint64_t batches;
+    uint64_t host_calls;
+    uint64_t interrupts;
+    uint64_t faults;
+} VirtioBlkCounters;
+Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *image, const VirtioBlkOptions *options,
+                       Error *error);
+void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
+void virtio_blk_resized(Device *device);
+uint64_t virtio_pci_device_features(Device *device);

@@ -10,11 +10,15 @@
 #include "devices/i8042.h"
 #include "devices/i8254.h"
 #include "devices/mc146818.h"
+#include "devices/pci.h"
+#include "devices/pci_bridges.h"
+#include "devices/pci_python.h"
 #include "devices/ports.h"
 #include "devices/uart16550.h"
 #include "engine/engine.h"
 #include "io/board.h"
 #include "irq/i8259.h"
 #include "translator/translator.h"
+#include "virtio/virtio_blk.h"
 
 #endif

@@ -34,11 +34,11 @@ static const DeviceClass python_class = {
     .restore = python_restore,
 };
 
-static int add_bars(PciPython *python, const PciPythonBar *bars, size_t count, void *handle, Error *error)
+static int add_bars(PciPython *python, const PciPythonBar *bars, size_t count, Error *error)
 {
     for (size_t i = 0; i < count; i++)
         if (pci_function_add_bar(&python->function, bars[i].index, bars[i].size, bars[i].flags, &python->ops,
-                                 handle, bars[i].index, NULL) < 0)
+                                 bars[i].handle, bars[i].index, NULL) < 0)
             return error_set(
                 error, EINVAL,
                 "%s: BAR %u of %llu bytes, flags %#x: size must be a power of two (I/O: 4 to 256, memory: 16 up, "
@@ -48,8 +48,7 @@ static int add_bars(PciPython *python, const PciPythonBar *bars, size_t count, v
 }
 
 Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *name, const PciIdentity *identity,
-                       const PciPythonBar *bars, size_t bar_count, void *handle, BusRead read, BusWrite write,
-                       Error *error)
+                       const PciPythonBar *bars, size_t bar_count, BusRead read, BusWrite write, Error *error)
 {
     PciPython *python = calloc(1, sizeof *python);
     if (!python) {
@@ -65,7 +64,7 @@ Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *na
     if (identity->interrupt_pin > 4)
         error_set(error, EINVAL, "%s: interrupt pin %u is not one of 0 (none) to 4 (INTD#)", name,
                   identity->interrupt_pin);
-    else if (add_bars(python, bars, bar_count, handle, error) == 0 &&
+    else if (add_bars(python, bars, bar_count, error) == 0 &&
              pci_bus_add(bus, devfn, &python->function, error) == 0)
         return &python->device;
     device_free(&python->device);

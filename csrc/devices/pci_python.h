@@ -11,6 +11,7 @@ typedef struct PciPythonBar {
     uint32_t index;
     uint32_t flags; /* enum PciBarFlags */
     uint64_t size;
+    void *handle; /* first argument of the callbacks */
 } PciPythonBar;
 
 typedef struct PciPythonState {
@@ -19,8 +20,7 @@ typedef struct PciPythonState {
 
 /* `region` in the callbacks is the BAR's index. `name` is copied. */
 Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *name, const PciIdentity *identity,
-                       const PciPythonBar *bars, size_t bar_count, void *handle, BusRead read, BusWrite write,
-                       Error *error);
+                       const PciPythonBar *bars, size_t bar_count, BusRead read, BusWrite write, Error *error);
 void pci_python_set_intx(Device *device, bool level);
 
 #endif

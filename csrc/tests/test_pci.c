@@ -81,15 +81,13 @@ static void test_collision(void)
     const PciIdentity identity = {
         .vendor_id = 0x1234, .device_id = 0x5678, .class_code = 0xff0000, .interrupt_pin = 2};
     const PciPythonBar bars[] = {{.index = 0, .flags = PCI_BAR_IO, .size = 16}, {.index = 2, .size = 4096}};
-    Device *other = pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "toy", &identity, bars, 2, NULL,
-                                   fixed_read, NULL, &error);
+    Device *other =
+        pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "toy", &identity, bars, 2, fixed_read, NULL, &error);
     CHECK(other);
-    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "late", &identity, bars, 2, NULL, NULL, NULL,
-                          &error));
+    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "late", &identity, bars, 2, NULL, NULL, &error));
     CHECK_EQ(error.code, EEXIST);
     const PciPythonBar odd = {.index = 0, .size = 100};
-    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(5, 0), "odd", &identity, &odd, 1, NULL, NULL, NULL,
-                          &error));
+    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(5, 0), "odd", &identity, &odd, 1, NULL, NULL, &error));
     CHECK_EQ(error.code, EINVAL);
     mock_assign(&mock, 11);
     mock_config_write(&mock, PCI_DEVFN(4, 0), PCI_BAR0, 4, MOCK_IO + 0x10);
@@ -121,7 +119,7 @@ static void test_interrupt_links(void)
     irq_router_add_sink(mock.board->irqs, mock_irq_sink, &irqs);
     const PciIdentity identity = {.vendor_id = 0x1234, .device_id = 0x5678, .interrupt_pin = 3};
     Device *toy =
-        pci_python_new(mock.board, mock.bus, PCI_DEVFN(6, 0), "toy", &identity, NULL, 0, NULL, NULL, NULL, &error);
+        pci_python_new(mock.board, mock.bus, PCI_DEVFN(6, 0), "toy", &identity, NULL, 0, NULL, NULL, &error);
     uint32_t link = pci_link(6, 2), isa = PCI_DEVFN(1, 0);
     CHECK_EQ(mock_config_read(&mock, isa, PIIX3_PIRQRC + link, 1), 0x80); /* reset: not routed */
     pci_python_set_intx(toy, true);

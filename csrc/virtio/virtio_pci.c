@@ -382,25 +382,31 @@ static void virtio_pci_save(Device *device, void *opaque)
     state->isr = pci->isr;
 }
 
+static int apply_state(VirtioPci *pci, const VirtioPciState *state)
+{
+    int result = virtio_restore(pci->virtio, &state->virtio);
+    if (result == 0)
+        result = pci_function_restore(&pci->function, &state->pci);
+    pci->features_written = state->features_written;
+    pci->device_feature_select = state->device_feature_select;
+    pci->driver_feature_select = state->driver_feature_select;
+    pci->queue_select = state->queue_select;
+    pci->isr = state->isr;
+    return result;
+}
+
 static int virtio_pci_restore(Device *device, const void *opaque)
 {
     VirtioPci *pci = pci_of(device);
     const VirtioPciState *state = opaque;
     if (state->isr & ~(VIRTIO_ISR_QUEUE | VIRTIO_ISR_CONFIG) || state->pci.intx != (state->isr != 0))
         return -EINVAL;
-    int result = virtio_restore(pci->virtio, &state->virtio);
-    if (result == 0)
-        result = pci_function_restore(&pci->function, &state->pci);
-    if (result < 0) {
-        virtio_pci_reset(device);
-        return result;
-    }
-    pci->features_written = state->features_written;
-    pci->device_feature_select = state->device_feature_select;
-    pci->driver_feature_select = state->driver_feature_select;
-    pci->queue_select = state->queue_select;
-    pci->isr = state->isr;
-    return 0;
+    VirtioPciState before = {0};
+    virtio_pci_save(device, &before);
+    int result = apply_state(pci, state);
+    if (result < 0)
+        apply_state(pci, &before);
+    return result;
 }
 
 static const DeviceClass virtio_pci_class = {
@@ -467,3 +473,5 @@ Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *
 }
 
 VirtioDevice *virtio_pci_virtio(Device *device) { return pci_of(device)->virtio; }
+
+uint64_t virtio_pci_device_features(Device *device) { return pci_of(device)->virtio->device_features; }

@@ -81,5 +81,6 @@ typedef struct VirtioPciState {
 Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio, uint16_t transitional_id,
                        bool modern_only, IoThread *io, Error *error);
 VirtioDevice *virtio_pci_virtio(Device *device);
+uint64_t virtio_pci_device_features(Device *device); /* what it offers */
 
 #endif
