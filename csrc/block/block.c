@@ -347,21 +347,23 @@ int block_create(const char *path, const char *format, const BlockCreate *option
     if (options->size > (uint64_t)INT64_MAX - 512)
         return error_set(error, EFBIG, "%s: size %llu is more than a file can hold", path, (unsigned long long)options->size);
     BlockFile *file = NULL;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
-    if (fd < 0)
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    bool made = fd >= 0;
+    if (fd < 0 && errno != EEXIST)
         return error_set(error, errno, "%s: cannot create: %s", path, strerror(errno));
-    close(fd);
+    if (made)
+        close(fd);
     file = file_open(path, BLOCK_CACHE_WRITEBACK, 0, error); /* with its locks: not under a running machine */
     if (!file)
         return error ? -error->code : -EIO;
-    int result = file->regular ? file_truncate(file, 0) : 0;
-    if (result)
-        error_set(error, -result, "%s: cannot empty: %s", path, strerror(-result));
-    if (!result && qcow2) {
+    int result = 0;
+    if (qcow2) {
         result = qcow2_create(file, options, error);
-    } else if (!result) {
+    } else {
         uint64_t size = (options->size + 511) & ~511ull;
-        result = file_truncate(file, size);
+        result = file->regular ? file_truncate(file, 0) : 0;
+        if (!result)
+            result = file_truncate(file, size);
         if (!result && size && options->preallocation == BLOCK_PREALLOC_FALLOC)
             result = -posix_fallocate(file->fd, 0, (off_t)size);
         if (!result && size && options->preallocation == BLOCK_PREALLOC_FULL)
@@ -371,6 +373,8 @@ int block_create(const char *path, const char *format, const BlockCreate *option
                       strerror(-result));
     }
     file_close(file);
+    if (result && made)
+        unlink(path);
     if (result || !qcow2 || options->preallocation == BLOCK_PREALLOC_OFF)
         return result;
     BlockImage *image = block_open(path, "qcow2", BLOCK_CACHE_UNSAFE, BLOCK_NO_BACKING, error);

@@ -164,6 +164,7 @@ int qcow2_write_metadata(Qcow2 *q); /* all caches, in order; not the last fdatas
 uint64_t qcow2_refcount_load(const uint8_t *block, uint64_t index, uint32_t order);
 void qcow2_refcount_store(uint8_t *block, uint64_t index, uint32_t order, uint64_t value);
 int qcow2_refcount_get(Qcow2 *q, uint64_t cluster, uint64_t *value);
+int qcow2_refcount_set(Qcow2 *q, uint64_t cluster, uint64_t value); /* its block exists */
 int qcow2_refcount_add(Qcow2 *q, uint64_t cluster, int delta);
 int64_t qcow2_alloc(Qcow2 *q, uint64_t want, bool exact, uint64_t *offset); /* clusters got (>= 1) or -errno */
 void qcow2_free_now(Qcow2 *q, uint64_t offset, uint64_t clusters);

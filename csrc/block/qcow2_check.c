@@ -201,7 +201,7 @@ static int count_all(Checker *c)
 /* The refcount structure itself: kept apart, since a rebuild replaces it. */
 static void count_refcounts(Checker *c, bool *rebuild)
 {
-    const Qcow2 *q = c->q;
+    Qcow2 *q = c->q;
     count(c, q->reftable_offset, q->reftable_clusters * q->cluster_size, true, "header: refcount_table_offset");
     *rebuild = !has_room(c, q->reftable_offset);
     for (uint32_t i = 0; i < q->reftable_size; i++) {
@@ -211,14 +211,15 @@ static void count_refcounts(Checker *c, bool *rebuild)
         if (offset & QCOW2_REFTABLE_RESERVED || !has_room(c, offset)) {
             CORRUPT(c, "refcount table entry %u: %#llx is unaligned or beyond the end of the file", i,
                     (unsigned long long)offset);
-            *rebuild = true;
+            *rebuild = q->broken = true;
             q->reftable[i] = 0;
             continue;
         }
         count(c, offset, q->cluster_size, true, "refcount table entry");
         if (c->counts.count[offset >> q->cluster_bits] > 1) {
             CORRUPT(c, "refcount table entry %u: block at offset %#llx is used otherwise", i, (unsigned long long)offset);
-            *rebuild = true;
+            *rebuild = q->broken = true; /* until it is rebuilt, nothing may be allocated */
+            q->reftable[i] = 0;
         }
     }
 }
@@ -244,9 +245,8 @@ static int compare(Checker *c, bool lower_leaks, bool *rebuild)
         if (in_file > references) {
             found(c, &c->result->leaks, "leaked cluster %llu: refcount is %llu, references %llu", (unsigned long long)i,
                   (unsigned long long)in_file, (unsigned long long)references);
-            for (; lower_leaks && in_file > references; in_file--)
-                if ((result = qcow2_refcount_add(q, i, -1)))
-                    return result;
+            if (lower_leaks && (result = qcow2_refcount_set(q, i, references)))
+                return result;
         } else {
             CORRUPT(c, "cluster %llu: refcount is %llu, references %llu", (unsigned long long)i,
                     (unsigned long long)in_file, (unsigned long long)references);

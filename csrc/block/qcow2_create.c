@@ -100,7 +100,9 @@ int qcow2_create(BlockFile *file, const BlockCreate *options, Error *error)
         qcow2_refcount_store(data + ((first_block + i / per_block) << l.cluster_bits), i % per_block, l.order, 1);
     if (!result) {
         /* the L1 table is a hole; the header comes last, so that a half-made image is not taken for one */
-        result = file_truncate(file, used << l.cluster_bits);
+        result = file->regular ? file_truncate(file, 0) : 0;
+        if (!result)
+            result = file_truncate(file, used << l.cluster_bits);
         if (!result)
             result = file_pwrite(file, data + l.cluster_size, (clusters - 1) << l.cluster_bits, l.cluster_size);
         if (!result && !file->regular)

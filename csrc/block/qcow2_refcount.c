@@ -6,7 +6,7 @@
 
 #include "block/qcow2.h"
 
-enum { FREES_MAX = 65536, OVERLAP_SCAN_MAX = 65536 };
+enum { FREES_MAX = 65536, OVERLAP_SCAN_MAX = 65536, USED_BEYOND_MAX = 1 << 20 };
 
 uint64_t qcow2_refcount_load(const uint8_t *block, uint64_t index, uint32_t order)
 {
@@ -72,6 +72,20 @@ int qcow2_refcount_get(Qcow2 *q, uint64_t cluster, uint64_t *value)
     if (!result)
         *value = slot ? qcow2_refcount_load(slot->data, index, q->refcount_order) : 0;
     return result;
+}
+
+int qcow2_refcount_set(Qcow2 *q, uint64_t cluster, uint64_t value)
+{
+    Qcow2Slot *slot;
+    uint64_t index;
+    int result = find_slot(q, cluster, &slot, &index);
+    if (result || !slot)
+        return result ? result : -ERANGE;
+    qcow2_refcount_store(slot->data, index, q->refcount_order, value);
+    qcow2_cache_dirty(&q->refblock_cache, slot);
+    if (!value)
+        q->free_hint = MIN(q->free_hint, cluster);
+    return 0;
 }
 
 int qcow2_refcount_add(Qcow2 *q, uint64_t cluster, int delta)
@@ -235,6 +249,7 @@ static int is_free(Qcow2 *q, uint64_t cluster, bool *answer)
 int64_t qcow2_alloc(Qcow2 *q, uint64_t want, bool exact, uint64_t *offset)
 {
     uint64_t run = 0, cluster = q->free_hint, first_free = UINT64_MAX;
+    int beyond = 0;
     if (q->broken)
         return -EIO;
     while (run < want) {
@@ -248,6 +263,10 @@ int64_t qcow2_alloc(Qcow2 *q, uint64_t want, bool exact, uint64_t *offset)
             first_free = cluster;
         if (!yes && run && !exact)
             break;
+        if (!yes && cluster >= q->file_end && ++beyond > USED_BEYOND_MAX) {
+            image_fault(q->image, "refcounts of more than %d clusters beyond the end of the file are not 0", USED_BEYOND_MAX);
+            return qcow2_mark_corrupt(q);
+        }
         run = yes ? run + 1 : 0;
         cluster++;
     }

@@ -48,8 +48,9 @@ static int zero_slice(Qcow2 *q, const ZeroRequest *request, uint64_t offset, uin
     if (!slot) {
         bool keep;
         zeroed_entry(q, request, 0, &keep, write);
-        if (keep || *write) { /* no table, nothing to change in it: up to the end of the slice */
-            *clusters = *write ? 0 : MIN(most, (uint64_t)(qcow2_l2_slice_entries(q) - index));
+        if (keep || *write) { /* no table, nothing to change in it: up to its end */
+            uint64_t in_table = (offset >> q->cluster_bits) & ((1ull << q->l2_bits) - 1);
+            *clusters = *write ? 0 : MIN(most, (1ull << q->l2_bits) - in_table);
             return 0;
         }
     }

@@ -1,4 +1,4 @@
-"""Disk images: raw and qcow2, opened, made, checked, converted. The data path is C (csrc/block) and never holds the GIL."""
+"""Disk images, raw and qcow2: opened, made, checked, converted. The data path is C (csrc/block), without the GIL."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """An open disk image as a Python object, over csrc/block/block.h.
 
-Offsets and lengths are bytes of the guest's disk, of any alignment. Every call releases the GIL. Formats: raw, and qcow2
-version 2 and 3 (QEMU docs/interop/qcow2.txt); encryption, external data files and extended L2 entries are refused.
+Offsets and lengths are bytes of the guest's disk, of any alignment. Every call releases the GIL. Formats: raw, and
+qcow2 versions 2 and 3 (QEMU docs/interop/qcow2.txt); encryption, external data files and extended L2 entries are
+refused.
 """
 
 from __future__ import annotations
@@ -162,7 +163,9 @@ class Image:
 
     def _range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise ImageError(f"{self.path}: bytes {offset} + {length} are outside the disk ({self.size} bytes)")
+            raise ImageError(
+                f"{self.path}: bytes {offset} + {length} are outside the disk ({self.size} bytes)"
+            )
 
     def pread(self, length: int, offset: int) -> bytes:
         """Read `length` bytes.
@@ -229,7 +232,9 @@ class Image:
 
     def _extent(self, offset: int, length: int) -> Extent:
         status = ffi.new("BlockStatus *")
-        self._check(lib.block_status(self._open(), offset, length, status), f"read the map at offset {offset}")
+        self._check(
+            lib.block_status(self._open(), offset, length, status), f"read the map at offset {offset}"
+        )
         flags = status.flags
         return Extent(
             start=offset,

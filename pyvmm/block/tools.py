@@ -164,7 +164,9 @@ def check_image(
     result, error = ffi.new("BlockCheck *"), new_error()
     with open_handle(path, format, "writeback", flags) as image:
         check(lib.block_check(image.handle, REPAIR[repair], result, error), error, exception=ImageError)
-    numbers = {field: int(getattr(result, field)) for field in CheckResult.__dataclass_fields__ if field != "first"}
+    numbers = {
+        field: int(getattr(result, field)) for field in CheckResult.__dataclass_fields__ if field != "first"
+    }
     return CheckResult(first=ffi.string(result.first).decode(errors="replace"), **numbers)
 
 
