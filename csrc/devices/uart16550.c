@@ -134,6 +134,7 @@ static void rx_refill(Uart16550 *uart)
 static uint8_t read_rbr(Uart16550 *uart)
 {
     Uart16550State *s = &uart->state;
+    rx_refill(uart);
     uint8_t byte = s->rx_fifo[0]; /* an empty receiver gives its last byte again */
     if (s->rx_count) {
         s->rx_count--;
@@ -240,6 +241,7 @@ static void write_ier(Uart16550 *uart, uint8_t value)
     s->ier = value & 0x0f;
     if (rising & IER_ETBEI) /* enabling it with an empty THR makes the interrupt (16550D §8.6.7) */
         s->thre_pending = s->tx_count == 0;
+    rx_refill(uart);
     if (rising & IER_ERBFI)
         restart_timeout(uart);
 }
@@ -311,6 +313,7 @@ static uint8_t read_lsr(Uart16550 *uart)
 {
     Uart16550State *s = &uart->state;
     tx_retry(uart);
+    rx_refill(uart);
     uint8_t value = s->lsr | (s->rx_count ? LSR_DR : 0) | (s->tx_count ? 0 : LSR_THRE | LSR_TEMT);
     uint8_t errors = 0;
     for (uint32_t i = 0; i < s->rx_count; i++)
@@ -397,8 +400,7 @@ static void uart16550_reset(Device *device)
     uart->state = (Uart16550State){.dll = 12};
     uart->state.msr = modem_inputs(&uart->state);
     timer_disarm(uart->timeout);
-    rx_refill(uart);
-    uart_update(uart);
+    uart_update(uart); /* what waits on the line enters when the guest looks, so that no reset loses it */
 }
 
 static void uart16550_destroy(Device *device)

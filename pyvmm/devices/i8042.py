@@ -1,0 +1,43 @@
+"""The keyboard controller with its PS/2 keyboard (csrc/devices/i8042.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm.devices.base import NativeDevice
+from pyvmm.native import lib
+
+if TYPE_CHECKING:
+    from pyvmm.board import Board
+    from pyvmm.irq import IrqLine
+
+
+class I8042(NativeDevice):
+    """Keyboard, A20 and reset; nothing is plugged into the mouse port."""
+
+    DATA, COMMAND = 0, 1
+    """Regions, of 1 port each: 0x60 and 0x64 on the PC."""
+
+    def __init__(self, board: Board, keyboard: IrqLine, aux: IrqLine) -> None:
+        super().__init__(lib.i8042_new(board.pointer, keyboard.pointer, aux.pointer), state="I8042State")
+
+    def key(self, codes: bytes) -> bool:
+        """One key event, from any thread.
+
+        Parameters
+        ----------
+        codes
+            A make or break code in scan code set 2, as the keyboard sends it: ``b"\\x1c"`` is A pressed,
+            ``b"\\xf0\\x1c"`` A released.
+
+        Returns
+        -------
+        bool
+            False when the guest has scanning switched off, or the keyboard's buffer is full.
+        """
+        return int(lib.i8042_key(self.pointer, codes, len(codes))) == 0
+
+    @property
+    def leds(self) -> int:
+        """Bit 0 scroll lock, 1 num lock, 2 caps lock."""
+        return int(lib.i8042_leds(self.pointer))

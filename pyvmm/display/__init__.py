@@ -1,0 +1,1 @@
+"""Screens and character output: backends of devices."""
