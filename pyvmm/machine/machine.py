@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -178,6 +178,11 @@ class Machine:
         self._stop.set()
         self.vcpu.kick()
 
+    @property
+    def running(self) -> bool:
+        """Whether `run` is active on some thread."""
+        return self._busy.locked()
+
     def _begin(self) -> None:
         if self._closed:
             raise PyvmmError("this machine is closed; make another one")
@@ -255,7 +260,7 @@ class Machine:
         """What the guest did wrong since the last call, one line per cause."""
         return self.board.messages()
 
-    def wait_for(self, done: Any, timeout: float) -> bool:
+    def wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
         """Run until ``done()`` is true, looking every 10 ms; False when `timeout` seconds or the guest ended first."""
         end = time.monotonic() + timeout
         while not done():
@@ -264,7 +269,7 @@ class Machine:
                 return False
             result = self.run(timeout=min(left, 0.01))
             if result.reason != "timeout":
-                return bool(done())
+                return done()
         return True
 
     def close(self) -> None:

@@ -1,0 +1,346 @@
+"""The PC: `build` reads from top to bottom as the board is populated.
+
+RAM, interrupt controllers and clocks, the small ports, serial line, PCI with its bridges, disks, ACPI tables, firmware or
+kernel, engine and vCPU. Addresses and interrupt numbers are in `layout`; what a device does is in its own file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pyvmm.block import Image, open_image
+from pyvmm.board import Board
+from pyvmm.boot import acpi
+from pyvmm.boot.kernel import load_kernel
+from pyvmm.config import MachineConfig
+from pyvmm.devices.acpi_pm import AcpiPm
+from pyvmm.devices.base import Device
+from pyvmm.devices.i8042 import I8042
+from pyvmm.devices.pci import HostBridge, IsaBridge, PciBus, PowerManagement
+from pyvmm.devices.pic import Pic
+from pyvmm.devices.pit import Pit
+from pyvmm.devices.ports import (
+    DebugConsole,
+    ExitPort,
+    FirmwarePort,
+    NmiAndSpeaker,
+    PostCode,
+    ResetControl,
+    SystemControlA,
+)
+from pyvmm.devices.rtc import Rtc
+from pyvmm.devices.uart import SerialPort, Uart
+from pyvmm.devices.virtio import VirtioBlk
+from pyvmm.display.serial import CharSink
+from pyvmm.engine import EngineVm, Vcpu
+from pyvmm.errors import BootError, ConfigError
+from pyvmm.firmware.bios import Bios
+from pyvmm.firmware.pci_setup import assign_resources
+from pyvmm.firmware.platform import Drive
+from pyvmm.machine import layout
+from pyvmm.machine.engines import choose_engine
+from pyvmm.memory import GuestMemory
+from pyvmm.units import KIB, Gpa, format_size
+
+D = TypeVar("D", bound=Device)
+
+VIRTUAL_EPOCH_NS = 1_767_225_600 * 1_000_000_000
+"""A virtual clock starts at 2026-01-01 00:00 UTC, so that a run repeats."""
+DEFAULT_TSC_HZ = 1_000_000_000
+"""The TSC counts the clock's own nanoseconds: every clock of the machine then agrees to the last digit."""
+MAX_ROM = 16 << 20
+
+
+@dataclass
+class Pc:
+    """The parts of a machine, in the order in which they were made; `close` frees them the other way."""
+
+    config: MachineConfig
+    board: Board
+    devices: dict[str, Device] = field(default_factory=dict)
+    sinks: list[CharSink] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    firmware: Bios | None = None
+    rom: bytes | None = None
+    acpi: acpi.AcpiTables = field(default_factory=lambda: acpi.AcpiTables(None))
+
+    vm: EngineVm = field(init=False)
+    serial: SerialPort = field(init=False)
+
+    def add(self, name: str, device: D) -> D:
+        """A device with its name on the board."""
+        device.name = name
+        self.devices[name] = device
+        return device
+
+    def start(self, vcpu: Vcpu) -> None:
+        """Load what runs first, and point the vCPU at it. Also after a reset."""
+        memory = self.board.memory
+        state = vcpu.state
+        if self.config.kernel is not None:
+            for gpa, table in self.acpi.blobs:
+                memory.load(gpa, table)
+            assign_resources(self.board.pio)
+            entry = load_kernel(
+                memory,
+                self.config.kernel,
+                memory_size=self.config.memory,
+                initrd=self.config.initrd,
+                append=self.config.append,
+                reserved=self.acpi.reserved,
+                acpi_rsdp=self.acpi.rsdp_gpa,
+            )
+            entry.apply(state)
+        elif self.firmware is not None:
+            self.firmware.reset(state)
+        elif self.rom is not None:
+            _load_rom(memory, self.rom)
+        vcpu.state = state
+
+    def reset(self) -> None:
+        """Every device at its power-on values."""
+        for device in self.devices.values():
+            device.reset()
+
+    def close(self) -> None:
+        """Engine first, then the I/O thread, devices, images, board."""
+        if hasattr(self, "vm"):
+            self.vm.close()
+        self.board.stop_io()
+        for sink in self.sinks:
+            sink.drain()
+        for device in reversed(self.devices.values()):
+            device.close()
+        for sink in self.sinks:
+            sink.close()
+        for image in self.images:
+            image.close()
+        self.board.close()
+
+
+def build(config: MachineConfig) -> Pc:
+    """A whole PC, not yet running.
+
+    Raises
+    ------
+    ConfigError, ImageError, BootError, EngineError
+        One line that names the option or file, and what to do.
+    """
+    check(config)
+    engine = choose_engine(config.engine)
+    board = Board(config.clock)
+    pc = Pc(config, board)
+    try:
+        add_memory(pc)
+        add_clock(pc)
+        add_chipset(pc)
+        add_serial(pc)
+        add_pci(pc)
+        add_disks(pc)
+        add_firmware(pc)
+        pc.vm = engine.create_vm(board)
+        for index in range(config.cpus):
+            pc.vm.create_vcpu(index)
+        pc.reset()
+    except BaseException:
+        pc.close()
+        raise
+    return pc
+
+
+def check(config: MachineConfig) -> None:
+    """Values that no machine can have, each with the option that sets it."""
+    if config.memory % 4096:
+        raise ConfigError(f"-m: {config.memory} bytes is not a whole number of 4 KiB pages; write for example -m 512M")
+    if not layout.MIN_MEMORY <= config.memory <= layout.MAX_MEMORY:
+        raise ConfigError(
+            f"-m: {format_size(config.memory)} is not between {format_size(layout.MIN_MEMORY)} and"
+            f" {format_size(layout.MAX_MEMORY)}; write for example -m 512M"
+        )
+    if config.cpus < 1:
+        raise ConfigError(f"--cpus: {config.cpus} is not a number of vCPUs; write 1")
+    if config.initrd is not None and config.kernel is None:
+        raise ConfigError("--initrd: goes with --kernel; a disk's own boot loader loads its initrd")
+    if config.append and config.kernel is None:
+        raise ConfigError("--append: goes with --kernel; a disk's own boot loader has the command line")
+    unknown = set(config.boot_order) - set("acd")
+    if unknown or not config.boot_order:
+        raise ConfigError(f"--boot: {config.boot_order!r} is not made of c (hard disk), d (CD) and a (floppy)")
+    if config.tsc_hz is not None and not 1_000_000 <= config.tsc_hz <= 100_000_000_000:
+        raise ConfigError(f"tsc_hz: {config.tsc_hz} is not between 1 MHz and 100 GHz")
+
+
+def add_memory(pc: Pc) -> None:
+    """RAM below and above the hole at 640 KiB and the PCI hole; the ROM, below 1 MiB and again below 4 GiB."""
+    memory, config = pc.board.memory, pc.config
+    memory.add(Gpa(0), layout.LOW_RAM_END)
+    if config.kernel is None and config.firmware != "pyvmm":
+        pc.rom = _read_rom(config.firmware)
+        memory.add(layout.OPTION_ROM_BASE, layout.HIGH_MEMORY_BASE - layout.OPTION_ROM_BASE)
+        memory.add(Gpa(layout.ABOVE_4G_BASE - len(pc.rom)), len(pc.rom), read_only=True)
+    else:
+        memory.add(layout.OPTION_ROM_BASE, layout.BIOS_BASE - layout.OPTION_ROM_BASE)
+        memory.add(layout.BIOS_BASE, layout.BIOS_SIZE, read_only=True)
+        memory.alias(layout.BIOS_HIGH_BASE, layout.BIOS_BASE, layout.BIOS_SIZE, read_only=True)
+    for start, size in layout.split_memory(config.memory):
+        memory.add(start, size)
+
+
+def add_clock(pc: Pc) -> None:
+    """What time it is, and how fast the TSC counts."""
+    board, config = pc.board, pc.config
+    board.tsc_hz = config.tsc_hz or DEFAULT_TSC_HZ
+    if config.clock == "virtual":
+        board.clock.epoch_ns = VIRTUAL_EPOCH_NS
+    if config.rtc_base == "localtime":
+        board.clock.epoch_ns += time.localtime().tm_gmtoff * 1_000_000_000
+    elif config.rtc_base != "utc":
+        try:
+            date = datetime.datetime.fromisoformat(config.rtc_base).replace(tzinfo=datetime.UTC)
+        except ValueError:
+            raise ConfigError(
+                f"rtc_base: {config.rtc_base!r} is not utc, localtime, or a date like 2026-01-31T12:00:00"
+            ) from None
+        board.clock.epoch_ns = int(date.timestamp()) * 1_000_000_000 - board.clock.now
+
+
+def add_chipset(pc: Pc) -> None:
+    """Interrupt controllers, timer, real-time clock, keyboard controller, power management, and the small ports."""
+    board = pc.board
+    pio = board.pio
+    pic = pc.add("pic", Pic(board))
+    pio.add(layout.PIC_MASTER, 2, pic, Pic.MASTER)
+    pio.add(layout.PIC_SLAVE, 2, pic, Pic.SLAVE)
+    pio.add(layout.PIC_ELCR, 2, pic, Pic.ELCR)
+    pit = pc.add("pit", Pit(board, board.irq_line(layout.IRQ_PIT)))
+    pio.add(layout.PIT, 4, pit)
+    pio.add(layout.RTC, 2, pc.add("rtc", Rtc(board, board.irq_line(layout.IRQ_RTC))))
+    keyboard = I8042(board, board.irq_line(layout.IRQ_KEYBOARD), board.irq_line(layout.IRQ_MOUSE))
+    pio.add(layout.I8042_DATA, 1, pc.add("i8042", keyboard), I8042.DATA)
+    pio.add(layout.I8042_COMMAND, 1, keyboard, I8042.COMMAND)
+    power = AcpiPm(
+        board,
+        board.irq_line(layout.IRQ_ACPI),
+        s5_type=acpi.SLEEP_TYPE_S5,
+        acpi_enable=acpi.ACPI_ENABLE,
+        acpi_disable=acpi.ACPI_DISABLE,
+        timer_bits=acpi.PM_TIMER_BITS,
+    )
+    pio.add(layout.ACPI_PM, 12, pc.add("acpi_pm", power), AcpiPm.REGISTERS)
+    pio.add(layout.ACPI_SMI_COMMAND, 2, power, AcpiPm.SMI)
+    pio.add(layout.NMI_AND_SPEAKER, 1, pc.add("port61", NmiAndSpeaker(board, pit)))
+    pio.add(layout.SYSTEM_CONTROL_A, 1, pc.add("port92", SystemControlA(board)))
+    pio.add(layout.POST_CODE, 1, pc.add("post_code", PostCode(board)))
+    pio.add(layout.RESET_CONTROL, 1, pc.add("reset_control", ResetControl(board)))
+    pio.add(layout.EXIT, 1, pc.add("exit_port", ExitPort(board)))
+    if pc.config.firmware == "pyvmm":
+        pio.add(layout.FIRMWARE_SERVICE, 2, pc.add("firmware_port", FirmwarePort(board)))
+
+
+def add_serial(pc: Pc) -> None:
+    """COM1, and the debug console beside it."""
+    board, target = pc.board, pc.config.serial
+    sink = _open_sink(board, target)
+    pc.sinks.append(sink)
+    uart = pc.add("com1", Uart(board, board.irq_line(layout.IRQ_COM[0]), sink))
+    board.pio.add(layout.COM_PORTS[0], 8, uart)
+    pc.serial = SerialPort(uart, sink)
+    debug = CharSink(board)
+    pc.sinks.append(debug)
+    board.pio.add(layout.DEBUG_CONSOLE, 1, pc.add("debug_console", DebugConsole(board, debug)))
+
+
+def _open_sink(board: Board, target: str) -> CharSink:
+    if target == "stdio":
+        return CharSink(board, fd=1, capture=0)
+    if target in ("buffer", "null"):
+        return CharSink(board) if target == "buffer" else CharSink(board, capture=0)
+    kind, _, path = target.partition(":")
+    if kind != "file" or not path:
+        raise ConfigError(f"--serial: {target!r} is not stdio, null, buffer or file:PATH")
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(f"--serial: {path}: {error.strerror}") from None
+    try:
+        return CharSink(board, fd=fd, capture=0)
+    finally:
+        os.close(fd)
+
+
+def add_pci(pc: Pc) -> None:
+    """The root bus behind configuration mechanism 1, the host bridge, and the ISA bridge with power management."""
+    board = pc.board
+    bus = pc.add("pci", PciBus(board))
+    board.pio.add(layout.PCI_CONFIG_ADDRESS, 1, bus, PciBus.ADDRESS)
+    board.pio.add(layout.PCI_CONFIG_DATA, 4, bus, PciBus.DATA)
+    pc.add("host_bridge", HostBridge(board, bus, layout.PCI_HOST_BRIDGE))
+    pc.add("isa_bridge", IsaBridge(board, bus, layout.PCI_ISA_BRIDGE))
+    pc.add("power", PowerManagement(board, bus, layout.PCI_ISA_BRIDGE, layout.ACPI_PM))
+
+
+def add_disks(pc: Pc) -> None:
+    """Open every image; hard disks are virtio-blk functions on PCI, CDs and floppies are the BIOS's alone."""
+    slot = layout.PCI_FIRST_FREE_SLOT
+    bus = pc.devices["pci"]
+    assert isinstance(bus, PciBus)
+    for disk in pc.config.disks:
+        image = open_image(
+            disk.path,
+            disk.format,
+            cache=disk.cache,
+            read_only=disk.read_only or disk.interface == "cdrom",
+            snapshot=disk.snapshot,
+        )
+        pc.images.append(image)
+        if disk.interface == "virtio":
+            pc.add(f"disk{slot - layout.PCI_FIRST_FREE_SLOT}", VirtioBlk(pc.board, bus, slot, image))
+            slot += 1
+
+
+def add_firmware(pc: Pc) -> None:
+    """ACPI tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
+    config = pc.config
+    if pc.rom is not None:
+        return
+    pc.acpi = acpi.build_tables(config.memory)
+    if config.kernel is not None:
+        return
+    drives = [
+        Drive(str(disk.path), image, disk.interface) for disk, image in zip(config.disks, pc.images, strict=True)
+    ]
+    pc.firmware = Bios(
+        pc.board.memory,
+        pc.board.pio,
+        memory_size=config.memory,
+        disks=drives,
+        boot_order=config.boot_order,
+        serial_console=config.bios_serial,
+        now_ns=lambda: pc.board.clock.now,
+        tables=pc.acpi.blobs,
+        reserved=pc.acpi.reserved,
+    )
+
+
+def _read_rom(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_ROM + 1)
+    except OSError as error:
+        raise BootError(f"--firmware: {os.fspath(path)}: {error.strerror}") from None
+    if not data or len(data) % (64 * KIB) or len(data) > MAX_ROM:
+        raise BootError(
+            f"--firmware: {os.fspath(path)}: {len(data)} bytes; a ROM is a multiple of 64 KiB, up to 16 MiB"
+        )
+    return data
+
+
+def _load_rom(memory: GuestMemory, rom: bytes) -> None:
+    """The ROM ends at 4 GiB; its last 128 KiB are seen below 1 MiB too (PIIX3 BIOS decode, §2.2.9)."""
+    low = rom[-min(len(rom), 128 * KIB) :]
+    memory.load(layout.ABOVE_4G_BASE - len(rom), rom)
+    memory.load(layout.HIGH_MEMORY_BASE - len(low), low)
