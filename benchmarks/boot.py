@@ -51,15 +51,17 @@ QEMU_SERIAL = (
     "-no-reboot",
 )
 
-# At F000:FFF0, where the 8086 starts: mov dx, 0x3f8; mov al, '!'; out dx, al; cli; hlt; jmp to the hlt.
-RESET_CODE = bytes.fromhex("ba f803 b0 21 ee fa f4 ebfd".replace(" ", ""))
+FIRST_BYTE = b"\xa7"  # in no message of either program
+# At F000:FFF0, where the 8086 starts: mov dx, 0x3f8; mov al, 0xa7; out dx, al; cli; hlt; jmp to the hlt.
+RESET_CODE = bytes.fromhex("ba f803 b0 a7 ee fa f4 ebfd".replace(" ", ""))
 
 
 def pyvmm(engine: str, *words: str | Path) -> list[str]:
     """Return the command line of a pyvmm run."""
     choice = [f"--engine={engine}"] if engine else []
-    run = [sys.executable, "-m", "pyvmm.cli.main", "run", "-m", f"{MEMORY_MIB}M", "--serial", "stdio"]
-    return [*run, *choice, *map(str, words)]
+    script = Path(sys.executable).with_name("pyvmm")  # what a user types, where it is installed
+    program = [str(script)] if script.exists() else [sys.executable, "-m", "pyvmm.cli.main"]
+    return [*program, "run", "-m", f"{MEMORY_MIB}M", "--serial", "stdio", *choice, *map(str, words)]
 
 
 def qemu(*words: str | Path) -> list[str]:
@@ -117,7 +119,7 @@ def bench_start(engine: str, runs: int) -> None:
         ours, peer = pyvmm(engine, "--firmware", path), qemu("-bios", path)
 
         def start(argv: list[str]) -> Usage:
-            return run_until(argv, b"!", timeout=30)
+            return run_until(argv, FIRST_BYTE, timeout=30)
 
         taken = compare(lambda: start(ours), lambda: start(peer), runs, "start")
     wall, peer_wall = taken.wall()

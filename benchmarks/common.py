@@ -113,7 +113,7 @@ def run_until(argv: Sequence[str | os.PathLike[str]], marker: bytes, *, timeout:
                 wall = time.monotonic() - started
         finally:
             hwm = peak_rss(process.pid)
-            process.send_signal(signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)  # not reaped yet, so the id is still its own
             code, cpu, rss = _reap(process)
             process.stdin.close()
             process.stdout.close()
