@@ -7,6 +7,7 @@ tables use; a term list is the concatenation of terms.
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import Final
 
 LOCAL0, LOCAL1 = b"\x60", b"\x61"
@@ -30,6 +31,7 @@ IRQ_LEVEL_LOW_SHARED: Final = 0x18
 # Names and lengths (§20.2.2, §20.2.4) -------------------------------------------------------------------------------
 
 
+@cache
 def name_string(path: str) -> bytes:
     r"""Return a name: ``"PCI0"``, ``"\_SB.PCI0.ISA"``, ``"^LNKA"``; segments are padded with underscores."""
     prefix = path[: len(path) - len(path.lstrip("\\^"))]

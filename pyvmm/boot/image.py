@@ -47,7 +47,8 @@ class KernelImage:
                     raise BootError(f"{path}: the {role} is not a plain file")
                 if status.st_size == 0:
                     raise BootError(f"{path}: the {role} is an empty file")
-                return cls(str(path), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE
+                return cls(str(path), mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
         except OSError as error:
             reason = "not a plain file" if isinstance(error, IsADirectoryError) else error.strerror
             raise BootError(f"{path}: cannot open the {role}: {reason}") from error
