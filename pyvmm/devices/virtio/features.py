@@ -1,0 +1,58 @@
+"""Names of virtio's feature and status bits (virtio 1.2 §2.1, §5.2.3, §6)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RESERVED: Final = {
+    24: "NOTIFY_ON_EMPTY",
+    27: "ANY_LAYOUT",
+    28: "INDIRECT_DESC",
+    29: "EVENT_IDX",
+    32: "VERSION_1",
+    33: "ACCESS_PLATFORM",
+    34: "RING_PACKED",
+    35: "IN_ORDER",
+    36: "ORDER_PLATFORM",
+    37: "SR_IOV",
+    38: "NOTIFICATION_DATA",
+    40: "RING_RESET",
+}
+
+BLOCK: Final = {
+    1: "SIZE_MAX",
+    2: "SEG_MAX",
+    4: "GEOMETRY",
+    5: "RO",
+    6: "BLK_SIZE",
+    9: "FLUSH",
+    10: "TOPOLOGY",
+    11: "CONFIG_WCE",
+    12: "MQ",
+    13: "DISCARD",
+    14: "WRITE_ZEROES",
+    16: "SECURE_ERASE",
+}
+
+STATUS: Final = {
+    0: "ACKNOWLEDGE",
+    1: "DRIVER",
+    2: "DRIVER_OK",
+    3: "FEATURES_OK",
+    6: "DEVICE_NEEDS_RESET",
+    7: "FAILED",
+}
+
+
+def _names(value: int, names: dict[int, str], prefix: str) -> tuple[str, ...]:
+    return tuple(names.get(bit, f"{prefix}{bit}") for bit in range(value.bit_length()) if value >> bit & 1)
+
+
+def feature_names(features: int, device: dict[int, str] = BLOCK) -> tuple[str, ...]:
+    """The set bits of a feature word by name, lowest first; `device` names bits 0 to 23."""
+    return _names(features, {**RESERVED, **device}, "bit ")
+
+
+def status_names(status: int) -> tuple[str, ...]:
+    """The set bits of a status byte by name."""
+    return _names(status, STATUS, "bit ")
