@@ -6,8 +6,8 @@ afresh, and followed by cursor addressing and colours (ECMA-48 §8.3: CUP, ED, D
 back to plain.
 
 The BIOS gives COM1 up as soon as another program sets it up for itself (a boot loader with its own serial console, an
-operating system): it sees that the modem control, line control or interrupt enable register is no longer as POST left
-it. Otherwise each text would come twice.
+operating system): it sees that line control, modem control or interrupt enables are no longer as POST left them, or
+that the FIFO is on, which POST leaves off for that purpose. Otherwise each text would come twice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pyvmm.firmware.screen import COLUMNS, GLYPHS, NORMAL, ROWS, Screen
 
 # 16550D §8.0, register offsets and bits
 _DATA, _IER, _FCR, _LCR, _MCR, _LSR = 0, 1, 2, 3, 4, 5
+_IIR_FIFO: Final = 0xC0
 _LCR_8N1: Final = 0x03
 _LCR_DLAB: Final = 0x80
 _MCR_DTR_RTS: Final = 0x03
@@ -42,14 +43,14 @@ class SerialConsole:
 
     # The UART --------------------------------------------------------------------------------------------------------
     def setup(self) -> None:
-        """115200 baud, 8N1, FIFO on, no interrupts (16550D §8.1 to §8.6): the BIOS owns the port from here on."""
+        """115200 baud, 8N1, no FIFO, no interrupts (16550D §8.1 to §8.6): the BIOS owns the port from here on."""
         for offset, value in (
             (_IER, 0),
             (_LCR, _LCR_DLAB),
             (_DATA, 1),
             (_IER, 0),
             (_LCR, _LCR_8N1),
-            (_FCR, 0x07),
+            (_FCR, 0),
             (_MCR, _MCR_DTR_RTS),
         ):
             self.pio.write(self.port + offset, 1, value)
@@ -59,11 +60,14 @@ class SerialConsole:
         self.lost = not self._as_left()
 
     def _as_left(self) -> bool:
-        read = self.pio.read
-        return (read(self.port + _MCR, 1) & 0x1F, read(self.port + _LCR, 1), read(self.port + _IER, 1)) == (
-            _MCR_DTR_RTS,
-            _LCR_8N1,
-            0,
+        """Whether the registers are as `setup` left them. IIR last: reading it acknowledges interrupts.
+        """
+        read, port = self.pio.read, self.port
+        return (
+            read(port + _IER, 1) == 0
+            and read(port + _LCR, 1) == _LCR_8N1
+            and read(port + _MCR, 1) & 0x1F == _MCR_DTR_RTS
+            and read(port + _FCR, 1) & _IIR_FIFO == 0
         )
 
     def owned(self) -> bool:

@@ -93,6 +93,8 @@ class FakePorts:
             return self.typed.pop(0)
         if port == com1 + 5:
             return 0x60 | bool(self.typed)
+        if port == com1 + 2:
+            return 0xC1 if self.uart[2] & 1 else 0x01
         if com1 < port < com1 + 8:
             return self.uart[port - com1]
         if port == layout.SYSTEM_CONTROL_A:

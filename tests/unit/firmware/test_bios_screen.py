@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from bios_machine import Caller
 
 
@@ -126,10 +127,11 @@ def test_scroll_in_addressed_mode() -> None:
     assert shown(guest) == guest.bios.screen.text()
 
 
-def test_another_owner_of_com1_silences_the_mirror() -> None:
+@pytest.mark.parametrize(("register", "value"), [(1, 0x01), (2, 0xC7), (3, 0x07), (4, 0x0B)])
+def test_another_owner_of_com1_silences_the_mirror(register: int, value: int) -> None:
     guest = Caller()
     guest.print("first\r\n")
-    guest.ports.uart[4] = 0x0B  # a boot loader sets DTR, RTS and OUT2
+    guest.ports.uart[register] = value  # interrupts on, FIFO on (GRUB), two stop bits, OUT2
     guest.print("second\r\n")
     assert guest.sent == "first\r\n"
     guest.type(b"k")
