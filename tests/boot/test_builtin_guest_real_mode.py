@@ -26,7 +26,6 @@ pytestmark = pytest.mark.boot
 MIB = 1 << 20
 IMAGE = 0x10000
 CARRY = 1
-SPT, HEADS = 18, 2
 
 
 @dataclass
@@ -196,8 +195,14 @@ class Drive:
     """A disk behind INT 13h: extended reads fail from one sector on, if told so."""
 
     def __init__(
-        self, data: bytes, edd: bool = True, broken_from: int = 1 << 32, chs_failures: int = 0
+        self,
+        data: bytes,
+        edd: bool = True,
+        broken_from: int = 1 << 32,
+        chs_failures: int = 0,
+        geometry: tuple[int, int] = (2, 18),
     ) -> None:
+        self.heads, self.spt = geometry
         self.data, self.edd, self.broken_from, self.chs_failures = data, edd, broken_from, chs_failures
 
     def calls(self) -> dict[int, Callable[[Pc], bool]]:
@@ -223,8 +228,8 @@ class Drive:
         return True
 
     def geometry(self, pc: Pc) -> bool:
-        """08h: 18 sectors, 2 heads; ES:DI is overwritten as for a floppy."""
-        pc.put(cx=0x4F00 | SPT, dx=(HEADS - 1) << 8 | 1, es=0xF000, di=0x1234)
+        """08h: heads and sectors; ES:DI is overwritten as for a floppy."""
+        pc.put(cx=0xFFC0 | self.spt, dx=(self.heads - 1) << 8 | 1, es=0xF000, di=0x1234)
         return True
 
     def read_chs(self, pc: Pc) -> bool:
@@ -235,7 +240,7 @@ class Drive:
             self.chs_failures -= 1
             return False
         cylinder = pc.get("ch") | (pc.get("cl") & 0xC0) << 2
-        lba = (cylinder * HEADS + pc.get("dh")) * SPT + (pc.get("cl") & 63) - 1
+        lba = (cylinder * self.heads + pc.get("dh")) * self.spt + (pc.get("cl") & 63) - 1
         pc.cpu.mem_write(pc.get("es") * 16 + pc.get("bx"), self.data[lba * 512 : lba * 512 + 512])
         return True
 
@@ -262,6 +267,16 @@ def test_boot_sector_reads_the_image(guest: Path, options: dict[str, Any]) -> No
     assert (pc.get("cs"), pc.get("ip")) == (0x1000, 0), bytes(pc.printed)
     assert bytes(pc.cpu.mem_read(IMAGE, sectors * 512)) == data[512 : 512 + sectors * 512]
     assert pc.get("dl") == 0x80
+
+
+def test_boot_sector_reads_many_cylinders(guest: Path) -> None:
+    """Cylinder numbers above 255 have their high bits in CL (a boot image of 700 sectors on 2 per cylinder)."""
+    data = bytearray((guest / "builtin.raw").read_bytes())
+    struct.pack_into("<H", data, 0x1B0, 700)
+    data[200 * 512 : 701 * 512] = b"".join(struct.pack("<I", lba) * 128 for lba in range(200, 701))
+    pc = boot(guest, Drive(bytes(data), edd=False, geometry=(1, 2)))
+    assert (pc.get("cs"), pc.get("ip")) == (0x1000, 0), bytes(pc.printed)
+    assert bytes(pc.cpu.mem_read(IMAGE, 700 * 512)) == data[512 : 701 * 512]
 
 
 def test_boot_sector_reports_a_broken_disk(guest: Path) -> None:
