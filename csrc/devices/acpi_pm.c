@@ -14,6 +14,7 @@ typedef struct AcpiPm {
     IrqLine *sci;
     Timer *timer;
     AcpiPmConfig config;
+    bool logged; /* a sleep type was named in the log */
     AcpiPmState state;
 } AcpiPm;
 
@@ -62,11 +63,13 @@ static void write_control(AcpiPm *pm, uint16_t value)
     if (!(value & SLP_EN))
         return;
     unsigned type = (value >> SLP_TYP_SHIFT) & 7;
-    if (type == pm->config.s5_type)
+    if (type == pm->config.s5_type) {
         board_request(pm->device.board, SYSTEM_POWEROFF, 0);
-    else
+    } else if (!pm->logged) {
+        pm->logged = true;
         event_log_add(pm->device.board->log, "acpi: sleep type %u is not supported, only S5 (%u)", type,
                       pm->config.s5_type);
+    }
 }
 
 static uint8_t register_byte(AcpiPm *pm, uint64_t offset)

@@ -21,6 +21,7 @@ typedef struct I8042 {
     IrqLine *keyboard_irq;
     IrqLine *aux_irq;
     Timer *timer;
+    bool logged; /* an unknown command was named in the log */
     I8042State state;
 } I8042;
 
@@ -319,7 +320,9 @@ static void write_command(I8042 *kbc, uint8_t value)
             board_request(kbc->device.board, SYSTEM_RESET, 0);
         break;
     default:
-        event_log_add(kbc->device.board->log, "i8042: unknown controller command %#x", value);
+        if (!kbc->logged)
+            event_log_add(kbc->device.board->log, "i8042: unknown controller command %#x", value);
+        kbc->logged = true;
     }
     pump(kbc);
 }
