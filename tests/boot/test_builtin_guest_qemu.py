@@ -107,9 +107,7 @@ def test_chs_boot_from_floppy(guest: Path, tmp_path: Path) -> None:
     floppy.write_bytes((guest / "builtin.raw").read_bytes()[:1474560])
     step = session.Step("disk", (r"no virtio block device on the PCI bus",))
     with qemu(None, "-drive", f"if=floppy,format=raw,file={floppy}") as child:
-        session.expect_boot(
-            child, (r"boot sector: loading the kernel", *session.BOOT, r"disk +none: no virtio")
-        )
+        session.expect_boot(child, (*session.BOOT, r"disk +none: no virtio"))
         session.run_session(child, [step])
         assert session.power_off(child) == 0
 

@@ -35,6 +35,7 @@ class Pc:
     gate: str = "open"  # what opens A20: open, int15, 8042, port92, never
     bios: dict[int, Callable[[Pc], bool]] = field(default_factory=dict)
     printed: bytearray = field(default_factory=bytearray)
+    serial: bytearray = field(default_factory=bytearray)
     calls: list[int] = field(default_factory=list)
     kbd_command: int = 0
 
@@ -85,7 +86,9 @@ class Pc:
         return 0x20 if port == 0x3FD else 0  # THR empty; 8042 input buffer empty
 
     def _out(self, cpu: object, port: int, size: int, value: int, _: object) -> None:
-        if port == 0x64:
+        if port == 0x3F8:
+            self.serial.append(value)
+        elif port == 0x64:
             self.kbd_command = value
         elif port == 0x60 and self.kbd_command == 0xD1 and value & 2:
             self.opens("8042")
@@ -162,6 +165,7 @@ def test_setup_gives_up_without_a20(guest: Path) -> None:
     load_setup(pc, guest)
     pc.run(0x10000000, MIB)
     assert b"A20 cannot be opened" in pc.printed
+    assert pc.printed == pc.serial
     assert pc.get("cs") == 0x1000, "still in real mode"
 
 
@@ -283,6 +287,7 @@ def test_boot_sector_reports_a_broken_disk(guest: Path) -> None:
     """Three tries, then a message."""
     pc = boot(guest, Drive((guest / "builtin.raw").read_bytes(), edd=False, chs_failures=3))
     assert b"disk read error" in pc.printed
+    assert b"disk read error" in pc.serial
     assert pc.calls.count(0x1302) == 3
 
 

@@ -2,7 +2,8 @@
  * The boot sector (MBR). The BIOS loads it at 0000:7c00 with the drive number in DL and jumps to it in real mode.
  * It reads the boot image (setup.S and the kernel, in the gap between the MBR and the first partition) to 1000:0000
  * by INT 13h: extensions (Enhanced Disk Drive specification 3.0 §3.1, functions 41h and 42h) or, on a floppy disk
- * or an old BIOS, by cylinder, head and sector (functions 08h and 02h). Messages go to INT 10h and to COM1.
+ * or an old BIOS, by cylinder, head and sector (functions 08h and 02h). Messages go to INT 10h; what went
+ * wrong also goes to COM1, line after line: a BIOS may mirror INT 10h there.
  *
  * mkdisk.py fills in `sectors_left`, the disk signature and the partition table.
  * Left out: a BPB, booting from a partition's own boot sector.
@@ -113,30 +114,37 @@ failed:
     movw $message_read, %si
 1:  xorw %ax, %ax
     movw %ax, %ds
+    pushw %si
     call print
-2:  hlt
-    jmp 2b
+    popw %si
+next_byte:                              /* to COM1 */
+    lodsb
+    testb %al, %al
+    jz 3f
+    movb %al, %ah
+    movw $COM1 + 5, %dx
+    xorw %cx, %cx                       /* 65536 tries, then send anyway */
+2:  inb %dx, %al
+    testb $0x20, %al                    /* LSR.THRE */
+    loopz 2b
+    movb %ah, %al
+    movw $COM1, %dx
+    outb %al, %dx
+    jmp next_byte
+3:  hlt
+    jmp 3b
 
 print:                                  /* DS:SI, ends with a zero byte */
     lodsb
     testb %al, %al
-    jz 3f
+    jz 1f
     pusha
     movw $0x0007, %bx
     movb $0x0e, %ah                     /* teletype */
     int $0x10
     popa
-    movb %al, %ah
-    movw $COM1 + 5, %dx
-    xorw %cx, %cx                       /* 65536 tries, then send anyway */
-1:  inb %dx, %al
-    testb $0x20, %al                    /* LSR.THRE */
-    loopz 1b
-    movb %ah, %al
-    movw $COM1, %dx
-    outb %al, %dx
     jmp print
-3:  ret
+1:  ret
 
 message_loading: .asciz "boot sector: loading the kernel\r\n"
 message_read:    .asciz "boot sector: disk read error\r\n"

@@ -51,9 +51,17 @@ no_a20:
     jmp 1f
 no_memory:
     movw $message_memory, %si
-1:  call print
-2:  hlt
+1:  pushw %si
+    call print
+    popw %si
+2:  lodsb                               /* and as a line of its own to COM1: a BIOS may mirror INT 10h there */
+    testb %al, %al
+    jz 3f
+    movw $COM1, %dx
+    outb %al, %dx
     jmp 2b
+3:  hlt
+    jmp 3b
 
 /* ---- A20 ---------------------------------------------------------------------------------------------------- */
 a20_open:                               /* CF = 1: closed for good */
@@ -179,7 +187,7 @@ memmap_add:                             /* EAX bytes of RAM from EDX; the table 
     incl memmap_entries
 1:  ret
 
-print:                                  /* DS:SI to INT 10h and COM1, only for the last words */
+print:                                  /* DS:SI to INT 10h */
     lodsb
     testb %al, %al
     jz 1f
@@ -188,8 +196,6 @@ print:                                  /* DS:SI to INT 10h and COM1, only for t
     movb $0x0e, %ah
     int $0x10
     popa
-    movw $COM1, %dx
-    outb %al, %dx
     jmp print
 1:  ret
 
