@@ -2,9 +2,10 @@
  * The PCI root bus: configuration mechanism 1, functions with their configuration space, base address registers
  * that come and go on the board's buses, and INTx# wired through four links to interrupt lines.
  *
- * Source: PCI Local Bus Specification 3.0 (`PCI 3.0 §n`); links and PIRQRC as in the PIIX3 (82371SB, Intel 290550
- * §2.2.12). Left out: bridges and further buses, mechanism 2 and memory-mapped configuration, MSI and MSI-X, power
- * management, special cycles, parity and SERR# (their command bits are kept, nothing asserts them).
+ * Source: PCI Local Bus Specification 3.0 (`PCI 3.0 §n`); links and PIRQRC as in the PIIX3 (82371SB, Intel 290550,
+ * register PIRQRC). Left out: bridges and further buses, mechanism 2 and memory-mapped configuration, MSI and
+ * MSI-X, power management, hot plug, special cycles, parity and SERR# (their command bits are kept, nothing asserts
+ * them).
  *
  * Who guards what. A function's configuration space and its INTx# belong to its device's lock; what is mapped of
  * all functions, and the links' routes, to the bus's `wiring` lock. Order: PciBus's own lock (CONFADD; held by the

@@ -82,7 +82,7 @@ Device *i440fx_new(Board *board, PciBus *bus, uint32_t devfn, Error *error)
 /* ISA bridge
  * ------------------------------------------------------------------------------------------------------- */
 
-/* PIIX3 §2.2.12: bit 7 disables; IRQ 0, 1, 2, 8 and 13 are reserved and route nowhere. */
+/* PIIX3 PIRQRC: bit 7 disables; IRQ 0, 1, 2, 8 and 13 are reserved and route nowhere. */
 static int pirq_route(uint8_t pirqrc)
 {
     uint32_t irq = pirqrc & 0x0f;
@@ -150,7 +150,7 @@ Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base
     PciFunction *function = &bridge->function;
     store_le16(function->write_mask + PCI_COMMAND, 0);
     store_le16(function->config + PCI_STATUS, 0x0280);
-    store_le32(function->config + PIIX4_PMBASE, (pm_base & 0xffc0u) | 1); /* bit 0: I/O space, §7.1.13 */
-    function->config[PIIX4_PMREGMISC] = 1;                                /* PMIOSE: decoding is on, §7.1.26 */
+    store_le32(function->config + PIIX4_PMBASE, (pm_base & 0xffc0u) | 1); /* bit 0: I/O space */
+    function->config[PIIX4_PMREGMISC] = 1;                                /* PMIOSE: decoding is on */
     return bridge_add(bridge, bus, devfn, error);
 }

@@ -2,11 +2,11 @@
  * The chip set's PCI functions: 82441FX host bridge (8086:1237), PIIX3 ISA bridge (8086:7000), PIIX4 power
  * management (8086:7113).
  *
- * Sources: 82441FX datasheet (Intel 290549 §3.2), 82371SB PIIX3 (Intel 290550 §2.2), 82371AB PIIX4 (Intel 290562
- * §7.1). What has no effect here is not writable, so that a register never claims what the machine does not do. The
- * exceptions firmware insists on are the host bridge's PAM0-PAM6, DRB0-DRB7 and SMRAM: plain bytes that read back
- * as written; the memory below 1 MiB stays as the machine laid it out. Left out: ECC and DRAM timing, ISA timing
- * and DMA registers, SERIRQ, IDE and USB functions, PIIX4's SMBus and device monitors.
+ * Sources: 82441FX datasheet (Intel 290549), 82371SB PIIX3 (Intel 290550), 82371AB PIIX4 (Intel 290562), their
+ * configuration registers by name. What has no effect here is not writable, so that a register never claims what
+ * the machine does not do. The exceptions firmware insists on are the host bridge's PAM0-PAM6, DRB0-DRB7 and SMRAM:
+ * plain bytes that read back as written; the memory below 1 MiB stays as the machine laid it out. Left out: ECC and
+ * DRAM timing, ISA timing and DMA registers, SERIRQ, IDE and USB functions, PIIX4's SMBus and device monitors.
  */
 #ifndef PYVMM_DEVICES_PCI_BRIDGES_H
 #define PYVMM_DEVICES_PCI_BRIDGES_H
