@@ -58,7 +58,7 @@ RESET_CODE = bytes.fromhex("ba f803 b0 a7 ee fa f4 ebfd".replace(" ", ""))
 
 def pyvmm(engine: str, *words: str | Path) -> list[str]:
     """Return the command line of a pyvmm run."""
-    choice = [f"--engine={engine}"] if engine else []
+    choice = [f"--engine={engine}"]
     script = Path(sys.executable).with_name("pyvmm")  # what a user types, where it is installed
     program = [str(script)] if script.exists() else [sys.executable, "-m", "pyvmm.cli.main"]
     return [*program, "run", "-m", f"{MEMORY_MIB}M", "--serial", "stdio", *choice, *map(str, words)]
@@ -134,7 +134,9 @@ def main() -> int:
     parser.add_argument(
         "--only", choices=("kernel", "disk", "start"), action="append", help="may be repeated"
     )
-    parser.add_argument("--engine", "--accel", default="", help="pyvmm's engine (default: its own choice)")
+    parser.add_argument(
+        "--engine", "--accel", default="translator", help="pyvmm's engine (default %(default)s)"
+    )
     options = parser.parse_args()
     if options.runs < 1:
         parser.error("--runs: at least 1")
