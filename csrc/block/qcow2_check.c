@@ -243,8 +243,9 @@ static int compare(Checker *c, bool lower_leaks, bool *rebuild)
         if (in_file == references)
             continue;
         if (in_file > references) {
-            found(c, &c->result->leaks, "leaked cluster %llu: refcount is %llu, references %llu", (unsigned long long)i,
-                  (unsigned long long)in_file, (unsigned long long)references);
+            if (i < c->counts.clusters) /* beyond the end of the file nothing is wasted: not reported */
+                found(c, &c->result->leaks, "leaked cluster %llu: refcount is %llu, references %llu",
+                      (unsigned long long)i, (unsigned long long)in_file, (unsigned long long)references);
             if (lower_leaks && (result = qcow2_refcount_set(q, i, references)))
                 return result;
         } else {

@@ -316,8 +316,10 @@ static void test_repair(void)
     fseek(file, 2 * 4096, SEEK_SET); /* refcounts of the first clusters: 0, and a leak far behind */
     for (int i = 0; i < 8; i++)
         fputc(0, file);
-    fseek(file, 2 * 4096 + 200, SEEK_SET);
+    fseek(file, 2 * 4096 + 20, SEEK_SET);
     fputc(0, file), fputc(3, file);
+    fseek(file, 11 * 4096 - 1, SEEK_SET);
+    fputc(0, file);
     fclose(file);
     image = open_or_die(path, "qcow2", BLOCK_CACHE_WRITEBACK, BLOCK_FIX);
     CHECK_EQ(block_check(image, BLOCK_REPAIR_NONE, &check, &error), 0);
