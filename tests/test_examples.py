@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SHOWS = {
     "01_builtin_guest.py": ["guest> ", "the guest ended: poweroff"],
     "02_python_device.py": ["the guest read 1 4 9 16 25", "exit code 33"],
-    "03_exits_one_by_one.py": ["exits by reason", "0x3f8"],
+    "03_exits_one_by_one.py": ["exits by reason", "0x03f8"],
 }
 
 

@@ -27,6 +27,10 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STOPPING = (signal.SIGTSTP, signal.SIGCONT)
 GRACE_SECONDS = 5.0
 """How long an ended machine may take to stop before the process is ended under it."""
+RETRY_MS = 10
+"""How soon bytes are offered again to a guest that had no room for them."""
+MAX_UNSENT = 1 << 20
+"""Typed bytes that wait for the guest; what comes beyond them is lost, as on a line without flow control."""
 AGAIN_SECONDS = 2.0
 """A second Ctrl-A X within this time ends the process at once."""
 
@@ -54,6 +58,7 @@ class Console:
         self._filter = EscapeFilter()
         self._prompt: Prompt | None = None
         self._quit_at = -AGAIN_SECONDS
+        self._unsent = bytearray()
         self._wakeup, self._signals = os.pipe()
         os.set_blocking(self._signals, False)
         self._old_handlers: dict[signal.Signals, object] = {}
@@ -87,12 +92,22 @@ class Console:
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
         poll.register(self._terminal.fd, select.POLLIN)
+        reading = open_ = True
         while not self._closed.is_set():
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(RETRY_MS if self._unsent else None):
                 if fd == self._wakeup:
                     for number in os.read(self._wakeup, 64):
                         self._signal(number)
                 elif not self._read():
+                    poll.unregister(self._terminal.fd)
+                    reading = open_ = False
+            self._feed()
+            # A pipe waits until the guest has read; a terminal is read on, for the sake of its escapes.
+            if open_ and reading != (self._terminal.is_tty or not self._unsent):
+                reading = not reading
+                if reading:
+                    poll.register(self._terminal.fd, select.POLLIN)
+                else:
                     poll.unregister(self._terminal.fd)
 
     def _read(self) -> bool:
@@ -122,8 +137,14 @@ class Console:
                     self._open_prompt()
 
     def _send(self, data: bytes) -> None:
-        if self._send_input and data:
-            self._runner.machine.serial.send(data)
+        if self._send_input:
+            self._unsent += data[: MAX_UNSENT - len(self._unsent)]
+            self._feed()
+
+    def _feed(self) -> None:
+        """Hand over what the guest's serial port has room for; never wait: Ctrl-A X must work under a hung guest."""
+        if self._unsent:
+            del self._unsent[: self._runner.machine.serial.uart.receive(bytes(self._unsent))]
 
     def _open_prompt(self) -> None:
         self._terminal.leave()
@@ -152,10 +173,10 @@ class Console:
             self._show(self._prompt.execute(line) + "(pyvmm) ")
 
     def _show(self, text: str) -> None:
-        """Write to the terminal, which has output processing on in every mode of ours."""
+        """Write to the terminal, raw or not."""
         self._notice.erase()
         with contextlib.suppress(OSError):
-            os.write(2, text.encode())
+            os.write(2, text.replace("\n", "\r\n").encode())
 
     def _quit(self, code: int, reason: str) -> None:
         """End the machine; at the second time, or when it does not stop, end the process."""

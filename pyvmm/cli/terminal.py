@@ -1,7 +1,7 @@
 """The user's terminal under a guest: raw mode that is always undone, and the Ctrl-A escapes.
 
-Raw mode is that of termios(3) `cfmakeraw`, but output processing stays on, so that our own lines need no ``\\r``.
-The escapes are those that users of serial consoles know: Ctrl-A and a letter.
+Raw mode is that of termios(3) `cfmakeraw`, output included: a guest's line feed is a line feed, as on a
+serial line. The escapes are those that users of serial consoles know: Ctrl-A and a letter.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class Terminal:
                 | termios.ICRNL
                 | termios.IXON
             )
+            mode[1] &= ~termios.OPOST
             mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
             mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             mode[6][termios.VMIN] = 1

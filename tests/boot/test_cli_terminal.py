@@ -25,13 +25,36 @@ pytestmark = pytest.mark.timeout(300)
 RUN = [sys.executable, "-m", "pyvmm.cli.main", "run"]
 PROMPT = "guest> "
 QUIT = "\x01x"
-# Boot sectors: what they do is in their names. BIOS services are not needed.
+# Boot sectors: what they do is in their names. What follows the code is zeros: an empty IDT, at 0x7c40.
 SECTORS = {
     "spin": "cli\nagain: jmp again",
     "exit_code": "mov dx, 0x501; mov al, 0x10; out dx, al\nagain: jmp again",
     "reset": "mov al, 0xfe; out 0x64, al\nagain: jmp again",
-    "triple_fault": "cli; xor ax, ax; mov ds, ax; lidt [0x7c20]; int 0x20; .org 0x20; .word 0; .long 0",
+    "triple_fault": "cli; xor ax, ax; mov ds, ax; lidt [0x7c40]; int 0x20",
     "hang": "cli; hlt",
+    # Prints >, then echoes COM1 by polling, up to ~; ends with code 33.
+    "echo": """
+        mov al, '>'
+    put:
+        mov dx, 0x3f8
+        out dx, al
+        inc dx; inc dx; inc dx; inc dx; inc dx
+    full:
+        in al, dx
+        test al, 0x20
+        jz full
+    empty:
+        in al, dx
+        test al, 1
+        jz empty
+        mov dx, 0x3f8
+        in al, dx
+        cmp al, '~'
+        jne put
+        mov dx, 0x501
+        mov al, 0x10
+        out dx, al
+    """,
 }
 
 Spawn = Callable[..., "pexpect.spawn[str]"]
@@ -243,18 +266,37 @@ def run_without_terminal(*words: object, stdin: Any, **keywords: Any) -> subproc
     )
 
 
+def typed_through_a_pipe(
+    commands: bytes, *words: object, prompt: bytes = PROMPT.encode()
+) -> tuple[int, bytes, bytes]:
+    """Write `commands` to a pipe and close it as soon as the guest has prompted; exit code, output then, errors."""
+    child = subprocess.Popen(
+        [*RUN, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    before = b""
+    while prompt not in before:
+        before += (more := os.read(child.stdout.fileno(), 4096))
+        assert more, before
+    output, errors = child.communicate(commands, timeout=120)
+    return child.returncode, output.replace(b"\r", b""), errors
+
+
 def test_a_pipe_is_typed_into_the_guest() -> None:
-    """Its end is not the guest's end: the commands come before the guest can read them, and all of them run."""
-    read, write = os.pipe()
-    os.write(write, b"echo from a pipe\rpoweroff\r")
-    os.close(write)
-    try:
-        done = run_without_terminal(stdin=read)
-    finally:
-        os.close(read)
-    assert b"\nfrom a pipe" in done.stdout.replace(b"\r", b"")
-    assert done.returncode == exit_codes.OK
-    assert b"\x1b[K" not in done.stderr
+    """Its end is not the guest's end: everything typed is executed after it."""
+    code, output, errors = typed_through_a_pipe(b"echo from a pipe\rpoweroff\r")
+    assert b"\nfrom a pipe\n" in output
+    assert code == exit_codes.OK
+    assert errors == b""
+
+
+def test_more_than_the_serial_port_holds_is_all_typed(sector: Callable[[str], Path]) -> None:
+    """The queue of the port holds 4096 bytes: the pipe waits for the guest, which polls, and nothing is lost."""
+    text = b"".join(b"line %d\n" % number for number in range(3000))
+    code, output, _ = typed_through_a_pipe(text + b"~", sector("echo"), "--format", "raw", prompt=b">")
+    assert code == 33
+    assert output == text
 
 
 def test_no_input_at_all() -> None:
@@ -283,10 +325,23 @@ def test_serial_to_a_file(tmp_path: Path) -> None:
 
 def test_builtin_disk_is_not_written() -> None:
     before = builtin_disk().path.read_bytes()
-    read, write = os.pipe()
-    os.write(write, b"disk write 100 hello\rpoweroff\r")
-    os.close(write)
-    done = run_without_terminal(stdin=read)
-    os.close(read)
-    assert done.returncode == exit_codes.OK
+    code, output, _ = typed_through_a_pipe(b"disk write 3000 hello\rdisk read 3000\rpoweroff\r")
+    assert code == exit_codes.OK
+    assert b"hello" in output.partition(b"disk read 3000")[2]
     assert builtin_disk().path.read_bytes() == before
+
+
+def test_a_guest_that_halts_for_good_is_said_so(sector: Callable[[str], Path]) -> None:
+    done = run_without_terminal(sector("hang"), "--format", "raw", stdin=subprocess.DEVNULL)
+    assert done.returncode == exit_codes.GUEST_STOPPED
+    assert done.stderr == b"pyvmm: the guest halted with interrupts off: nothing can wake it; ended\n"
+
+
+def test_a_disk_that_does_not_boot(tmp_path: Path) -> None:
+    disk = tmp_path / "empty.img"
+    disk.write_bytes(bytes(1 << 20))
+    done = run_without_terminal(disk, "--format", "raw", stdin=subprocess.DEVNULL)
+    assert done.returncode == exit_codes.ERROR
+    assert done.stderr.decode().count("\n") == 1
+    assert str(disk) in done.stderr.decode()
+    assert disk.read_bytes() == bytes(1 << 20)

@@ -68,7 +68,7 @@ def test_raw_mode_is_entered_and_left(pseudo_terminal: int) -> None:
     flags = termios.tcgetattr(pseudo_terminal)
     assert not flags[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
     assert not flags[0] & (termios.ICRNL | termios.IXON)
-    assert flags[1] & termios.OPOST
+    assert not flags[1] & termios.OPOST
     terminal.leave()
     assert termios.tcgetattr(pseudo_terminal) == before
     terminal.enter()
