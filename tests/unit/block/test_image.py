@@ -21,7 +21,8 @@ def test_cache_modes(cache: str, tmp_path: Path) -> None:
     try:
         image = open_image(path, cache=cache)
     except ImageError as error:
-        assert "O_DIRECT" in str(error)
+        if "O_DIRECT" not in str(error):
+            raise
         pytest.skip("no O_DIRECT in the temporary folder")
     with image:
         image.pwrite(b"abc", 4095)
