@@ -52,7 +52,22 @@ SEEDS = {
     "multiboot-flat": make_flat_multiboot()[:256],
     "multiboot-elf": make_elf(bits=32, loads=SMALL_LOAD, head=make_multiboot_header(3)),
 }
-INTERESTING = (0, 1, 2, 4, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 31, 1 << 32, (1 << 64) - 1)
+INTERESTING = (
+    0,
+    1,
+    2,
+    4,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0xFFFFFFFF,
+    1 << 31,
+    1 << 32,
+    (1 << 64) - 1,
+)
 
 
 class RecordingMemory:
@@ -153,7 +168,13 @@ def fuzz_guided(seconds: float) -> None:
     for name, data in SEEDS.items():
         (corpus / name).write_bytes(data)
     atheris.Setup(
-        [sys.argv[0], f"-max_total_time={int(seconds)}", "-max_len=4096", f"-artifact_prefix={corpus}/", str(corpus)],
+        [
+            sys.argv[0],
+            f"-max_total_time={int(seconds)}",
+            "-max_len=4096",
+            f"-artifact_prefix={corpus}/",
+            str(corpus),
+        ],
         lambda data: (load_one(data) if data else None, None)[1],
     )
     atheris.Fuzz()

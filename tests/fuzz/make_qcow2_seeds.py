@@ -14,7 +14,7 @@ from pyvmm.block import convert_image, create_image, open_image
 
 def write_seed(folder: Path, name: str, image: Path) -> None:
     """Write the image under each mode that differs."""
-    for mode in (0, 1, 3, 5):
+    for mode in (3, 5):
         offset = (mode * 9973).to_bytes(8, "little")
         (folder / f"{name}-{mode}").write_bytes(bytes([mode]) + offset + image.read_bytes())
 
@@ -24,7 +24,12 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         path, packed = Path(temporary, "image"), Path(temporary, "packed")
-        for compat, bits, cluster in (("1.1", 16, 512), ("0.10", 16, 512), ("1.1", 1, 512), ("1.1", 64, 1024)):
+        for compat, bits, cluster in (
+            ("1.1", 16, 512),
+            ("0.10", 16, 512),
+            ("1.1", 1, 512),
+            ("1.1", 64, 1024),
+        ):
             create_image(path, "qcow2", 100000, compat=compat, refcount_bits=bits, cluster_size=cluster)
             with open_image(path, "qcow2") as image:
                 image.pwrite(b"fuzz" * 300, 5000)
