@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import pyvmm
+import pyvmm.cli
 
 NAMES = {
     "CpuState",
@@ -61,3 +64,17 @@ def test_import_is_light() -> None:
     ).stdout.split()
     assert "pyvmm" in modules
     assert not [name for name in HEAVY if name in modules]
+
+
+def test_only_native_imports_the_compiled_module() -> None:
+    package = Path(pyvmm.cli.__file__).parent.parent
+    importers = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            )
+            if any(name.split(".")[-1] == "_native" for name in names):
+                importers.add(path.relative_to(package).as_posix())
+    assert importers == {"native.py"}
