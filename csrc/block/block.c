@@ -1,4 +1,5 @@
-/* Opening an image (probe, chain, temporary overlay) and the checks that every call passes before its format sees it. */
+/* Opening an image (probe, chain, temporary overlay) and the checks that every call passes before its format sees
+ * it. */
 #include "block/block.h"
 
 #include <fcntl.h>
@@ -12,15 +13,27 @@
 
 enum { SECTOR0 = 512 };
 
-/* What other tools would recognise at byte 0: a guest must not plant it in an image that was only guessed to be raw. */
+/* What other tools would recognise at byte 0: a guest must not plant it in an image that was only guessed to be
+ * raw. */
 static bool is_image_header(const uint8_t *sector)
 {
-    static const struct { const char *magic; size_t length; } known[] = {
-        { "QFI\xfb", 4 }, { "QED\0", 4 }, { "KDMV", 4 }, { "COWD", 4 }, { "conectix", 8 }, { "vhdxfile", 8 },
-        { "LUKS\xba\xbe", 6 }, { "WithoutFreeSpace", 16 }, { "WithouFreSpacExt", 16 },
-        { "Bochs Virtual HD Image", 22 }, { "# Disk DescriptorFile", 21 },
+    static const struct {
+        const char *magic;
+        size_t length;
+    } known[] = {
+        {"QFI\xfb", 4},
+        {"QED\0", 4},
+        {"KDMV", 4},
+        {"COWD", 4},
+        {"conectix", 8},
+        {"vhdxfile", 8},
+        {"LUKS\xba\xbe", 6},
+        {"WithoutFreeSpace", 16},
+        {"WithouFreSpacExt", 16},
+        {"Bochs Virtual HD Image", 22},
+        {"# Disk DescriptorFile", 21},
     };
-    static const uint8_t vdi[4] = { 0x7f, 0x10, 0xda, 0xbe }; /* at byte 64 */
+    static const uint8_t vdi[4] = {0x7f, 0x10, 0xda, 0xbe}; /* at byte 64 */
     for (size_t i = 0; i < ARRAY_SIZE(known); i++)
         if (!memcmp(sector, known[i].magic, known[i].length))
             return true;
@@ -52,7 +65,7 @@ static const BlockFormat *find_format(BlockImage *image, const char *name, Error
         error_set(error, EINVAL, "%s: unknown image format '%s': use raw or qcow2", image->file->path, name);
         return NULL;
     }
-    uint8_t header[8] = { 0 };
+    uint8_t header[8] = {0};
     int result = file_pread(image->file, header, sizeof header, 0);
     if (result) {
         error_set(error, -result, "%s: cannot read offset 0: %s", image->file->path, strerror(-result));
@@ -88,7 +101,8 @@ static int raw_open(BlockImage *image, Error *error)
 {
     int64_t size = file_size(image->file);
     if (size < 0)
-        return error_set(error, (int)-size, "%s: cannot find its size: %s", image->file->path, strerror((int)-size));
+        return error_set(error, (int)-size, "%s: cannot find its size: %s", image->file->path,
+                         strerror((int)-size));
     image->size = (uint64_t)size;
     return 0;
 }
@@ -102,8 +116,9 @@ static int check_chain(const char *path, const BlockFile *file, BlockChain *here
     here->inode = st.st_ino;
     here->depth = here->above ? here->above->depth + 1 : 0;
     if (here->depth > BLOCK_CHAIN_MAX)
-        return error_set(error, ELOOP, "%s: more than %d backing files in the chain: flatten it with `image convert`",
-                         path, BLOCK_CHAIN_MAX);
+        return error_set(error, ELOOP,
+                         "%s: more than %d backing files in the chain: flatten it with `image convert`", path,
+                         BLOCK_CHAIN_MAX);
     return 0;
 }
 
@@ -118,8 +133,8 @@ static bool is_loop(const char *path, const BlockChain *above)
     return false;
 }
 
-BlockImage *block_open_chain(const char *path, const char *format, int cache, uint32_t flags, const BlockChain *above,
-                             Error *error)
+BlockImage *block_open_chain(const char *path, const char *format, int cache, uint32_t flags,
+                             const BlockChain *above, Error *error)
 {
     if (is_loop(path, above)) {
         error_set(error, ELOOP, "%s: is a backing file of itself (backing file loop): rebase the overlay", path);
@@ -134,7 +149,7 @@ BlockImage *block_open_chain(const char *path, const char *format, int cache, ui
         error_set(error, ENOMEM, "%s: out of memory", path);
         return NULL;
     }
-    BlockChain here = { .above = above };
+    BlockChain here = {.above = above};
     image->format = find_format(image, format, error);
     if (!image->format || check_chain(path, file, &here, error) ||
         (image->format == &raw_format ? raw_open(image, error) : qcow2_open(image, cache, &here, error))) {
@@ -150,7 +165,7 @@ static BlockImage *open_overlay(BlockImage *backing, Error *error)
     BlockFile *file = file_open_temporary(backing->file->path, error);
     if (!file)
         return NULL;
-    BlockCreate options = { .size = backing->size };
+    BlockCreate options = {.size = backing->size};
     BlockImage *image = NULL;
     if (!qcow2_create(file, &options, error))
         image = image_new(file, 0);
@@ -231,11 +246,11 @@ int block_status(BlockImage *image, uint64_t offset, uint64_t length, BlockStatu
     memset(status, 0, sizeof *status);
     for (uint32_t depth = 0;; depth++, image = image->backing) {
         if (offset >= image->size) { /* beyond a shorter backing file */
-            *status = (BlockStatus){ .length = length, .flags = BLOCK_STATUS_ZERO, .depth = depth };
+            *status = (BlockStatus){.length = length, .flags = BLOCK_STATUS_ZERO, .depth = depth};
             return 0;
         }
         bool cut = length > image->size - offset;
-        BlockStatus layer = { .length = cut ? image->size - offset : length };
+        BlockStatus layer = {.length = cut ? image->size - offset : length};
         int result = image->format->status(image, offset, layer.length, &layer);
         if (result)
             return result;
@@ -311,13 +326,13 @@ int block_pwritev(BlockImage *image, const struct iovec *iov, int iovcnt, uint64
 
 int block_pread(BlockImage *image, void *data, size_t length, uint64_t offset)
 {
-    struct iovec iov = { data, length };
+    struct iovec iov = {data, length};
     return block_preadv(image, &iov, 1, offset);
 }
 
 int block_pwrite(BlockImage *image, const void *data, size_t length, uint64_t offset)
 {
-    struct iovec iov = { (void *)(uintptr_t)data, length };
+    struct iovec iov = {(void *)(uintptr_t)data, length};
     return block_pwritev(image, &iov, 1, offset);
 }
 
@@ -332,7 +347,8 @@ int block_discard(BlockImage *image, uint64_t offset, uint64_t length)
 int block_write_zeroes(BlockImage *image, uint64_t offset, uint64_t length, bool may_unmap)
 {
     int result = check_range(image, offset, length, true);
-    return result || !length ? result : settle(image, image->format->write_zeroes(image, offset, length, may_unmap));
+    return result || !length ? result
+                             : settle(image, image->format->write_zeroes(image, offset, length, may_unmap));
 }
 
 /* ---- create, resize, check ---- */
@@ -345,7 +361,8 @@ int block_create(const char *path, const char *format, const BlockCreate *option
     if (!qcow2 && options->backing_file)
         return error_set(error, EINVAL, "%s: a raw image has no backing file: use -f qcow2", path);
     if (options->size > (uint64_t)INT64_MAX - 512)
-        return error_set(error, EFBIG, "%s: size %llu is more than a file can hold", path, (unsigned long long)options->size);
+        return error_set(error, EFBIG, "%s: size %llu is more than a file can hold", path,
+                         (unsigned long long)options->size);
     BlockFile *file = NULL;
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     bool made = fd >= 0;
@@ -394,8 +411,8 @@ int block_resize(BlockImage *image, uint64_t size, bool shrink, Error *error)
     if (image->read_only)
         return error_set(error, EROFS, "%s: is open read-only", path);
     if (size < image->size && !shrink)
-        return error_set(error, EINVAL, "%s: shrinking from %llu to %llu bytes loses data: say --shrink to do it", path,
-                         (unsigned long long)image->size, (unsigned long long)size);
+        return error_set(error, EINVAL, "%s: shrinking from %llu to %llu bytes loses data: say --shrink to do it",
+                         path, (unsigned long long)image->size, (unsigned long long)size);
     if (size > INT64_MAX)
         return error_set(error, EFBIG, "%s: size %llu is too large", path, (unsigned long long)size);
     return image->format->resize(image, size, error);
@@ -405,7 +422,8 @@ int block_check(BlockImage *image, int repair, BlockCheck *result, Error *error)
 {
     memset(result, 0, sizeof *result);
     if (!image->format->check)
-        return error_set(error, EOPNOTSUPP, "%s: a %s image has nothing to check", image->file->path, image->format->name);
+        return error_set(error, EOPNOTSUPP, "%s: a %s image has nothing to check", image->file->path,
+                         image->format->name);
     if (repair && image->read_only)
         return error_set(error, EROFS, "%s: is open read-only", image->file->path);
     return image->format->check(image, repair, result, error);

@@ -2,7 +2,8 @@
  * The face of a disk image to the devices and to Python: bytes in, bytes out, whatever the format.
  *
  * All calls are thread-safe for one image (one internal lock), block the caller, and never need the GIL.
- * Offsets and lengths are bytes; any alignment is accepted. Reads beyond the end of a shorter backing file give zeros.
+ * Offsets and lengths are bytes; any alignment is accepted; an iov has at most 1024 entries (-EINVAL beyond). Reads
+ * beyond the end of a shorter backing file give zeros.
  */
 #ifndef PYVMM_BLOCK_BLOCK_H
 #define PYVMM_BLOCK_BLOCK_H
@@ -20,7 +21,8 @@ enum BlockOpenFlags {
     BLOCK_SNAPSHOT = 2,  /* writes go to an unlinked temporary overlay */
     BLOCK_NO_LOCK = 4,   /* do not lock the file (image info) */
     BLOCK_FIX = 8,       /* opened by `image check -r`: a corrupt bit in the header is tolerated */
-    BLOCK_NO_BACKING = 16, /* leave the backing file closed (image info and check): reads of its clusters give zeros */
+    BLOCK_NO_BACKING =
+        16, /* leave the backing file closed (image info and check): reads of its clusters give zeros */
 };
 
 /* format: "raw" or "qcow2"; NULL probes for qcow2 and falls back to raw. */
@@ -50,17 +52,17 @@ BlockImage *block_backing(const BlockImage *image); /* NULL without one; owned b
 
 /* ---- what the bytes are ---- */
 enum BlockStatusFlags {
-    BLOCK_STATUS_DATA = 1,       /* read from a file */
-    BLOCK_STATUS_ZERO = 2,       /* reads as zeros */
-    BLOCK_STATUS_ALLOCATED = 4,  /* settled by this image, not by its backing file */
-    BLOCK_STATUS_OFFSET = 8,     /* host_offset is where the data starts in the file */
+    BLOCK_STATUS_DATA = 1,      /* read from a file */
+    BLOCK_STATUS_ZERO = 2,      /* reads as zeros */
+    BLOCK_STATUS_ALLOCATED = 4, /* settled by this image, not by its backing file */
+    BLOCK_STATUS_OFFSET = 8,    /* host_offset is where the data starts in the file */
     BLOCK_STATUS_COMPRESSED = 16,
 };
 typedef struct BlockStatus {
     uint64_t length;      /* bytes from `offset` of which the rest is true, at most what was asked */
     uint64_t host_offset; /* in the file of the layer `depth` */
     uint32_t flags;
-    uint32_t depth;       /* layers below the image: 0 is the image itself */
+    uint32_t depth; /* layers below the image: 0 is the image itself */
 } BlockStatus;
 int block_status(BlockImage *image, uint64_t offset, uint64_t length, BlockStatus *status); /* through the chain */
 
@@ -78,15 +80,15 @@ int block_info(BlockImage *image, BlockInfo *info);
 /* ---- making and changing images ---- */
 enum BlockPreallocation { BLOCK_PREALLOC_OFF, BLOCK_PREALLOC_METADATA, BLOCK_PREALLOC_FALLOC, BLOCK_PREALLOC_FULL };
 typedef struct BlockCreate {
-    uint64_t size;               /* bytes; rounded up to 512 */
-    uint32_t cluster_size;       /* 512..2 MiB, a power of two; 0 means 64 KiB */
-    uint32_t version;            /* 2 ("0.10") or 3 ("1.1"); 0 means 3 */
-    uint32_t refcount_bits;      /* 1, 2, 4 .. 64; 0 means 16 */
-    uint32_t lazy_refcounts;     /* 0 or 1 */
-    uint32_t compression;        /* 0 zlib, 1 zstd */
-    uint32_t preallocation;      /* enum BlockPreallocation */
-    const char *backing_file;    /* stored as given; not opened here; may be NULL */
-    const char *backing_format;  /* "raw" or "qcow2", may be NULL */
+    uint64_t size;              /* bytes; rounded up to 512 */
+    uint32_t cluster_size;      /* 512..2 MiB, a power of two; 0 means 64 KiB */
+    uint32_t version;           /* 2 ("0.10") or 3 ("1.1"); 0 means 3 */
+    uint32_t refcount_bits;     /* 1, 2, 4 .. 64; 0 means 16 */
+    uint32_t lazy_refcounts;    /* 0 or 1 */
+    uint32_t compression;       /* 0 zlib, 1 zstd */
+    uint32_t preallocation;     /* enum BlockPreallocation */
+    const char *backing_file;   /* stored as given; not opened here; may be NULL */
+    const char *backing_format; /* "raw" or "qcow2", may be NULL */
 } BlockCreate;
 int block_create(const char *path, const char *format, const BlockCreate *options, Error *error);
 int block_resize(BlockImage *image, uint64_t size, bool shrink, Error *error);
@@ -99,8 +101,8 @@ typedef struct BlockCheck {
 enum BlockRepair { BLOCK_REPAIR_NONE, BLOCK_REPAIR_LEAKS, BLOCK_REPAIR_ALL };
 int block_check(BlockImage *image, int repair, BlockCheck *result, Error *error); /* -EOPNOTSUPP for raw */
 
-/* Copy a range that the target does not hold yet; zeros stay holes. `offset` a multiple of the target's cluster size
- * when compressing. Returns bytes of data written or -errno. */
+/* Copy a range that the target does not hold yet; zeros stay holes. `offset` a multiple of the target's cluster
+ * size when compressing. Returns bytes of data written or -errno. */
 int64_t block_copy(BlockImage *source, BlockImage *target, uint64_t offset, uint64_t length, bool target_is_zero,
                    bool compress, Error *error);
 /* First offset at which the images differ within the range, or -1; -errno - 1 on a failure (error is set). */

@@ -86,7 +86,7 @@ int64_t block_copy(BlockImage *source, BlockImage *target, uint64_t offset, uint
     if (posix_memalign((void **)&data, GRAIN, CHUNK))
         return error_set(error, ENOMEM, "%s: out of memory", source->file->path);
     while (offset < end) {
-        BlockStatus status = { 0 };
+        BlockStatus status = {0};
         int64_t result = block_status(source, offset, end - offset, &status);
         if (result) {
             written = fail(source, (int)result, "read", offset, error);
@@ -130,7 +130,7 @@ int64_t block_compare(BlockImage *a, BlockImage *b, uint64_t offset, uint64_t le
     if (!left || !right)
         answer = error_set(error, ENOMEM, "%s: out of memory", a->file->path) - 1;
     while (answer == -1 && offset < end) {
-        BlockStatus one = { 0 }, other = { 0 };
+        BlockStatus one = {0}, other = {0};
         int result = block_status(a, offset, end - offset, &one);
         if (!result)
             result = block_status(b, offset, end - offset, &other);

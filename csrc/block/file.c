@@ -20,7 +20,7 @@ enum { LOCK_PERMISSION = 100, LOCK_UNSHARED = 200, PERM_READ = 0, PERM_WRITE = 1
 
 static int lock_byte(int fd, int command, short type, off_t byte, struct flock *out)
 {
-    struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
     int result = fcntl(fd, command, &lock);
     if (out)
         *out = lock;
@@ -66,14 +66,16 @@ static int error_in_use(BlockFile *file, const char *what, Error *error)
     char holder[64] = "this or another process";
     if (pid)
         snprintf(holder, sizeof holder, "another process (pid %d)", pid);
-    return error_set(error, EBUSY, "%s: is in use by %s (no \"%s\" lock): stop that one first, or work on an overlay",
-                     file->path, holder, what);
+    return error_set(error, EBUSY,
+                     "%s: is in use by %s (no \"%s\" lock): stop that one first, or work on an overlay", file->path,
+                     holder, what);
 }
 
 static int file_lock(BlockFile *file, Error *error)
 {
-    static const char *const names[] = { "consistent read", "write", "write unchanged", "resize" };
-    const unsigned used = file->read_only ? 1u << PERM_READ : 1u << PERM_READ | 1u << PERM_WRITE | 1u << PERM_RESIZE;
+    static const char *const names[] = {"consistent read", "write", "write unchanged", "resize"};
+    const unsigned used =
+        file->read_only ? 1u << PERM_READ : 1u << PERM_READ | 1u << PERM_WRITE | 1u << PERM_RESIZE;
     const unsigned unshared = 1u << PERM_WRITE | 1u << PERM_RESIZE;
 
     for (int n = 0; n < 4; n++) {
@@ -134,7 +136,8 @@ static int open_fd(const char *path, int cache, bool read_only, Error *error)
     if (fd >= 0)
         return fd;
     if (errno == EINVAL && cache == BLOCK_CACHE_NONE)
-        return error_set(error, EINVAL, "%s: this file system has no O_DIRECT for cache=none: use cache=writeback", path);
+        return error_set(error, EINVAL, "%s: this file system has no O_DIRECT for cache=none: use cache=writeback",
+                         path);
     if (errno == EACCES || errno == EROFS || errno == EPERM)
         return error_set(error, errno, "%s: cannot open for %s: %s%s", path, read_only ? "reading" : "writing",
                          strerror(errno), read_only ? "" : ": change its mode, or open it read-only");
@@ -149,8 +152,8 @@ BlockFile *file_open(const char *path, int cache, uint32_t flags, Error *error)
         return NULL;
     struct stat st;
     if (fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))) {
-        error_set(error, S_ISDIR(st.st_mode) ? EISDIR : EINVAL, "%s: is %s: give a disk image or a block device", path,
-                  S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
+        error_set(error, S_ISDIR(st.st_mode) ? EISDIR : EINVAL, "%s: is %s: give a disk image or a block device",
+                  path, S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
         close(fd);
         return NULL;
     }
@@ -177,7 +180,8 @@ BlockFile *file_open_temporary(const char *name, Error *error)
     snprintf(path, sizeof path, "%s/pyvmm-snapshot-XXXXXX", folder);
     int fd = mkostemp(path, O_CLOEXEC);
     if (fd < 0) {
-        error_set(error, errno, "%s: cannot make a temporary overlay in %s: %s: set TMPDIR", name, folder, strerror(errno));
+        error_set(error, errno, "%s: cannot make a temporary overlay in %s: %s: set TMPDIR", name, folder,
+                  strerror(errno));
         return NULL;
     }
     unlink(path);
@@ -259,7 +263,8 @@ static int transfer(BlockFile *file, const struct iovec *iov, int iovcnt, uint64
         }
         char *at = (char *)iov[i].iov_base + skip;
         size_t rest = iov[i].iov_len - skip;
-        int result = write ? pwrite_all(file->fd, at, rest, offset + skip) : pread_all(file->fd, at, rest, offset + skip);
+        int result =
+            write ? pwrite_all(file->fd, at, rest, offset + skip) : pread_all(file->fd, at, rest, offset + skip);
         if (result)
             return result;
         offset += iov[i].iov_len, skip = 0;
@@ -324,8 +329,9 @@ static int bounce_write(BlockFile *file, const struct iovec *iov, int iovcnt, ui
             return result;
         iov_to_buffer(iov, iovcnt, done, buffer + head, piece);
         if (file->regular && start + span > (uint64_t)end && head + piece < span)
-            result = write_tail(file, buffer, MAX(head + piece, (uint64_t)end > start ? (size_t)MIN((uint64_t)end - start,
-                                span) : 0), start);
+            result = write_tail(
+                file, buffer,
+                MAX(head + piece, (uint64_t)end > start ? (size_t)MIN((uint64_t)end - start, span) : 0), start);
         else
             result = pwrite_all(file->fd, buffer, span, start);
         if (result)
@@ -344,7 +350,8 @@ static int bounce(BlockFile *file, const struct iovec *iov, int iovcnt, uint64_t
         pthread_rwlock_wrlock(&file->bounce);
     else
         pthread_rwlock_rdlock(&file->bounce);
-    int result = write ? bounce_write(file, iov, iovcnt, offset, buffer) : bounce_read(file, iov, iovcnt, offset, buffer);
+    int result =
+        write ? bounce_write(file, iov, iovcnt, offset, buffer) : bounce_read(file, iov, iovcnt, offset, buffer);
     pthread_rwlock_unlock(&file->bounce);
     free(buffer);
     return result;
@@ -376,13 +383,13 @@ int file_pwritev(BlockFile *file, const struct iovec *iov, int iovcnt, uint64_t 
 
 int file_pread(BlockFile *file, void *data, size_t length, uint64_t offset)
 {
-    struct iovec iov = { data, length };
+    struct iovec iov = {data, length};
     return file_transfer(file, &iov, 1, offset, false);
 }
 
 int file_pwrite(BlockFile *file, const void *data, size_t length, uint64_t offset)
 {
-    struct iovec iov = { (void *)(uintptr_t)data, length };
+    struct iovec iov = {(void *)(uintptr_t)data, length};
     return file_transfer(file, &iov, 1, offset, true);
 }
 

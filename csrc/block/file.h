@@ -1,5 +1,6 @@
 /*
- * A host file or block device under an image: whole transfers, cache modes, O_DIRECT with a bounce buffer, and locks.
+ * A host file or block device under an image: whole transfers, cache modes, O_DIRECT with a bounce buffer, and
+ * locks.
  *
  * Locks: open file description locks on the bytes that QEMU uses (seen in /proc/locks beside a running QEMU): byte
  * 100+n says "I use permission n", byte 200+n says "I do not share permission n"; n is 0 read, 1 write, 3 resize.
@@ -17,10 +18,10 @@ typedef struct BlockFile {
     int fd;
     int cache; /* enum BlockCache */
     bool read_only;
-    bool direct;              /* O_DIRECT is on */
-    bool regular;             /* a regular file: holes read as zeros, and it grows by writing */
-    pthread_rwlock_t bounce;  /* direct: unaligned writes (read, modify, write) exclude all others */
-    char *path;               /* as given, for messages */
+    bool direct;             /* O_DIRECT is on */
+    bool regular;            /* a regular file: holes read as zeros, and it grows by writing */
+    pthread_rwlock_t bounce; /* direct: unaligned writes (read, modify, write) exclude all others */
+    char *path;              /* as given, for messages */
 } BlockFile;
 
 /* flags: enum BlockOpenFlags. The size of a directory, a pipe or a socket is refused here. */
@@ -37,9 +38,10 @@ int file_pwritev(BlockFile *file, const struct iovec *iov, int iovcnt, uint64_t 
 int file_pread(BlockFile *file, void *data, size_t length, uint64_t offset);
 int file_pwrite(BlockFile *file, const void *data, size_t length, uint64_t offset);
 
-int file_flush(BlockFile *file); /* fdatasync; nothing for cache=unsafe */
-int file_punch_hole(BlockFile *file, uint64_t offset, uint64_t length);                  /* -EOPNOTSUPP when it cannot */
-int file_zero_range(BlockFile *file, uint64_t offset, uint64_t length, bool may_unmap); /* writes zeros if it must */
+int file_flush(BlockFile *file);                                        /* fdatasync; nothing for cache=unsafe */
+int file_punch_hole(BlockFile *file, uint64_t offset, uint64_t length); /* -EOPNOTSUPP when it cannot */
+int file_zero_range(BlockFile *file, uint64_t offset, uint64_t length,
+                    bool may_unmap); /* writes zeros if it must */
 
 /* Where [offset, offset+*length) is a hole: shortens *length to the first run of one kind. True for data. */
 bool file_is_data(BlockFile *file, uint64_t offset, uint64_t *length);

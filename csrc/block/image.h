@@ -29,7 +29,7 @@ struct BlockImage {
     BlockFile *file;
     BlockImage *backing;
     uint64_t size;
-    uint32_t flags;       /* enum BlockOpenFlags */
+    uint32_t flags; /* enum BlockOpenFlags */
     bool read_only;
     bool probed_raw;
     bool temporary;       /* the overlay of snapshot=on */
@@ -48,8 +48,8 @@ typedef struct BlockChain {
 } BlockChain;
 enum { BLOCK_CHAIN_MAX = 100 };
 
-BlockImage *block_open_chain(const char *path, const char *format, int cache, uint32_t flags, const BlockChain *above,
-                             Error *error);
+BlockImage *block_open_chain(const char *path, const char *format, int cache, uint32_t flags,
+                             const BlockChain *above, Error *error);
 
 /* Reads and checks the header in image->file and fills size, state, backing. */
 int qcow2_open(BlockImage *image, int cache, const BlockChain *chain, Error *error);

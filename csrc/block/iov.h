@@ -57,7 +57,8 @@ static inline void iov_move(const struct iovec *iov, int iovcnt, size_t skip, vo
     }
 }
 
-static inline void iov_from_buffer(const struct iovec *iov, int iovcnt, size_t skip, const void *buffer, size_t length)
+static inline void iov_from_buffer(const struct iovec *iov, int iovcnt, size_t skip, const void *buffer,
+                                   size_t length)
 {
     iov_move(iov, iovcnt, skip, (void *)(uintptr_t)buffer, length, IOV_FROM_BUFFER);
 }

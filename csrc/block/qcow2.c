@@ -1,4 +1,5 @@
-/* qcow2 as a format of block.c: open with its backing chain, close, flush, status, info. See qcow2.h for the design. */
+/* qcow2 as a format of block.c: open with its backing chain, close, flush, status, info. See qcow2.h for the
+ * design. */
 #include "block/qcow2.h"
 
 #include <stdio.h>
@@ -24,8 +25,9 @@ static int backing_path(const Qcow2 *q, char *out, size_t room, Error *error)
 {
     const char *name = q->backing_file, *path = q->file->path, *slash = strrchr(path, '/');
     if (!strncmp(name, "json:", 5) || strstr(name, "://"))
-        return error_set(error, ENOTSUP, "%s: backing file '%.200s' is not a plain file name, which is all that is supported",
-                         path, name);
+        return error_set(error, ENOTSUP,
+                         "%s: backing file '%.200s' is not a plain file name, which is all that is supported", path,
+                         name);
     if (!strncmp(name, "file:", 5))
         name += 5;
     int length = name[0] == '/' || !slash ? snprintf(out, room, "%s", name)
@@ -39,20 +41,22 @@ static int open_backing(BlockImage *image, int cache, const BlockChain *chain, E
 {
     Qcow2 *q = image->state;
     char path[4096];
-    Error below = { 0 };
+    Error below = {0};
     if (!q->has_backing || image->flags & BLOCK_NO_BACKING)
         return 0;
     int result = backing_path(q, path, sizeof path, error);
     if (result)
         return result;
     uint32_t flags = BLOCK_READ_ONLY | (image->flags & BLOCK_NO_LOCK);
-    image->backing = block_open_chain(path, q->backing_format[0] ? q->backing_format : NULL, cache, flags, chain, &below);
+    image->backing =
+        block_open_chain(path, q->backing_format[0] ? q->backing_format : NULL, cache, flags, chain, &below);
     if (!image->backing)
         return error_set(error, below.code, "%.150s: backing file: %.300s", image->file->path, below.text);
     return 0;
 }
 
-/* What a writer must settle first: corrupt images are not written, dirty ones counted anew, autoclear bits cleared. */
+/* What a writer must settle first: corrupt images are not written, dirty ones counted anew, autoclear bits cleared.
+ */
 static int prepare_for_writing(BlockImage *image, Error *error)
 {
     Qcow2 *q = image->state;
@@ -60,15 +64,18 @@ static int prepare_for_writing(BlockImage *image, Error *error)
     if (image->flags & BLOCK_FIX)
         return 0;
     if (q->incompatible & QCOW2_INCOMPAT_CORRUPT)
-        return error_set(error, EROFS, "%s: qcow2 header offset %d: the image is marked corrupt: run `pyvmm image check -r "
-                         "all`, or open it read-only", path, QCOW2_H_INCOMPATIBLE);
+        return error_set(error, EROFS,
+                         "%s: qcow2 header offset %d: the image is marked corrupt: run `pyvmm image check -r "
+                         "all`, or open it read-only",
+                         path, QCOW2_H_INCOMPATIBLE);
     if (q->incompatible & QCOW2_INCOMPAT_DIRTY) {
-        BlockCheck check = { 0 };
+        BlockCheck check = {0};
         int result = qcow2_check(image, BLOCK_REPAIR_ALL, &check, error);
         if (result)
             return result;
         if (check.corruptions || check.errors)
-            return error_set(error, EIO, "%.100s: was not closed cleanly (dirty bit) and cannot be repaired: %.300s", path,
+            return error_set(error, EIO,
+                             "%.100s: was not closed cleanly (dirty bit) and cannot be repaired: %.300s", path,
                              check.first);
     }
     if (q->autoclear) {
@@ -150,13 +157,21 @@ static int qcow2_status(BlockImage *image, uint64_t offset, uint64_t length, Blo
     status->length = extent.length;
     status->host_offset = extent.host;
     switch (extent.type) {
-    case QCOW2_UNALLOCATED: status->flags = 0; break;
-    case QCOW2_ZERO_PLAIN: status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_ZERO; break;
+    case QCOW2_UNALLOCATED:
+        status->flags = 0;
+        break;
+    case QCOW2_ZERO_PLAIN:
+        status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_ZERO;
+        break;
     case QCOW2_ZERO_ALLOCATED:
         status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_ZERO | BLOCK_STATUS_OFFSET;
         break;
-    case QCOW2_NORMAL: status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_DATA | BLOCK_STATUS_OFFSET; break;
-    default: status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_DATA | BLOCK_STATUS_COMPRESSED; break;
+    case QCOW2_NORMAL:
+        status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_DATA | BLOCK_STATUS_OFFSET;
+        break;
+    default:
+        status->flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_DATA | BLOCK_STATUS_COMPRESSED;
+        break;
     }
     return 0;
 }

@@ -1,31 +1,33 @@
 /*
  * qcow2, inside: constants of the format and what an open image keeps in memory.
  *
- * Specification: QEMU docs/interop/qcow2.txt (versions 2 and 3); section names are cited as [Header], [L2 table] and so on.
+ * Specification: QEMU docs/interop/qcow2.txt (versions 2 and 3); section names are cited as [Header], [L2 table]
+ * and so on.
  *
- * Order of writes. L1, L2 and refcount entries change in caches and reach the file in this order only, with fdatasync
- * where an arrow is (skipped for cache=unsafe; the order of the write calls stays, which is what a killed process needs):
+ * Order of writes. L1, L2 and refcount entries change in caches and reach the file in this order only, with
+ * fdatasync where an arrow is (skipped for cache=unsafe; the order of the write calls stays, which is what a killed
+ * process needs):
  *
  *     data of new clusters, raised refcounts -> L2 -> L1 -> (only now) lowered refcounts
  *
  * so that whatever the file holds at any moment refers to initialised clusters that are counted; at worst some are
  * counted that nothing refers to. Freed clusters wait in `frees` until the L2 tables without them are on the disk.
  *
- * Locks: BlockImage.lock guards everything here; data is moved outside of it under `transfers` (shared), and `frees`
- * become free clusters only when no transfer is under way. Order: lock > transfers > codec.lock.
+ * Locks: BlockImage.lock guards everything here; data is moved outside of it under `transfers` (shared), and
+ * `frees` become free clusters only when no transfer is under way. Order: lock > transfers > codec.lock.
  */
 #ifndef PYVMM_BLOCK_QCOW2_H
 #define PYVMM_BLOCK_QCOW2_H
 
 #include "block/image.h"
 
-#define QCOW2_MAGIC 0x514649fbu
-#define QCOW2_COPIED (1ull << 63)
-#define QCOW2_COMPRESSED (1ull << 62)
-#define QCOW2_ZERO 1ull
-#define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull
-#define QCOW2_L1_RESERVED 0x7f000000000001ffull
-#define QCOW2_L2_RESERVED 0x3f000000000001feull
+#define QCOW2_MAGIC             0x514649fbu
+#define QCOW2_COPIED            (1ull << 63)
+#define QCOW2_COMPRESSED        (1ull << 62)
+#define QCOW2_ZERO              1ull
+#define QCOW2_OFFSET_MASK       0x00fffffffffffe00ull
+#define QCOW2_L1_RESERVED       0x7f000000000001ffull
+#define QCOW2_L2_RESERVED       0x3f000000000001feull
 #define QCOW2_REFTABLE_RESERVED 0x1ffull
 
 enum {
@@ -39,34 +41,38 @@ enum {
 };
 
 enum { /* header fields' offsets [Header] */
-    QCOW2_H_VERSION = 4,
-    QCOW2_H_BACKING_OFFSET = 8,
-    QCOW2_H_BACKING_SIZE = 16,
-    QCOW2_H_CLUSTER_BITS = 20,
-    QCOW2_H_SIZE = 24,
-    QCOW2_H_CRYPT = 32,
-    QCOW2_H_L1_SIZE = 36,
-    QCOW2_H_L1_OFFSET = 40,
-    QCOW2_H_REFTABLE_OFFSET = 48,
-    QCOW2_H_REFTABLE_CLUSTERS = 56,
-    QCOW2_H_SNAPSHOTS = 60,
-    QCOW2_H_SNAPSHOTS_OFFSET = 64,
-    QCOW2_V2_LENGTH = 72,
-    QCOW2_H_INCOMPATIBLE = 72,
-    QCOW2_H_COMPATIBLE = 80,
-    QCOW2_H_AUTOCLEAR = 88,
-    QCOW2_H_REFCOUNT_ORDER = 96,
-    QCOW2_H_LENGTH = 100,
-    QCOW2_H_COMPRESSION = 104,
-    QCOW2_V3_LENGTH = 104,
-    QCOW2_V3_FULL_LENGTH = 112,
+       QCOW2_H_VERSION = 4,
+       QCOW2_H_BACKING_OFFSET = 8,
+       QCOW2_H_BACKING_SIZE = 16,
+       QCOW2_H_CLUSTER_BITS = 20,
+       QCOW2_H_SIZE = 24,
+       QCOW2_H_CRYPT = 32,
+       QCOW2_H_L1_SIZE = 36,
+       QCOW2_H_L1_OFFSET = 40,
+       QCOW2_H_REFTABLE_OFFSET = 48,
+       QCOW2_H_REFTABLE_CLUSTERS = 56,
+       QCOW2_H_SNAPSHOTS = 60,
+       QCOW2_H_SNAPSHOTS_OFFSET = 64,
+       QCOW2_V2_LENGTH = 72,
+       QCOW2_H_INCOMPATIBLE = 72,
+       QCOW2_H_COMPATIBLE = 80,
+       QCOW2_H_AUTOCLEAR = 88,
+       QCOW2_H_REFCOUNT_ORDER = 96,
+       QCOW2_H_LENGTH = 100,
+       QCOW2_H_COMPRESSION = 104,
+       QCOW2_V3_LENGTH = 104,
+       QCOW2_V3_FULL_LENGTH = 112,
 };
 
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
-#define QCOW2_EXT_FEATURE_NAMES 0x6803f857u
-#define QCOW2_EXT_BITMAPS 0x23852875u
+#define QCOW2_EXT_FEATURE_NAMES  0x6803f857u
+#define QCOW2_EXT_BITMAPS        0x23852875u
 
-enum { QCOW2_L1_MAX = 32 << 20, QCOW2_REFTABLE_MAX = 8 << 20, QCOW2_SNAPSHOTS_MAX = 65536 }; /* bytes, bytes, count */
+enum {
+    QCOW2_L1_MAX = 32 << 20,
+    QCOW2_REFTABLE_MAX = 8 << 20,
+    QCOW2_SNAPSHOTS_MAX = 65536
+}; /* bytes, bytes, count */
 enum { QCOW2_SLICE = 4096, QCOW2_L2_CACHE_MAX = 32 << 20, QCOW2_REFBLOCK_CACHE_MAX = 4 << 20 };
 
 typedef struct Qcow2Slot {
@@ -78,9 +84,9 @@ typedef struct Qcow2Slot {
 
 /* Pieces ("slices") of L2 tables or refcount blocks. */
 typedef struct Qcow2Cache {
-    uint32_t slice;  /* bytes: min(cluster, 4 KiB) */
+    uint32_t slice; /* bytes: min(cluster, 4 KiB) */
     int capacity, used, hand, dirty;
-    int *heads;      /* hash chains */
+    int *heads; /* hash chains */
     uint32_t hash_mask;
     Qcow2Slot *slots;
     bool is_l2;
@@ -103,7 +109,7 @@ typedef struct Qcow2 {
 
     uint64_t *l1;
     uint64_t l1_offset;
-    uint32_t l1_size, l2_bits; /* entries; log2 of the entries in an L2 table */
+    uint32_t l1_size, l2_bits;            /* entries; log2 of the entries in an L2 table */
     uint32_t l1_dirty_low, l1_dirty_high; /* [low, high) */
     uint64_t *reftable;
     uint64_t reftable_offset;
@@ -129,7 +135,13 @@ typedef struct Qcow2 {
     } codec;
 } Qcow2;
 
-enum Qcow2Type { QCOW2_UNALLOCATED, QCOW2_ZERO_PLAIN, QCOW2_ZERO_ALLOCATED, QCOW2_NORMAL, QCOW2_COMPRESSED_CLUSTER };
+enum Qcow2Type {
+    QCOW2_UNALLOCATED,
+    QCOW2_ZERO_PLAIN,
+    QCOW2_ZERO_ALLOCATED,
+    QCOW2_NORMAL,
+    QCOW2_COMPRESSED_CLUSTER
+};
 
 typedef struct Qcow2Extent {
     int type;
@@ -139,7 +151,10 @@ typedef struct Qcow2Extent {
     uint64_t length; /* bytes */
 } Qcow2Extent;
 
-static inline uint64_t qcow2_start_of_cluster(const Qcow2 *q, uint64_t offset) { return offset & ~(q->cluster_size - 1); }
+static inline uint64_t qcow2_start_of_cluster(const Qcow2 *q, uint64_t offset)
+{
+    return offset & ~(q->cluster_size - 1);
+}
 static inline uint64_t qcow2_clusters(const Qcow2 *q, uint64_t bytes)
 {
     return (bytes >> q->cluster_bits) + !!(bytes & (q->cluster_size - 1));

@@ -154,8 +154,9 @@ int qcow2_cache_write(Qcow2 *q, Qcow2Cache *cache)
     for (int i = 0; i < count && !result;) {
         struct iovec iov[BATCH];
         int run = 0;
-        while (run < BATCH && i + run < count && list[i + run]->offset == list[i]->offset + (uint64_t)run * cache->slice) {
-            iov[run] = (struct iovec){ list[i + run]->data, cache->slice };
+        while (run < BATCH && i + run < count &&
+               list[i + run]->offset == list[i]->offset + (uint64_t)run * cache->slice) {
+            iov[run] = (struct iovec){list[i + run]->data, cache->slice};
             run++;
         }
         result = file_pwritev(q->file, iov, run, list[i]->offset);

@@ -1,7 +1,8 @@
 /*
- * `image check`: counts every reference that the image holds (header, tables, clusters, snapshots, bitmaps) and compares
- * with the refcounts; then the COPIED flags. Repair: leaks are lowered in place, anything worse gets a new refcount
- * structure (qcow2_repair.c) and right COPIED flags. Not repaired: entries that point outside the file or are unaligned.
+ * `image check`: counts every reference that the image holds (header, tables, clusters, snapshots, bitmaps) and
+ * compares with the refcounts; then the COPIED flags. Repair: leaks are lowered in place, anything worse gets a new
+ * refcount structure (qcow2_repair.c) and right COPIED flags. Not repaired: entries that point outside the file or
+ * are unaligned.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -15,7 +16,7 @@ typedef struct Checker {
     Qcow2 *q;
     BlockCheck *result;
     Qcow2Counts counts;
-    bool unfixable; /* something that new refcounts do not heal */
+    bool unfixable;     /* something that new refcounts do not heal */
     uint64_t next_host; /* fragmentation: where a contiguous next cluster would be */
 } Checker;
 
@@ -52,7 +53,8 @@ static void count(Checker *c, uint64_t offset, uint64_t length, bool aligned, co
     }
     for (uint64_t i = first; i <= last && i < c->counts.clusters; i++)
         c->counts.count[i] += c->counts.count[i] < UINT32_MAX;
-    c->result->image_end_offset = MAX(c->result->image_end_offset, (MIN(last + 1, c->counts.clusters)) << q->cluster_bits);
+    c->result->image_end_offset =
+        MAX(c->result->image_end_offset, (MIN(last + 1, c->counts.clusters)) << q->cluster_bits);
 }
 
 static bool has_room(const Checker *c, uint64_t offset)
@@ -94,7 +96,8 @@ static int count_l1(Checker *c, const uint64_t *l1, uint64_t entries, bool activ
     for (uint64_t i = 0; i < entries && !result; i++) {
         uint64_t offset = l1[i] & QCOW2_OFFSET_MASK;
         if (l1[i] & QCOW2_L1_RESERVED) {
-            CORRUPT(c, "L1 entry %llu: %#llx has reserved bits set", (unsigned long long)i, (unsigned long long)l1[i]);
+            CORRUPT(c, "L1 entry %llu: %#llx has reserved bits set", (unsigned long long)i,
+                    (unsigned long long)l1[i]);
             c->unfixable = true;
         }
         if (!offset)
@@ -217,7 +220,8 @@ static void count_refcounts(Checker *c, bool *rebuild)
         }
         count(c, offset, q->cluster_size, true, "refcount table entry");
         if (c->counts.count[offset >> q->cluster_bits] > 1) {
-            CORRUPT(c, "refcount table entry %u: block at offset %#llx is used otherwise", i, (unsigned long long)offset);
+            CORRUPT(c, "refcount table entry %u: block at offset %#llx is used otherwise", i,
+                    (unsigned long long)offset);
             *rebuild = q->broken = true; /* until it is rebuilt, nothing may be allocated */
             q->reftable[i] = 0;
         }
@@ -288,9 +292,11 @@ static int check_flags(Checker *c, bool fix)
             uint64_t entry = load_be64(table + n);
             int type = qcow2_entry_type(q, entry);
             bool stray = type == QCOW2_COMPRESSED_CLUSTER && entry & QCOW2_COPIED;
-            bool hosted = (type == QCOW2_NORMAL || type == QCOW2_ZERO_ALLOCATED) && has_room(c, entry & QCOW2_OFFSET_MASK);
+            bool hosted =
+                (type == QCOW2_NORMAL || type == QCOW2_ZERO_ALLOCATED) && has_room(c, entry & QCOW2_OFFSET_MASK);
             if (hosted && !flag_is_right(c, entry))
-                CORRUPT(c, "L2 entry %#llx: COPIED flag does not agree with the refcount", (unsigned long long)entry);
+                CORRUPT(c, "L2 entry %#llx: COPIED flag does not agree with the refcount",
+                        (unsigned long long)entry);
             else if (!stray)
                 continue;
             store_be64(table + n, entry ^ QCOW2_COPIED);
@@ -317,7 +323,7 @@ static int check_once(Checker *c, int repair, bool *rebuilt, Error *error)
         return error_set(error, EFBIG, "%s: %llu clusters are too many to check", q->file->path,
                          (unsigned long long)c->counts.clusters);
     c->counts.count = calloc(c->counts.clusters + 1, sizeof *c->counts.count);
-    Qcow2Counts without = { calloc(c->counts.clusters + 1, sizeof *c->counts.count), c->counts.clusters };
+    Qcow2Counts without = {calloc(c->counts.clusters + 1, sizeof *c->counts.count), c->counts.clusters};
     int result = c->counts.count && without.count ? count_all(c) : -ENOMEM;
     if (!result) {
         memcpy(without.count, c->counts.count, c->counts.clusters * sizeof *without.count);
@@ -357,13 +363,13 @@ int qcow2_check(BlockImage *image, int repair, BlockCheck *result, Error *error)
     bool rebuilt = false;
     pthread_mutex_lock(&image->lock);
     int code = image->read_only ? 0 : qcow2_write_metadata(q);
-    Checker first = { .q = q, .result = result };
+    Checker first = {.q = q, .result = result};
     result->total_clusters = qcow2_clusters(q, image->size);
     if (!code)
         code = check_once(&first, repair, &rebuilt, error);
     BlockCheck found_first = *result;
     if (!code && repair != BLOCK_REPAIR_NONE && (result->corruptions || result->leaks)) {
-        Checker again = { .q = q, .result = result }; /* what is left, and so what was fixed */
+        Checker again = {.q = q, .result = result}; /* what is left, and so what was fixed */
         memset(result, 0, sizeof *result);
         result->total_clusters = found_first.total_clusters;
         code = check_once(&again, BLOCK_REPAIR_NONE, &rebuilt, error);

@@ -1,6 +1,6 @@
 /*
- * zlib (raw deflate, 4 KiB window) and zstd for compressed clusters [Compressed Clusters Descriptor], from the host's
- * shared libraries, loaded when first needed: their C interfaces are stable (zlib.h 1.x, zstd.h 1.x).
+ * zlib (raw deflate, 4 KiB window) and zstd for compressed clusters [Compressed Clusters Descriptor], from the
+ * host's shared libraries, loaded when first needed: their C interfaces are stable (zlib.h 1.x, zstd.h 1.x).
  */
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -20,14 +20,24 @@ typedef struct ZStream { /* z_stream of zlib.h, the layout of which is part of i
     unsigned long adler, reserved;
 } ZStream;
 
-enum { Z_FINISH = 4, Z_OK = 0, Z_STREAM_END = 1, Z_BUF_ERROR = -5, Z_DEFLATED = 8, QCOW2_WINDOW = -12, Z_MEMORY = 9 };
+enum {
+    Z_FINISH = 4,
+    Z_OK = 0,
+    Z_STREAM_END = 1,
+    Z_BUF_ERROR = -5,
+    Z_DEFLATED = 8,
+    QCOW2_WINDOW = -12,
+    Z_MEMORY = 9
+};
 
-/* dlopen counts its users; the libraries stay loaded (RTLD_NODELETE), so that a handle need not be kept anywhere. */
+/* dlopen counts its users; the libraries stay loaded (RTLD_NODELETE), so that a handle need not be kept anywhere.
+ */
 static int load(const char *name, const char *package, const char *const *symbols, void **out, Error *error)
 {
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library)
-        return error_set(error, ENOTSUP, "needs the library %s, which is not installed (Debian: %s)", name, package);
+        return error_set(error, ENOTSUP, "needs the library %s, which is not installed (Debian: %s)", name,
+                         package);
     for (int i = 0; symbols[i]; i++) {
         out[i] = dlsym(library, symbols[i]);
         if (!out[i]) {
@@ -51,9 +61,10 @@ static int load_zstd(const char *const *symbols, void **out, Error *error)
 
 static int inflate_cluster(void *out, size_t out_length, const void *in, size_t in_length, Error *error)
 {
-    static const char *const symbols[] = { "inflateInit2_", "inflate", "inflateEnd", NULL };
+    static const char *const symbols[] = {"inflateInit2_", "inflate", "inflateEnd", NULL};
     void *f[3];
-    ZStream stream = { .next_in = in, .avail_in = (unsigned)in_length, .next_out = out, .avail_out = (unsigned)out_length };
+    ZStream stream = {
+        .next_in = in, .avail_in = (unsigned)in_length, .next_out = out, .avail_out = (unsigned)out_length};
     int result = load_zlib(symbols, f, error);
     if (result)
         return result;
@@ -66,13 +77,19 @@ static int inflate_cluster(void *out, size_t out_length, const void *in, size_t 
     return 0;
 }
 
-typedef struct ZstdIn { const void *data; size_t size, at; } ZstdIn;
-typedef struct ZstdOut { void *data; size_t size, at; } ZstdOut;
+typedef struct ZstdIn {
+    const void *data;
+    size_t size, at;
+} ZstdIn;
+typedef struct ZstdOut {
+    void *data;
+    size_t size, at;
+} ZstdOut;
 
 static int unzstd_cluster(void *out, size_t out_length, const void *in, size_t in_length, Error *error)
 {
-    static const char *const symbols[] = { "ZSTD_createDStream", "ZSTD_decompressStream", "ZSTD_freeDStream",
-                                           "ZSTD_isError", NULL };
+    static const char *const symbols[] = {"ZSTD_createDStream", "ZSTD_decompressStream", "ZSTD_freeDStream",
+                                          "ZSTD_isError", NULL};
     void *f[4];
     int result = load_zstd(symbols, f, error);
     if (result)
@@ -80,17 +97,18 @@ static int unzstd_cluster(void *out, size_t out_length, const void *in, size_t i
     void *stream = ((void *(*)(void))f[0])();
     if (!stream)
         return error_set(error, ENOMEM, "zstd cannot start");
-    ZstdIn from = { in, in_length, 0 };
-    ZstdOut to = { out, out_length, 0 };
-    while (to.at < to.size) { /* the sectors may hold other data behind the frame, so stop when the cluster is full */
+    ZstdIn from = {in, in_length, 0};
+    ZstdOut to = {out, out_length, 0};
+    while (to.at <
+           to.size) { /* the sectors may hold other data behind the frame, so stop when the cluster is full */
         size_t before_in = from.at, before_out = to.at;
-        size_t code = ((size_t (*)(void *, ZstdOut *, ZstdIn *))f[1])(stream, &to, &from);
+        size_t code = ((size_t(*)(void *, ZstdOut *, ZstdIn *))f[1])(stream, &to, &from);
         if (((unsigned (*)(size_t))f[3])(code) || (from.at == before_in && to.at == before_out)) {
             result = error_set(error, EIO, "zstd data is corrupt");
             break;
         }
     }
-    ((size_t (*)(void *))f[2])(stream);
+    ((size_t(*)(void *))f[2])(stream);
     return result;
 }
 
@@ -102,9 +120,9 @@ int qcow2_decompress(int type, void *out, size_t out_length, const void *in, siz
 
 static int64_t deflate_cluster(void *out, size_t room, const void *in, size_t length, Error *error)
 {
-    static const char *const symbols[] = { "deflateInit2_", "deflate", "deflateEnd", NULL };
+    static const char *const symbols[] = {"deflateInit2_", "deflate", "deflateEnd", NULL};
     void *f[3];
-    ZStream stream = { .next_in = in, .avail_in = (unsigned)length, .next_out = out, .avail_out = (unsigned)room };
+    ZStream stream = {.next_in = in, .avail_in = (unsigned)length, .next_out = out, .avail_out = (unsigned)room};
     int result = load_zlib(symbols, f, error);
     if (result)
         return result;
@@ -118,13 +136,13 @@ static int64_t deflate_cluster(void *out, size_t room, const void *in, size_t le
 
 static int64_t zstd_cluster(void *out, size_t room, const void *in, size_t length, Error *error)
 {
-    static const char *const symbols[] = { "ZSTD_compress", "ZSTD_isError", NULL };
+    static const char *const symbols[] = {"ZSTD_compress", "ZSTD_isError", NULL};
     enum { LEVEL = 3 };
     void *f[2];
     int result = load_zstd(symbols, f, error);
     if (result)
         return result;
-    size_t size = ((size_t (*)(void *, size_t, const void *, size_t, int))f[0])(out, room, in, length, LEVEL);
+    size_t size = ((size_t(*)(void *, size_t, const void *, size_t, int))f[0])(out, room, in, length, LEVEL);
     return ((unsigned (*)(size_t))f[1])(size) ? -EFBIG : (int64_t)size;
 }
 

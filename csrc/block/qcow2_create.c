@@ -36,8 +36,8 @@ static int plan_layout(const BlockCreate *o, const char *path, uint64_t size, La
     uint64_t span = l->cluster_size * (l->cluster_size / 8);
     l->l1_entries = size / span + !!(size % span);
     if (l->l1_entries > QCOW2_L1_MAX / 8)
-        return FAIL(EFBIG, "%s: %llu bytes are too many for clusters of %llu bytes: use a larger cluster_size", path,
-                    (unsigned long long)size, (unsigned long long)l->cluster_size);
+        return FAIL(EFBIG, "%s: %llu bytes are too many for clusters of %llu bytes: use a larger cluster_size",
+                    path, (unsigned long long)size, (unsigned long long)l->cluster_size);
     l->l1_clusters = (l->l1_entries * 8 + l->cluster_size - 1) >> l->cluster_bits;
     l->l1_clusters += !l->l1_clusters; /* an empty disk has a place for its L1 table too */
     uint64_t per_block = l->cluster_size * 8 / bits;
@@ -48,7 +48,8 @@ static int plan_layout(const BlockCreate *o, const char *path, uint64_t size, La
     }
 }
 
-static int fill_header(const Layout *l, const BlockCreate *o, uint64_t size, uint8_t *h, const char *path, Error *error)
+static int fill_header(const Layout *l, const BlockCreate *o, uint64_t size, uint8_t *h, const char *path,
+                       Error *error)
 {
     size_t length = l->version >= 3 ? QCOW2_V3_FULL_LENGTH : QCOW2_V2_LENGTH;
     store_be32(h, QCOW2_MAGIC);
@@ -69,8 +70,8 @@ static int fill_header(const Layout *l, const BlockCreate *o, uint64_t size, uin
     size_t name = o->backing_file ? strlen(o->backing_file) : 0;
     size_t format = o->backing_format && name ? strlen(o->backing_format) : 0;
     if (name > 1023 || format > 15 || length + 16 + 24 + name > l->cluster_size)
-        return FAIL(ENAMETOOLONG, "%s: the backing file's name does not fit into the header (1023 bytes, and a cluster)",
-                    path);
+        return FAIL(ENAMETOOLONG,
+                    "%s: the backing file's name does not fit into the header (1023 bytes, and a cluster)", path);
     size_t used = length + qcow2_header_extensions(h + length, l->cluster_size - length - name - 8,
                                                    format ? o->backing_format : NULL, l->version);
     if (name) {
@@ -83,7 +84,7 @@ static int fill_header(const Layout *l, const BlockCreate *o, uint64_t size, uin
 
 int qcow2_create(BlockFile *file, const BlockCreate *options, Error *error)
 {
-    Layout l = { 0 };
+    Layout l = {0};
     uint64_t size = (options->size + 511) & ~511ull;
     int result = plan_layout(options, file->path, size, &l, error);
     if (result)

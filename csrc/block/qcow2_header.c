@@ -2,8 +2,8 @@
  * The header, its extensions and the two tables that stay in memory, each field checked before it is believed
  * [Header, Header extensions, Feature name table, Refcount table, L1 table].
  *
- * Refused by name: encryption (AES, LUKS), external data files, extended L2 entries, and incompatible features that are
- * not in the specification (with the name that the image's own feature name table gives).
+ * Refused by name: encryption (AES, LUKS), external data files, extended L2 entries, and incompatible features that
+ * are not in the specification (with the name that the image's own feature name table gives).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,10 +24,12 @@ static int read_fixed(Qcow2 *q, const uint8_t *h, Error *error)
                     load_be32(h), QCOW2_MAGIC);
     q->version = load_be32(h + QCOW2_H_VERSION);
     if (q->version != 2 && q->version != 3)
-        return FAIL(ENOTSUP, "header offset %d: version is %u: only 2 and 3 are known", QCOW2_H_VERSION, q->version);
+        return FAIL(ENOTSUP, "header offset %d: version is %u: only 2 and 3 are known", QCOW2_H_VERSION,
+                    q->version);
     q->cluster_bits = load_be32(h + QCOW2_H_CLUSTER_BITS);
     if (q->cluster_bits < 9 || q->cluster_bits > 21)
-        return FAIL(EINVAL, "header offset %d: cluster_bits is %u, not 9 to 21", QCOW2_H_CLUSTER_BITS, q->cluster_bits);
+        return FAIL(EINVAL, "header offset %d: cluster_bits is %u, not 9 to 21", QCOW2_H_CLUSTER_BITS,
+                    q->cluster_bits);
     q->cluster_size = 1ull << q->cluster_bits;
     q->l2_bits = q->cluster_bits - 3;
     q->header_length = QCOW2_V2_LENGTH;
@@ -50,15 +52,20 @@ static int read_fixed(Qcow2 *q, const uint8_t *h, Error *error)
     q->refblock_bits = q->cluster_bits + 3 - q->refcount_order;
     uint32_t crypt = load_be32(h + QCOW2_H_CRYPT);
     if (crypt)
-        return FAIL(ENOTSUP, "header offset %d: the image is encrypted (%s), which is not supported: decrypt a copy with "
-                    "qemu-img convert", QCOW2_H_CRYPT, crypt == 1 ? "AES" : crypt == 2 ? "LUKS" : "unknown method");
+        return FAIL(ENOTSUP,
+                    "header offset %d: the image is encrypted (%s), which is not supported: decrypt a copy with "
+                    "qemu-img convert",
+                    QCOW2_H_CRYPT,
+                    crypt == 1   ? "AES"
+                    : crypt == 2 ? "LUKS"
+                                 : "unknown method");
     return 0;
 }
 
 static int check_features(Qcow2 *q, const uint8_t *names, size_t names_length, Error *error)
 {
-    static const char *const known[] = { "dirty bit", "corrupt bit", "external data file", "compression type",
-                                         "extended L2 entries" };
+    static const char *const known[] = {"dirty bit", "corrupt bit", "external data file", "compression type",
+                                        "extended L2 entries"};
     uint64_t supported = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION;
     uint64_t unknown = q->incompatible & ~supported;
     if (unknown) {
@@ -66,13 +73,16 @@ static int check_features(Qcow2 *q, const uint8_t *names, size_t names_length, E
         char name[47] = "a feature without a name";
         if ((size_t)bit < ARRAY_SIZE(known))
             snprintf(name, sizeof name, "%s", known[bit]);
-        for (size_t at = 0; (size_t)bit >= ARRAY_SIZE(known) && at + FEATURE_ENTRY <= names_length; at += FEATURE_ENTRY)
+        for (size_t at = 0; (size_t)bit >= ARRAY_SIZE(known) && at + FEATURE_ENTRY <= names_length;
+             at += FEATURE_ENTRY)
             if (names[at] == 0 && names[at + 1] == bit)
                 snprintf(name, sizeof name, "%.46s", (const char *)names + at + 2);
         for (char *c = name; *c; c++)
             *c = *c < ' ' || *c > '~' ? '?' : *c;
-        return FAIL(ENOTSUP, "header offset %d: incompatible feature bit %d (%s) is not supported: convert a copy with "
-                    "qemu-img convert", QCOW2_H_INCOMPATIBLE, bit, name);
+        return FAIL(ENOTSUP,
+                    "header offset %d: incompatible feature bit %d (%s) is not supported: convert a copy with "
+                    "qemu-img convert",
+                    QCOW2_H_INCOMPATIBLE, bit, name);
     }
     bool named = q->incompatible & QCOW2_INCOMPAT_COMPRESSION;
     if (q->compression > 1 || (q->compression && !named) || (!q->compression && named))
@@ -93,11 +103,13 @@ static int read_extensions(Qcow2 *q, const uint8_t *h, uint64_t end, Error *erro
         if (!type)
             break;
         if (n == EXTENSIONS_MAX || length > end - at - 8)
-            return FAIL(EINVAL, "header extension %#x at offset %" PRIu64 ": length %u reaches beyond offset %" PRIu64,
+            return FAIL(EINVAL,
+                        "header extension %#x at offset %" PRIu64 ": length %u reaches beyond offset %" PRIu64,
                         type, at, length, end);
         if (type == QCOW2_EXT_BACKING_FORMAT) {
             if (length >= sizeof q->backing_format)
-                return FAIL(EINVAL, "header extension at offset %" PRIu64 ": backing format name has %u bytes", at, length);
+                return FAIL(EINVAL, "header extension at offset %" PRIu64 ": backing format name has %u bytes", at,
+                            length);
             memcpy(q->backing_format, data, length);
         } else if (type == QCOW2_EXT_FEATURE_NAMES) {
             names = data;
@@ -119,7 +131,8 @@ static int read_backing_name(Qcow2 *q, const uint8_t *h, Error *error)
     if (!offset || !length)
         return 0;
     if (length >= sizeof q->backing_file)
-        return FAIL(EINVAL, "header offset %d: backing_file_size is %u, more than 1023", QCOW2_H_BACKING_SIZE, length);
+        return FAIL(EINVAL, "header offset %d: backing_file_size is %u, more than 1023", QCOW2_H_BACKING_SIZE,
+                    length);
     if (offset < q->header_length || offset > q->cluster_size - length)
         return FAIL(EINVAL, "header offset %d: backing_file_offset %#" PRIx64 " is outside the header cluster",
                     QCOW2_H_BACKING_OFFSET, offset);
@@ -131,15 +144,17 @@ static int read_backing_name(Qcow2 *q, const uint8_t *h, Error *error)
 }
 
 /* A table's place: aligned, behind the header, and wholly inside the file. */
-static int check_place(const Qcow2 *q, const char *field, int at, uint64_t offset, uint64_t length, uint64_t file_bytes,
-                       Error *error)
+static int check_place(const Qcow2 *q, const char *field, int at, uint64_t offset, uint64_t length,
+                       uint64_t file_bytes, Error *error)
 {
     if (offset & (q->cluster_size - 1) || (length && !offset))
-        return FAIL(EINVAL, "header offset %d: %s %#" PRIx64 " is not aligned to the cluster size %" PRIu64, at, field,
-                    offset, q->cluster_size);
+        return FAIL(EINVAL, "header offset %d: %s %#" PRIx64 " is not aligned to the cluster size %" PRIu64, at,
+                    field, offset, q->cluster_size);
     if (offset > file_bytes || length > file_bytes - offset)
-        return FAIL(EINVAL, "header offset %d: %s %#" PRIx64 " + %" PRIu64 " bytes is beyond the end of the file (%" PRIu64
-                    " bytes): truncated?", at, field, offset, length, file_bytes);
+        return FAIL(EINVAL,
+                    "header offset %d: %s %#" PRIx64 " + %" PRIu64 " bytes is beyond the end of the file (%" PRIu64
+                    " bytes): truncated?",
+                    at, field, offset, length, file_bytes);
     return 0;
 }
 
@@ -165,11 +180,12 @@ static int check_tables(Qcow2 *q, const uint8_t *h, uint64_t size, Error *error)
         return FAIL(EFBIG, "header offset %d: L1 table of %" PRIu64 " entries is more than %d", QCOW2_H_L1_SIZE,
                     MAX((uint64_t)q->l1_size, needed), QCOW2_L1_MAX / 8);
     if (q->l1_size < needed)
-        return FAIL(EINVAL, "header offset %d: L1 table has %u entries, too few for %" PRIu64 " bytes (%" PRIu64 ")",
+        return FAIL(EINVAL,
+                    "header offset %d: L1 table has %u entries, too few for %" PRIu64 " bytes (%" PRIu64 ")",
                     QCOW2_H_L1_SIZE, q->l1_size, size, needed);
     if (!q->reftable_clusters || q->reftable_clusters > (uint32_t)QCOW2_REFTABLE_MAX >> q->cluster_bits)
-        return FAIL(EINVAL, "header offset %d: refcount table of %u clusters, not 1 to %d", QCOW2_H_REFTABLE_CLUSTERS,
-                    q->reftable_clusters, QCOW2_REFTABLE_MAX >> q->cluster_bits);
+        return FAIL(EINVAL, "header offset %d: refcount table of %u clusters, not 1 to %d",
+                    QCOW2_H_REFTABLE_CLUSTERS, q->reftable_clusters, QCOW2_REFTABLE_MAX >> q->cluster_bits);
     int result = check_place(q, "l1_table_offset", QCOW2_H_L1_OFFSET, q->l1_offset, q->l1_size * 8ull, up, error);
     if (!result && !(q->image->flags & BLOCK_FIX))
         result = check_place(q, "refcount_table_offset", QCOW2_H_REFTABLE_OFFSET, q->reftable_offset,
@@ -178,8 +194,8 @@ static int check_tables(Qcow2 *q, const uint8_t *h, uint64_t size, Error *error)
         return FAIL(EINVAL, "header offset %d: nb_snapshots is %u, more than %d", QCOW2_H_SNAPSHOTS, q->snapshots,
                     QCOW2_SNAPSHOTS_MAX);
     if (!result && q->snapshots)
-        result = check_place(q, "snapshots_offset", QCOW2_H_SNAPSHOTS_OFFSET, q->snapshots_offset, q->snapshots * 40ull, up,
-                             error);
+        result = check_place(q, "snapshots_offset", QCOW2_H_SNAPSHOTS_OFFSET, q->snapshots_offset,
+                             q->snapshots * 40ull, up, error);
     return result;
 }
 
@@ -231,8 +247,8 @@ static int read_table(Qcow2 *q, uint64_t **out, uint64_t entries, uint64_t offse
     return 0;
 }
 
-static int check_entries(Qcow2 *q, const uint64_t *table, uint64_t entries, uint64_t table_offset, uint64_t reserved,
-                         const char *what, Error *error)
+static int check_entries(Qcow2 *q, const uint64_t *table, uint64_t entries, uint64_t table_offset,
+                         uint64_t reserved, const char *what, Error *error)
 {
     for (uint64_t i = 0; i < entries; i++) {
         uint64_t offset = table[i] & QCOW2_OFFSET_MASK;
@@ -244,7 +260,8 @@ static int check_entries(Qcow2 *q, const uint64_t *table, uint64_t entries, uint
         else if (offset >> q->cluster_bits >= q->file_end)
             problem = "is beyond the end of the file";
         if (problem)
-            return FAIL(EINVAL, "%s entry %" PRIu64 " at offset %#" PRIx64 ": %#" PRIx64 " %s: run `pyvmm image check`",
+            return FAIL(EINVAL,
+                        "%s entry %" PRIu64 " at offset %#" PRIx64 ": %#" PRIx64 " %s: run `pyvmm image check`",
                         what, i, table_offset + i * 8, table[i], problem);
     }
     return 0;
@@ -298,11 +315,15 @@ static uint8_t *put_extension(uint8_t *at, uint32_t type, const void *data, size
 /* `out` is zeroed. Returns the bytes used; the feature name table is left out where it does not fit. */
 size_t qcow2_header_extensions(uint8_t *out, size_t room, const char *backing_format, uint32_t version)
 {
-    static const struct { uint8_t type, bit; const char *name; } features[] = {
-        { 0, 0, "dirty bit" }, { 0, 1, "corrupt bit" }, { 0, 2, "external data file" }, { 0, 3, "compression type" },
-        { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" }, { 2, 0, "bitmaps" }, { 2, 1, "raw external data" },
+    static const struct {
+        uint8_t type, bit;
+        const char *name;
+    } features[] = {
+        {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+        {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+        {2, 0, "bitmaps"},          {2, 1, "raw external data"},
     };
-    uint8_t *at = out, table[ARRAY_SIZE(features) * FEATURE_ENTRY] = { 0 };
+    uint8_t *at = out, table[ARRAY_SIZE(features) * FEATURE_ENTRY] = {0};
     if (backing_format)
         at = put_extension(at, QCOW2_EXT_BACKING_FORMAT, backing_format, strlen(backing_format));
     for (size_t i = 0; i < ARRAY_SIZE(features); i++) {

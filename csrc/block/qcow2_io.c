@@ -1,6 +1,7 @@
 /*
- * Reading and writing guest data. What is allocated and ours alone moves in one call outside the lock, and changes no
- * metadata; anything else is allocated, completed with what the cluster showed before (copy on write), and only then mapped.
+ * Reading and writing guest data. What is allocated and ours alone moves in one call outside the lock, and changes
+ * no metadata; anything else is allocated, completed with what the cluster showed before (copy on write), and only
+ * then mapped.
  */
 #include <stdlib.h>
 
@@ -8,14 +9,14 @@
 
 /* ---- read ---- */
 
-static int read_compressed(Qcow2 *q, uint64_t entry, uint64_t inside, const struct iovec *iov, int iovcnt, size_t skip,
-                           size_t length)
+static int read_compressed(Qcow2 *q, uint64_t entry, uint64_t inside, const struct iovec *iov, int iovcnt,
+                           size_t skip, size_t length)
 {
     int result = 0;
     pthread_mutex_lock(&q->codec.lock);
     if (q->codec.entry != entry) {
         uint64_t offset, in_length;
-        Error error = { 0 };
+        Error error = {0};
         qcow2_compressed_range(q, entry, &offset, &in_length);
         void *in = malloc(in_length);
         q->codec.entry = 0;
@@ -57,7 +58,8 @@ static int read_extent(Qcow2 *q, const Qcow2Extent *extent, const struct iovec *
 {
     size_t length = (size_t)extent->length;
     switch (extent->type) {
-    case QCOW2_UNALLOCATED: return read_backing(q, iov, iovcnt, skip, length, offset);
+    case QCOW2_UNALLOCATED:
+        return read_backing(q, iov, iovcnt, skip, length, offset);
     case QCOW2_NORMAL: {
         struct iovec part[iovcnt];
         int count = iov_slice(part, iov, iovcnt, skip, length);
@@ -65,7 +67,9 @@ static int read_extent(Qcow2 *q, const Qcow2Extent *extent, const struct iovec *
     }
     case QCOW2_COMPRESSED_CLUSTER:
         return read_compressed(q, extent->entry, offset & (q->cluster_size - 1), iov, iovcnt, skip, length);
-    default: iov_zero(iov, iovcnt, skip, length); return 0;
+    default:
+        iov_zero(iov, iovcnt, skip, length);
+        return 0;
     }
 }
 
@@ -94,7 +98,7 @@ int qcow2_preadv(BlockImage *image, const struct iovec *iov, int iovcnt, uint64_
 /* What a cluster shows now, for copy on write: the lock is held; beyond the end of the disk are zeros. */
 static int read_locked(Qcow2 *q, void *data, size_t length, uint64_t offset)
 {
-    struct iovec iov = { data, length };
+    struct iovec iov = {data, length};
     size_t inside = offset < q->image->size ? (size_t)MIN((uint64_t)length, q->image->size - offset) : 0;
     memset((char *)data + inside, 0, length - inside);
     for (size_t done = 0; done < inside;) {
@@ -113,11 +117,11 @@ static int read_locked(Qcow2 *q, void *data, size_t length, uint64_t offset)
 
 /* One allocating write: clusters [first, first+count) of the guest go to `host`. */
 typedef struct Allocation {
-    uint64_t start;   /* guest offset of the first cluster */
+    uint64_t start; /* guest offset of the first cluster */
     uint64_t host;
-    uint64_t count;   /* clusters, all in one L2 slice */
-    bool fresh;       /* never written: reads as zeros */
-    bool in_place;    /* an allocated zero cluster gets its data back */
+    uint64_t count; /* clusters, all in one L2 slice */
+    bool fresh;     /* never written: reads as zeros */
+    bool in_place;  /* an allocated zero cluster gets its data back */
     uint64_t old[QCOW2_SLICE / 8];
 } Allocation;
 
@@ -220,12 +224,12 @@ static int write_with_edges(Qcow2 *q, const Allocation *a, const struct iovec *i
     }
     if (head && !skip_head) {
         result = read_locked(q, edges, head, a->start);
-        parts[count++] = (struct iovec){ edges, head };
+        parts[count++] = (struct iovec){edges, head};
     }
     count += iov_slice(parts + count, iov, iovcnt, skip, length);
     if (!result && tail && !skip_tail) {
         result = read_locked(q, edges + head, tail, offset + length);
-        parts[count++] = (struct iovec){ edges + head, tail };
+        parts[count++] = (struct iovec){edges + head, tail};
     }
     if (!result)
         result = write_parts(q, parts, count, host);
@@ -234,7 +238,8 @@ static int write_with_edges(Qcow2 *q, const Allocation *a, const struct iovec *i
     return result;
 }
 
-static int write_allocating(Qcow2 *q, const struct iovec *iov, int iovcnt, size_t skip, uint64_t offset, size_t *length)
+static int write_allocating(Qcow2 *q, const struct iovec *iov, int iovcnt, size_t skip, uint64_t offset,
+                            size_t *length)
 {
     Allocation a;
     uint64_t inside = offset & (q->cluster_size - 1);
@@ -268,7 +273,8 @@ int qcow2_pwritev(BlockImage *image, const struct iovec *iov, int iovcnt, uint64
         int result = q->broken ? -EIO : qcow2_map(q, offset + done, length, &extent);
         bool ours = !result && extent.type == QCOW2_NORMAL && extent.copied;
         if (ours && qcow2_overlaps_metadata(q, extent.host, extent.length, false)) {
-            image_fault(image, "guest offset %#llx is mapped onto metadata at offset %#llx: run `pyvmm image check`",
+            image_fault(image,
+                        "guest offset %#llx is mapped onto metadata at offset %#llx: run `pyvmm image check`",
                         (unsigned long long)(offset + done), (unsigned long long)extent.host);
             result = qcow2_mark_corrupt(q);
         } else if (ours) {
@@ -297,7 +303,8 @@ int qcow2_pwritev(BlockImage *image, const struct iovec *iov, int iovcnt, uint64
 
 /* ---- compressed write (convert -c) ---- */
 
-/* Room for `length` bytes: behind the last compressed cluster where it fits, so that several share a host cluster. */
+/* Room for `length` bytes: behind the last compressed cluster where it fits, so that several share a host cluster.
+ */
 static int alloc_bytes(Qcow2 *q, uint64_t length, uint64_t *offset)
 {
     uint64_t at = q->compressed_next, inside = at & (q->cluster_size - 1), fresh;

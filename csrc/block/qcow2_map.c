@@ -1,4 +1,5 @@
-/* From guest offset to host offset: L1, L2, and what an L2 entry says [L1 table, L2 table, Standard/Compressed Cluster Descriptor]. */
+/* From guest offset to host offset: L1, L2, and what an L2 entry says [L1 table, L2 table, Standard/Compressed
+ * Cluster Descriptor]. */
 #include <stdlib.h>
 
 #include "block/qcow2.h"
@@ -35,7 +36,8 @@ int qcow2_l2_slot(Qcow2 *q, uint64_t offset, Qcow2Slot **slot, uint32_t *index)
     if (table & (q->cluster_size - 1) || table >> q->cluster_bits >= q->file_end)
         return image_fault(q->image, "L1 entry %llu at offset %#llx: L2 table offset %#llx is %s",
                            (unsigned long long)l1_index, (unsigned long long)(q->l1_offset + l1_index * 8),
-                           (unsigned long long)table, table & (q->cluster_size - 1) ? "unaligned" : "beyond the file");
+                           (unsigned long long)table,
+                           table & (q->cluster_size - 1) ? "unaligned" : "beyond the file");
     return qcow2_cache_get(q, &q->l2_cache, table + (in_table - *index) * 8, slot);
 }
 
@@ -48,7 +50,7 @@ static int check_entry(Qcow2 *q, uint64_t offset, uint64_t entry, int type)
         qcow2_compressed_range(q, entry, &host, &length);
         problem = host >> q->cluster_bits >= q->file_end ? "beyond the file" : NULL;
     } else if (type == QCOW2_NORMAL || type == QCOW2_ZERO_ALLOCATED) {
-        problem = host & (q->cluster_size - 1)              ? "unaligned"
+        problem = host & (q->cluster_size - 1)             ? "unaligned"
                   : host >> q->cluster_bits >= q->file_end ? "beyond the file"
                                                            : NULL;
     }
@@ -66,7 +68,7 @@ int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, Qcow2Extent *extent)
     uint64_t table_span = q->cluster_size << q->l2_bits;
     Qcow2Slot *slot = NULL;
     uint32_t index = 0, slice_entries = qcow2_l2_slice_entries(q);
-    *extent = (Qcow2Extent){ .type = -1 };
+    *extent = (Qcow2Extent){.type = -1};
     while (at < end) {
         if (!slot || ++index == slice_entries) {
             int result = qcow2_l2_slot(q, at, &slot, &index);
@@ -82,7 +84,7 @@ int qcow2_map(Qcow2 *q, uint64_t offset, uint64_t length, Qcow2Extent *extent)
             if (result)
                 return result;
             uint64_t inside = at & (q->cluster_size - 1);
-            *extent = (Qcow2Extent){ .type = type, .copied = copied, .entry = entry, .host = host + inside };
+            *extent = (Qcow2Extent){.type = type, .copied = copied, .entry = entry, .host = host + inside};
         } else if (type != extent->type || type == QCOW2_COMPRESSED_CLUSTER ||
                    (hosted && (copied != extent->copied || host != extent->host + (at - offset) ||
                                host >> q->cluster_bits >= q->file_end))) {
@@ -115,7 +117,8 @@ static int fill_table(Qcow2 *q, uint64_t from, uint64_t to, bool fresh)
             result = file_pwrite(q->file, data, q->cluster_size, to);
         free(data);
     } else if (fresh && size >= 0 && (uint64_t)size < to + q->cluster_size) {
-        result = file_truncate(q->file, to + q->cluster_size); /* reads as zeros, and no table ends beyond the file */
+        result =
+            file_truncate(q->file, to + q->cluster_size); /* reads as zeros, and no table ends beyond the file */
     } else if (!fresh) {
         result = file_zero_range(q->file, to, q->cluster_size, false);
     }
@@ -135,7 +138,8 @@ int qcow2_l2_writable(Qcow2 *q, uint64_t offset)
     int64_t got = qcow2_alloc(q, 1, true, &table);
     if (got < 0)
         return (int)got;
-    int result = fill_table(q, old & QCOW2_OFFSET_MASK, table, q->file->regular && table >> q->cluster_bits >= file_end);
+    int result =
+        fill_table(q, old & QCOW2_OFFSET_MASK, table, q->file->regular && table >> q->cluster_bits >= file_end);
     if (result) {
         qcow2_free_now(q, table, 1);
         return result;
@@ -150,7 +154,8 @@ int qcow2_release(Qcow2 *q, uint64_t entry, bool punch)
 {
     switch (qcow2_entry_type(q, entry)) {
     case QCOW2_NORMAL:
-    case QCOW2_ZERO_ALLOCATED: return qcow2_free_later(q, entry & QCOW2_OFFSET_MASK, 1, punch);
+    case QCOW2_ZERO_ALLOCATED:
+        return qcow2_free_later(q, entry & QCOW2_OFFSET_MASK, 1, punch);
     case QCOW2_COMPRESSED_CLUSTER: {
         uint64_t offset, length;
         qcow2_compressed_range(q, entry, &offset, &length);
@@ -161,6 +166,7 @@ int qcow2_release(Qcow2 *q, uint64_t entry, bool punch)
         q->compressed_next = 0;
         return qcow2_free_later(q, first << q->cluster_bits, last - first + 1, false);
     }
-    default: return 0;
+    default:
+        return 0;
     }
 }

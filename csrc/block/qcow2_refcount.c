@@ -1,6 +1,7 @@
 /*
- * Refcounts and the allocation of clusters [Host cluster management]. A refcount block that does not exist stands for
- * free clusters; the first allocation among them makes the block, and a longer refcount table when that is full.
+ * Refcounts and the allocation of clusters [Host cluster management]. A refcount block that does not exist stands
+ * for free clusters; the first allocation among them makes the block, and a longer refcount table when that is
+ * full.
  */
 #include <stdlib.h>
 
@@ -11,13 +12,20 @@ enum { FREES_MAX = 65536, OVERLAP_SCAN_MAX = 65536, USED_BEYOND_MAX = 1 << 20 };
 uint64_t qcow2_refcount_load(const uint8_t *block, uint64_t index, uint32_t order)
 {
     switch (order) {
-    case 0: return block[index / 8] >> (index % 8) & 1;
-    case 1: return block[index / 4] >> (index % 4 * 2) & 3;
-    case 2: return block[index / 2] >> (index % 2 * 4) & 15;
-    case 3: return block[index];
-    case 4: return load_be16(block + index * 2);
-    case 5: return load_be32(block + index * 4);
-    default: return load_be64(block + index * 8);
+    case 0:
+        return block[index / 8] >> (index % 8) & 1;
+    case 1:
+        return block[index / 4] >> (index % 4 * 2) & 3;
+    case 2:
+        return block[index / 2] >> (index % 2 * 4) & 15;
+    case 3:
+        return block[index];
+    case 4:
+        return load_be16(block + index * 2);
+    case 5:
+        return load_be32(block + index * 4);
+    default:
+        return load_be64(block + index * 8);
     }
 }
 
@@ -29,13 +37,27 @@ static void store_bits(uint8_t *byte, unsigned shift, uint8_t mask, uint64_t val
 void qcow2_refcount_store(uint8_t *block, uint64_t index, uint32_t order, uint64_t value)
 {
     switch (order) {
-    case 0: store_bits(&block[index / 8], index % 8, 1, value); break;
-    case 1: store_bits(&block[index / 4], index % 4 * 2, 3, value); break;
-    case 2: store_bits(&block[index / 2], index % 2 * 4, 15, value); break;
-    case 3: block[index] = (uint8_t)value; break;
-    case 4: store_be16(block + index * 2, (uint16_t)value); break;
-    case 5: store_be32(block + index * 4, (uint32_t)value); break;
-    default: store_be64(block + index * 8, value); break;
+    case 0:
+        store_bits(&block[index / 8], index % 8, 1, value);
+        break;
+    case 1:
+        store_bits(&block[index / 4], index % 4 * 2, 3, value);
+        break;
+    case 2:
+        store_bits(&block[index / 2], index % 2 * 4, 15, value);
+        break;
+    case 3:
+        block[index] = (uint8_t)value;
+        break;
+    case 4:
+        store_be16(block + index * 2, (uint16_t)value);
+        break;
+    case 5:
+        store_be32(block + index * 4, (uint32_t)value);
+        break;
+    default:
+        store_be64(block + index * 8, value);
+        break;
     }
 }
 
@@ -57,7 +79,8 @@ static int find_slot(Qcow2 *q, uint64_t cluster, Qcow2Slot **slot, uint64_t *ind
         q->broken = true;
         return image_fault(q->image, "refcount table entry %llu at offset %#llx: block offset %#llx is %s",
                            (unsigned long long)block, (unsigned long long)(q->reftable_offset + block * 8),
-                           (unsigned long long)offset, offset & (q->cluster_size - 1) ? "unaligned" : "beyond the file");
+                           (unsigned long long)offset,
+                           offset & (q->cluster_size - 1) ? "unaligned" : "beyond the file");
     }
     uint64_t start = byte & ~(uint64_t)(q->refblock_cache.slice - 1);
     *index = in_block - (start << 3 >> q->refcount_order);
@@ -112,7 +135,8 @@ int qcow2_refcount_add(Qcow2 *q, uint64_t cluster, int delta)
 
 /* ---- safety net ---- */
 
-/* True when [offset, offset+length) touches tables that are known without reading; `deep` looks for L2 and blocks too. */
+/* True when [offset, offset+length) touches tables that are known without reading; `deep` looks for L2 and blocks
+ * too. */
 bool qcow2_overlaps_metadata(const Qcow2 *q, uint64_t offset, uint64_t length, bool deep)
 {
     uint64_t end = offset + length;
@@ -264,7 +288,8 @@ int64_t qcow2_alloc(Qcow2 *q, uint64_t want, bool exact, uint64_t *offset)
         if (!yes && run && !exact)
             break;
         if (!yes && cluster >= q->file_end && ++beyond > USED_BEYOND_MAX) {
-            image_fault(q->image, "refcounts of more than %d clusters beyond the end of the file are not 0", USED_BEYOND_MAX);
+            image_fault(q->image, "refcounts of more than %d clusters beyond the end of the file are not 0",
+                        USED_BEYOND_MAX);
             return qcow2_mark_corrupt(q);
         }
         run = yes ? run + 1 : 0;
@@ -313,7 +338,7 @@ int qcow2_free_later(Qcow2 *q, uint64_t offset, uint64_t clusters, bool punch)
         q->frees = more;
         q->frees_room = room;
     }
-    q->frees[q->frees_count++] = (Qcow2Range){ first, clusters, punch };
+    q->frees[q->frees_count++] = (Qcow2Range){first, clusters, punch};
     return q->frees_count >= FREES_MAX ? qcow2_write_metadata(q) : 0;
 }
 

@@ -1,6 +1,7 @@
 /*
- * A whole new refcount structure, from the references that a check counted: table and blocks are written behind the end
- * of the file, then the header is switched to them in one write. The old structure's clusters are simply not counted.
+ * A whole new refcount structure, from the references that a check counted: table and blocks are written behind the
+ * end of the file, then the header is switched to them in one write. The old structure's clusters are simply not
+ * counted.
  */
 #include <stdlib.h>
 

@@ -47,13 +47,16 @@ int qcow2_resize(BlockImage *image, uint64_t size, Error *error)
     uint8_t word[8];
     int result = 0;
     if (q->snapshots)
-        return error_set(error, ENOTSUP, "%s: has internal snapshots: delete them (qemu-img snapshot -d) to resize", path);
+        return error_set(error, ENOTSUP, "%s: has internal snapshots: delete them (qemu-img snapshot -d) to resize",
+                         path);
     if (entries > QCOW2_L1_MAX / 8)
         return error_set(error, EFBIG, "%s: %llu bytes are too many for clusters of %llu bytes", path,
                          (unsigned long long)size, (unsigned long long)q->cluster_size);
     if (size < image->size && q->version < 3 && q->has_backing)
-        return error_set(error, ENOTSUP, "%s: a version 2 overlay cannot shrink, having no zero clusters: convert it to "
-                         "compat=1.1", path);
+        return error_set(error, ENOTSUP,
+                         "%s: a version 2 overlay cannot shrink, having no zero clusters: convert it to "
+                         "compat=1.1",
+                         path);
     if (size < image->size) {
         uint64_t kept = qcow2_clusters(q, size) << q->cluster_bits;
         if (kept < image->size)

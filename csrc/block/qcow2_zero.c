@@ -94,7 +94,7 @@ static int write_zeros_by_hand(BlockImage *image, uint64_t offset, uint64_t leng
             void *zeros = calloc(1, piece);
             if (!zeros)
                 return -ENOMEM;
-            struct iovec iov = { zeros, piece };
+            struct iovec iov = {zeros, piece};
             result = qcow2_pwritev(image, &iov, 1, offset);
             free(zeros);
             if (result)
@@ -142,7 +142,7 @@ int qcow2_discard(BlockImage *image, uint64_t offset, uint64_t length)
 {
     uint64_t first, last;
     whole_clusters(image->state, offset, length, &first, &last);
-    return first < last ? zero_clusters(image, &(ZeroRequest){ .discard = true }, first, last) : 0;
+    return first < last ? zero_clusters(image, &(ZeroRequest){.discard = true}, first, last) : 0;
 }
 
 int qcow2_write_zeroes(BlockImage *image, uint64_t offset, uint64_t length, bool may_unmap)
@@ -153,6 +153,6 @@ int qcow2_write_zeroes(BlockImage *image, uint64_t offset, uint64_t length, bool
         return write_zeros_by_hand(image, offset, length);
     int result = write_zeros_by_hand(image, offset, first - offset);
     if (!result)
-        result = zero_clusters(image, &(ZeroRequest){ .may_unmap = may_unmap }, first, last);
+        result = zero_clusters(image, &(ZeroRequest){.may_unmap = may_unmap}, first, last);
     return result ? result : write_zeros_by_hand(image, last, end - last);
 }

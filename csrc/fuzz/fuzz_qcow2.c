@@ -1,6 +1,7 @@
 /*
- * libFuzzer: an image file of arbitrary bytes is opened, read, written, zeroed, flushed, checked and repaired. The first
- * byte chooses the mode, the next eight an offset; the rest is the file. Seeds: tests/fuzz/make_qcow2_seeds.py.
+ * libFuzzer: an image file of arbitrary bytes is opened, read, written, zeroed, flushed, checked and repaired. The
+ * first byte chooses the mode, the next eight an offset; the rest is the file. Seeds:
+ * tests/fuzz/make_qcow2_seeds.py.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    Error error = { 0 };
+    Error error = {0};
     uint32_t flags = BLOCK_NO_BACKING | (mode & 1 ? 0 : BLOCK_READ_ONLY);
     BlockImage *image = block_open(path, "qcow2", BLOCK_CACHE_UNSAFE, flags, &error);
     if (image) {

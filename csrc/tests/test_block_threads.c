@@ -1,4 +1,5 @@
-/* Eight threads on one image: writes into shared clusters, discards and flushes. Worth running under ThreadSanitizer too. */
+/* Eight threads on one image: writes into shared clusters, discards and flushes. Worth running under
+ * ThreadSanitizer too. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -19,7 +20,7 @@ static void *work(void *opaque)
 {
     Lane *lane = opaque;
     uint64_t random = 0x9e3779b97f4a7c15ull * (lane->number + 1);
-    uint8_t now[BLOCKS] = { 0 }, data[PIECE];
+    uint8_t now[BLOCKS] = {0}, data[PIECE];
     uint8_t *scratch = calloc(1, 50000);
     for (unsigned turn = 0; turn < TURNS; turn++) {
         random = random * 6364136223846793005ull + 1442695040888963407ull;
@@ -47,10 +48,10 @@ static void *work(void *opaque)
 static void run_cluster_size(uint32_t cluster)
 {
     char path[128];
-    Error error = { 0 };
+    Error error = {0};
     BlockCheck check;
     const char *folder = getenv("TMPDIR");
-    BlockCreate options = { .size = DISK, .cluster_size = cluster };
+    BlockCreate options = {.size = DISK, .cluster_size = cluster};
     snprintf(path, sizeof path, "%s/pyvmm-threads-%d", folder ? folder : "/tmp", getpid());
     unlink(path);
     CHECK_EQ(block_create(path, "qcow2", &options, &error), 0);
@@ -58,7 +59,7 @@ static void run_cluster_size(uint32_t cluster)
     CHECK(image);
     Lane lanes[LANES];
     for (unsigned i = 0; i < LANES; i++) {
-        lanes[i] = (Lane){ .image = image, .number = i };
+        lanes[i] = (Lane){.image = image, .number = i};
         CHECK_EQ(pthread_create(&lanes[i].thread, NULL, work, &lanes[i]), 0);
     }
     for (unsigned i = 0; i < LANES; i++)

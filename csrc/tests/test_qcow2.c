@@ -1,4 +1,5 @@
-/* qcow2 against an array in memory: random operations on every cluster size and refcount width, checked and reopened. */
+/* qcow2 against an array in memory: random operations on every cluster size and refcount width, checked and
+ * reopened. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -24,7 +25,7 @@ static uint64_t next_random(Disk *d)
 
 static BlockImage *open_or_die(const char *path, const char *format, int cache, uint32_t flags)
 {
-    Error error = { 0 };
+    Error error = {0};
     BlockImage *image = block_open(path, format, cache, flags, &error);
     if (!image)
         fprintf(stderr, "%s\n", error.text);
@@ -52,7 +53,7 @@ static void compare_all(Disk *d)
 static void check_clean(BlockImage *image, bool leaks_too)
 {
     BlockCheck check;
-    Error error = { 0 };
+    Error error = {0};
     CHECK_EQ(block_check(image, BLOCK_REPAIR_NONE, &check, &error), 0);
     if (check.corruptions || (leaks_too && check.leaks))
         fprintf(stderr, "%s\n", check.first);
@@ -77,9 +78,9 @@ static void operate(Disk *d, uint64_t cluster)
         for (uint64_t i = 0; i < length; i++)
             data[i] = (uint8_t)(value + i * 7);
         size_t a = length / 3, b = length / 2;
-        iov[0] = (struct iovec){ data, a };
-        iov[1] = (struct iovec){ data + a, b - a };
-        iov[2] = (struct iovec){ data + b, length - b };
+        iov[0] = (struct iovec){data, a};
+        iov[1] = (struct iovec){data + a, b - a};
+        iov[2] = (struct iovec){data + b, length - b};
         CHECK_EQ(block_pwritev(d->image, iov, 3, offset), 0);
         memcpy(d->model + offset, data, length);
         free(data);
@@ -101,10 +102,15 @@ static void operate(Disk *d, uint64_t cluster)
 
 static void run_disk(uint32_t version, uint32_t cluster, uint32_t refcount_bits, int cache, const char *backing)
 {
-    Disk d = { .size = MIN((uint64_t)cluster * 70 + 1536, 12u << 20), .state = 88172645463325252ull + cluster + refcount_bits };
-    BlockCreate options = { .size = d.size, .cluster_size = cluster, .version = version, .refcount_bits = refcount_bits,
-                            .backing_file = backing, .backing_format = backing ? "raw" : NULL };
-    Error error = { 0 };
+    Disk d = {.size = MIN((uint64_t)cluster * 70 + 1536, 12u << 20),
+              .state = 88172645463325252ull + cluster + refcount_bits};
+    BlockCreate options = {.size = d.size,
+                           .cluster_size = cluster,
+                           .version = version,
+                           .refcount_bits = refcount_bits,
+                           .backing_file = backing,
+                           .backing_format = backing ? "raw" : NULL};
+    Error error = {0};
     temporary(d.path, sizeof d.path, "qcow2");
     unlink(d.path);
     CHECK_EQ(block_create(d.path, "qcow2", &options, &error), 0);
@@ -175,7 +181,7 @@ static void test_cache_modes(void)
 {
     run_disk(3, 4096, 16, BLOCK_CACHE_WRITETHROUGH, NULL);
     char path[128];
-    Error error = { 0 };
+    Error error = {0};
     temporary(path, sizeof path, "direct");
     make_raw(path, 8192);
     BlockImage *image = block_open(path, "raw", BLOCK_CACHE_NONE, 0, &error);
@@ -196,7 +202,7 @@ static void test_raw_direct_tail(void)
     char path[128], data[300], back[300];
     temporary(path, sizeof path, "tail");
     make_raw(path, 5000); /* its last block is not whole: the length must stay */
-    Error error = { 0 };
+    Error error = {0};
     BlockImage *image = block_open(path, "raw", BLOCK_CACHE_NONE, 0, &error);
     if (image) {
         memset(data, 0x5a, sizeof data);
@@ -234,7 +240,7 @@ static void test_snapshot_mode(void)
 static void test_locks_and_read_only(void)
 {
     char path[128], byte = 1;
-    Error error = { 0 };
+    Error error = {0};
     temporary(path, sizeof path, "locks");
     make_raw(path, 4096);
     BlockImage *writer = open_or_die(path, "raw", BLOCK_CACHE_WRITEBACK, 0);
@@ -274,9 +280,9 @@ static void test_probed_raw_guard(void)
 static void test_resize(void)
 {
     char path[128], data[1000], back[1000];
-    Error error = { 0 };
+    Error error = {0};
     temporary(path, sizeof path, "resize");
-    BlockCreate options = { .size = 100000, .cluster_size = 512 };
+    BlockCreate options = {.size = 100000, .cluster_size = 512};
     unlink(path);
     CHECK_EQ(block_create(path, "qcow2", &options, &error), 0);
     BlockImage *image = open_or_die(path, "qcow2", BLOCK_CACHE_WRITEBACK, 0);
@@ -303,10 +309,10 @@ static void test_resize(void)
 static void test_repair(void)
 {
     char path[128];
-    Error error = { 0 };
+    Error error = {0};
     BlockCheck check;
     temporary(path, sizeof path, "repair");
-    BlockCreate options = { .size = 1 << 20, .cluster_size = 4096 };
+    BlockCreate options = {.size = 1 << 20, .cluster_size = 4096};
     unlink(path);
     CHECK_EQ(block_create(path, "qcow2", &options, &error), 0);
     BlockImage *image = open_or_die(path, "qcow2", BLOCK_CACHE_WRITEBACK, 0);

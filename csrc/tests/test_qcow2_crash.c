@@ -1,7 +1,8 @@
 /*
- * Crashes at every kind of moment: the calls that change the file are recorded, and files that a kill or a power cut could
- * leave are rebuilt from the record and checked. A kill keeps every call up to some moment; a power cut keeps what was
- * there at the last fdatasync and any of the later calls. No corruption may be in them, and all that was flushed must.
+ * Crashes at every kind of moment: the calls that change the file are recorded, and files that a kill or a power
+ * cut could leave are rebuilt from the record and checked. A kill keeps every call up to some moment; a power cut
+ * keeps what was there at the last fdatasync and any of the later calls. No corruption may be in them, and all that
+ * was flushed must.
  */
 #include <fcntl.h>
 #include <stdarg.h>
@@ -80,8 +81,8 @@ static void crash(bool lossy)
     CHECK(fd >= 0);
     CHECK_EQ(write(fd, file, size), (long long)size);
     close(fd);
-    Error error = { 0 };
-    BlockCheck check = { 0 };
+    Error error = {0};
+    BlockCheck check = {0};
     BlockImage *image = block_open(path, "qcow2", BLOCK_CACHE_WRITEBACK, BLOCK_READ_ONLY, &error);
     if (!image)
         fprintf(stderr, "crash %llu: %s\n", (unsigned long long)rec.crashes, error.text);
@@ -104,7 +105,7 @@ static void record(int kind, uint64_t offset, uint64_t length, const void *data)
 {
     CHECK(rec.count < LOG_MAX);
     Change *change = &rec.log[rec.count++];
-    *change = (Change){ .kind = kind, .offset = offset, .length = length };
+    *change = (Change){.kind = kind, .offset = offset, .length = length};
     if (kind == WRITE) {
         change->data = malloc(length);
         memcpy(change->data, data, length);
@@ -133,7 +134,7 @@ ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset)
 
 ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
 {
-    struct iovec iov = { (void *)(uintptr_t)data, length };
+    struct iovec iov = {(void *)(uintptr_t)data, length};
     return pwritev(fd, &iov, 1, offset);
 }
 
@@ -173,7 +174,8 @@ static void run_guest(BlockImage *image, uint8_t *model)
 {
     static uint8_t data[200000];
     for (int round = 0; round < ROUNDS; round++) {
-        uint64_t offset = next_random() % (DISK - sizeof data), length = 1 + next_random() % (round % 3 ? 9000 : sizeof data);
+        uint64_t offset = next_random() % (DISK - sizeof data),
+                 length = 1 + next_random() % (round % 3 ? 9000 : sizeof data);
         unsigned kind = next_random() % 12;
         if (next_random() % 2)
             offset &= ~4095ull, length = (length + 4095) & ~4095ull;
@@ -202,9 +204,10 @@ static void run_guest(BlockImage *image, uint8_t *model)
 
 static void run_case(uint32_t cluster, uint32_t refcount_bits, uint32_t version)
 {
-    Error error = { 0 };
+    Error error = {0};
     const char *folder = getenv("TMPDIR");
-    BlockCreate options = { .size = DISK, .cluster_size = cluster, .refcount_bits = refcount_bits, .version = version };
+    BlockCreate options = {
+        .size = DISK, .cluster_size = cluster, .refcount_bits = refcount_bits, .version = version};
     uint8_t *model = calloc(1, DISK);
     rec.random = 0x2545f4914f6cdd1dull + cluster * 64 + refcount_bits + version;
     rec.stable = calloc(1, FILE_MAX);
