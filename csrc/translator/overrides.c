@@ -24,9 +24,24 @@ static void raise_gp(TranslatorVcpu *vcpu, uintptr_t return_address)
 
 /* Ports ------------------------------------------------------------------------------------------------------------ */
 
+/*
+ * SDM vol. 1 §19.5: in protected mode above IOPL, and always in virtual-8086 mode, the TSS's bitmap decides. The library
+ * leaves the check out. Its own check raises #GP(0), and finds the instruction in `env` after restore_state.
+ */
+static void check_port_permission(TranslatorVcpu *vcpu, uint32_t port, uint32_t size, uintptr_t return_address)
+{
+    Env *env = vcpu->env;
+    uint32_t iopl = (env->hflags & HF_IOPL) >> 12;
+    if (likely(!(env->hflags & HF_PE) || (current_cpl(env) <= iopl && !(env->hflags & HF_VM))))
+        return;
+    vcpu->api->restore_state(vcpu->cpu, return_address, true);
+    vcpu->api->check_io[size == 4 ? 2 : size - 1](env, port & 0xffff);
+}
+
 static uint64_t port_in(uint32_t port, uint32_t size, uintptr_t return_address)
 {
     TranslatorVcpu *vcpu = translator_current();
+    check_port_permission(vcpu, port, size, return_address);
     uint64_t value;
     bool handled = bus_read(vcpu->board->pio, port & 0xffff, size, &value);
     vcpu->base.counters.exits[EXIT_IO]++;
@@ -40,6 +55,7 @@ static uint64_t port_in(uint32_t port, uint32_t size, uintptr_t return_address)
 static void port_out(uint32_t port, uint32_t size, uint32_t value, uintptr_t return_address)
 {
     TranslatorVcpu *vcpu = translator_current();
+    check_port_permission(vcpu, port, size, return_address);
     bool handled = bus_write(vcpu->board->pio, port & 0xffff, size, value);
     vcpu->base.counters.exits[EXIT_IO]++;
     if (unlikely(vcpu->base.surface & 1u << EXIT_IO))

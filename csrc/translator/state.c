@@ -5,6 +5,7 @@
 #include "translator/vm.h"
 
 enum { MSR_EFER = 0xc0000080, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_FMASK, MSR_KERNEL_GS_BASE = 0xc0000102 };
+enum { TSS_BUSY = 2 }; /* a type bit of TR's descriptor: set in the register (SDM vol. 3A §8.2.2), kept clear by the library */
 enum { FXSAVE_ST = 32, FXSAVE_XMM = 160, FXSAVE_ENTRY = 16, XSAVE_HEADER = 512, XSTATE_X87_SSE = 3 };
 
 static void segment_out(Segment *to, const EnvSegment *from)
@@ -89,6 +90,7 @@ int translator_get_state(Vcpu *base, CpuState *state)
         segment_out(&state->segment[i], &env->segs[i]);
     segment_out(&state->ldtr, &env->ldt);
     segment_out(&state->tr, &env->tr);
+    state->tr.attributes |= TSS_BUSY;
     state->gdtr = (DescriptorTable){.base = env->gdt.base, .limit = (uint16_t)env->gdt.limit};
     state->idtr = (DescriptorTable){.base = env->idt.base, .limit = (uint16_t)env->idt.limit};
     state->cr0 = env->cr[0], state->cr2 = env->cr[2], state->cr3 = env->cr[3], state->cr4 = env->cr[4];
@@ -127,6 +129,8 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     const UnicornApi *api = vcpu->api;
     Env *env = vcpu->env;
     /* EFER's LMA is not writable by WRMSR: enter the mode by loading the paging bits in order (SDM vol. 3A §9.8.5). */
+    if (translator_library_msr(vcpu, MSR_EFER) & (1 << 10))
+        env->cr[0] |= 0x80000000; /* the library opens with LMA set and paging off: only leaving paging clears LMA */
     uint64_t unpaged = state->cr0 & ~0x80000000ull;
     api->reg_write(vcpu->uc, UC_X86_REG_CR0, &unpaged);
     api->reg_write(vcpu->uc, UC_X86_REG_CR4, &state->cr4);
@@ -140,6 +144,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
         segment_in(&env->segs[i], &state->segment[i]);
     segment_in(&env->ldt, &state->ldtr);
     segment_in(&env->tr, &state->tr);
+    env->tr.flags &= ~(uint32_t)TSS_BUSY << 8;
     env->gdt = (EnvSegment){.base = state->gdtr.base, .limit = state->gdtr.limit};
     env->idt = (EnvSegment){.base = state->idtr.base, .limit = state->idtr.limit};
     for (int i = 0; i < 8; i++)

@@ -52,6 +52,7 @@ typedef struct UnicornApi {
     /* originals of what is replaced */
     void (*rdmsr)(void *env);
     void (*wrmsr)(void *env);
+    void (*check_io[3])(void *env, uint32_t port); /* 1, 2, 4 bytes */
     void (*hlt)(void *env, int length);
     uint64_t (*read_crn)(void *env, int number);
     void (*write_crn)(void *env, int number, uint64_t value);
