@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pyvmm.cli.runner import Runner
+    from pyvmm.display.serial import CharSink
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STOPPING = (signal.SIGTSTP, signal.SIGCONT)
@@ -29,6 +30,8 @@ GRACE_SECONDS = 5.0
 """How long an ended machine may take to stop before the process is ended under it."""
 RETRY_MS = 10
 """How soon bytes are offered again to a guest that had no room for them."""
+DEBUG_MS = 50
+"""How often the debug console is looked at, when it is shown."""
 MAX_UNSENT = 1 << 20
 """Typed bytes that wait for the guest; what comes beyond them is lost, as on a line without flow control."""
 AGAIN_SECONDS = 2.0
@@ -46,15 +49,24 @@ class Console:
         The user's side.
     send_input
         False when COM1 is not connected to the terminal: keys other than escapes are dropped.
+    debug
+        What the guest writes to its debug console, to be shown on standard error; None to leave it.
     """
 
     def __init__(
-        self, runner: Runner, terminal: Terminal, notice: Notice, *, send_input: bool = True
+        self,
+        runner: Runner,
+        terminal: Terminal,
+        notice: Notice,
+        *,
+        send_input: bool = True,
+        debug: CharSink | None = None,
     ) -> None:
         self._runner = runner
         self._terminal = terminal
         self._notice = notice
         self._send_input = send_input
+        self._debug = debug
         self._filter = EscapeFilter()
         self._prompt: Prompt | None = None
         self._quit_at = -AGAIN_SECONDS
@@ -80,6 +92,7 @@ class Console:
         os.write(self._signals, b"\0")
         self._thread.join(timeout=1.0)
         self._terminal.close()
+        self._show_debug()
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         if self._old_handlers:
@@ -94,7 +107,7 @@ class Console:
         poll.register(self._terminal.fd, select.POLLIN)
         reading = open_ = True
         while not self._closed.is_set():
-            for fd, _ in poll.poll(RETRY_MS if self._unsent else None):
+            for fd, _ in poll.poll(RETRY_MS if self._unsent else DEBUG_MS if self._debug else None):
                 if fd == self._wakeup:
                     for number in os.read(self._wakeup, 64):
                         self._signal(number)
@@ -102,6 +115,7 @@ class Console:
                     poll.unregister(self._terminal.fd)
                     reading = open_ = False
             self._feed()
+            self._show_debug()
             # A pipe waits until the guest has read; a terminal is read on, for the sake of its escapes.
             if open_ and reading != (self._terminal.is_tty or not self._unsent):
                 reading = not reading
@@ -145,6 +159,10 @@ class Console:
         """Hand over what the guest's serial port has room for; never wait: Ctrl-A X must work under a hung guest."""
         if self._unsent:
             del self._unsent[: self._runner.machine.serial.uart.receive(bytes(self._unsent))]
+
+    def _show_debug(self) -> None:
+        if self._debug is not None and (data := self._debug.read()):
+            self._show(data.decode(errors="replace"))
 
     def _open_prompt(self) -> None:
         self._terminal.leave()

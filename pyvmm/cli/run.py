@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         settle_format(disk, notice)
     notice.progress(f"starting: {_describe(config, config.engine)} ... (Ctrl-A H for help)")
     try:
+        from pyvmm.devices.ports import DebugConsole
         from pyvmm.machine.machine import Machine
 
         machine = Machine(config)
@@ -56,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
             machine.serial.sink.set_preamble(notice.hand_over())
         runner = Runner(machine, notice, reboot=not options.no_reboot, timeout=timeout)
         terminal = Terminal(sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY))
-        with Console(runner, terminal, notice, send_input=config.serial == "stdio"):
+        port = machine.devices["debug_console"]
+        debug = port.sink if options.debug_console and isinstance(port, DebugConsole) else None
+        with Console(runner, terminal, notice, send_input=config.serial == "stdio", debug=debug):
             code = runner.run()
         if on_terminal and not machine.serial.sink.total:
             notice.take_back()

@@ -32,6 +32,7 @@ SECTORS = {
     "reset": "mov al, 0xfe; out 0x64, al\nagain: jmp again",
     "triple_fault": "cli; xor ax, ax; mov ds, ax; lidt [0x7c40]; int 0x20",
     "hang": "cli; hlt",
+    "debug": "mov al, 'D'; out 0xe9, al; mov dx, 0x501; mov al, 0x10; out dx, al",
     # Prints >, then echoes COM1 by polling, up to ~; ends with code 33.
     "echo": """
         mov al, '>'
@@ -345,3 +346,11 @@ def test_a_disk_that_does_not_boot(tmp_path: Path) -> None:
     assert done.stderr.decode().count("\n") == 1
     assert str(disk) in done.stderr.decode()
     assert disk.read_bytes() == bytes(1 << 20)
+
+
+def test_debug_console_is_shown_when_asked_for(sector: Callable[[str], Path]) -> None:
+    disk = sector("debug")
+    shown = run_without_terminal(disk, "--format", "raw", "--debug-console", stdin=subprocess.DEVNULL)
+    assert (shown.returncode, shown.stderr) == (33, b"D")
+    hidden = run_without_terminal(disk, "--format", "raw", stdin=subprocess.DEVNULL)
+    assert (hidden.returncode, hidden.stderr) == (33, b"")
