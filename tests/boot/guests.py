@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -132,6 +133,9 @@ class Session:
 
     def close(self) -> None:
         """End the run whatever state it is in."""
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()  # close() gives a killed process only 0.1 s to give its memory back
         self.child.close(force=True)
         self._log.close()
 
