@@ -82,7 +82,8 @@ class Console:
         if threading.current_thread() is threading.main_thread():
             self._old_fd = signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
             for number in (*ENDING, *STOPPING):
-                self._old_handlers[number] = signal.signal(number, _noted)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1), or a shell's background job
+                    self._old_handlers[number] = signal.signal(number, _noted)
         self._terminal.enter()
         self._thread.start()
         return self
@@ -129,7 +130,10 @@ class Console:
         try:
             data = os.read(self._terminal.fd, 4096)
         except OSError:
-            return False  # the terminal was hung up: SIGHUP says so too
+            data = b""
+        if not data and self._terminal.is_tty and self._prompt is None:
+            self._quit(128 + signal.SIGHUP, "hang-up")  # a raw terminal has no other end of input
+            return False
         if self._prompt is not None:
             self._prompt_line(data)
         elif not self._terminal.is_tty:
@@ -202,11 +206,11 @@ class Console:
         if now - self._quit_at < AGAIN_SECONDS:
             self._end_process(code)
         self._quit_at = now
-        self._notice.say(f"ended by {reason}")
         watchdog = threading.Timer(GRACE_SECONDS, self._end_process, (code,))
         watchdog.daemon = True
         watchdog.start()
         self._runner.quit(code)
+        self._notice.say(f"ended by {reason}")
 
     def _end_process(self, code: int) -> None:
         if self._closed.is_set():

@@ -172,8 +172,7 @@ class Notice:
         columns = 80
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
-        sys.stderr.write(f"\r\x1b[K{text[: max(columns - 1, 10)]}")
-        sys.stderr.flush()
+        self._write(f"\r\x1b[K{text[: max(columns - 1, 10)]}")
         self.shown = True
 
     def hand_over(self) -> bytes:
@@ -192,8 +191,7 @@ class Notice:
         """Take the progress line away."""
         if self.shown:
             self.shown = False
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            self._write("\r\x1b[K")
 
     def say(self, text: str) -> None:
         """Print one line that stays, on a line of its own."""
@@ -206,5 +204,13 @@ class Notice:
         self.erase()
         begin = "\r\n" if self._tty and self._shared else ""
         end = "\r\n" if self._tty else "\n"
-        sys.stderr.write(f"{begin}pyvmm: {text}{end}")
-        sys.stderr.flush()
+        self._write(f"{begin}pyvmm: {text}{end}")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            # The terminal was hung up. What stays in the buffer would make Python's own end an error.
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -354,3 +355,19 @@ def test_debug_console_is_shown_when_asked_for(sector: Callable[[str], Path]) ->
     assert (shown.returncode, shown.stderr) == (33, b"D")
     hidden = run_without_terminal(disk, "--format", "raw", stdin=subprocess.DEVNULL)
     assert (hidden.returncode, hidden.stderr) == (33, b"")
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["SIGHUP", "no SIGHUP"])
+def test_a_terminal_that_goes_away_ends_it(ignored: bool) -> None:
+    """The window is closed: by the signal, or, where that is ignored (nohup), by the end of input."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execv(RUN[0], [*RUN, "--timeout", "200"])
+    seen = b""
+    while PROMPT.encode() not in seen:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
