@@ -26,13 +26,11 @@ PAGE: Final = 4096
 MIN_MEMORY: Final = 2 * MIB
 """With less RAM there is no room above 1 MiB for tables, and the machine has no ACPI."""
 
-SLEEP_TYPE_S5: Final = 0
-"""SLP_TYP that powers off, as PIIX4's SUS_TYP (290562 §7.1.2): the PM block's device must use the same."""
-ACPI_ENABLE: Final = 0xF1
-ACPI_DISABLE: Final = 0xF0
-"""Written to the SMI command port to set and clear SCI_EN."""
-PM_TIMER_BITS: Final = 24
-"""Width of the PM timer unless `build_tables` is told otherwise, PIIX4's: the PM block's device must have the same."""
+SLEEP_TYPE_S5: Final = layout.ACPI_SLEEP_TYPE_S5
+ACPI_ENABLE: Final = layout.ACPI_ENABLE
+ACPI_DISABLE: Final = layout.ACPI_DISABLE
+PM_TIMER_BITS: Final = layout.ACPI_PM_TIMER_BITS
+"""What the power management device is made with."""
 RTC_CENTURY: Final = 0x32
 """Where the RTC keeps the century (csrc/devices/mc146818.c)."""
 RESET_VALUE: Final = 0x06

@@ -55,6 +55,13 @@ FIRMWARE_SERVICE: Final = Port(0x540)
 """The BIOS's stubs write a service number here (16 bits)."""
 ACPI_PM: Final = Port(0x600)
 """PM1a event (4 bytes), PM1a control at +4 (2 bytes), PM timer at +8 (4 bytes): PIIX4's PMBASE layout."""
+ACPI_SLEEP_TYPE_S5: Final = 0
+"""SLP_TYP that powers off, as PIIX4's SUS_TYP (290562 §7.1.2); the DSDT's \\_S5 says the same."""
+ACPI_ENABLE: Final = 0xF1
+ACPI_DISABLE: Final = 0xF0
+"""Written to the SMI command port to set and clear SCI_EN."""
+ACPI_PM_TIMER_BITS: Final = 24
+"""Width of the PM timer, PIIX4's."""
 ACPI_SMI_COMMAND: Final = Port(0xB2)
 PCI_CONFIG_ADDRESS: Final = Port(0xCF8)
 RESET_CONTROL: Final = Port(0xCF9)

@@ -6,16 +6,12 @@ kernel, engine and vCPU. Addresses and interrupt numbers are in `layout`; what a
 
 from __future__ import annotations
 
-import datetime
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pyvmm.block import Image, open_image
 from pyvmm.board import Board
-from pyvmm.boot import acpi
-from pyvmm.boot.kernel import load_kernel
 from pyvmm.config import MachineConfig
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.base import Device
@@ -34,17 +30,19 @@ from pyvmm.devices.ports import (
 )
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import SerialPort, Uart
-from pyvmm.devices.virtio import VirtioBlk
 from pyvmm.display.serial import CharSink
 from pyvmm.engine import EngineVm, Vcpu
 from pyvmm.errors import BootError, ConfigError
-from pyvmm.firmware.bios import Bios
-from pyvmm.firmware.pci_setup import assign_resources
-from pyvmm.firmware.platform import Drive
 from pyvmm.machine import layout
 from pyvmm.machine.engines import choose_engine
 from pyvmm.memory import GuestMemory
 from pyvmm.units import KIB, Gpa, format_size
+
+# What only some machines need (images, BIOS, loaders, virtio) is imported where it is used: a start is quicker without.
+if TYPE_CHECKING:
+    from pyvmm.block import Image
+    from pyvmm.boot.acpi import AcpiTables
+    from pyvmm.firmware.bios import Bios
 
 D = TypeVar("D", bound=Device)
 
@@ -66,7 +64,7 @@ class Pc:
     images: list[Image] = field(default_factory=list)
     firmware: Bios | None = None
     rom: bytes | None = None
-    acpi: acpi.AcpiTables = field(default_factory=lambda: acpi.AcpiTables(None))
+    acpi: AcpiTables | None = None
 
     vm: EngineVm = field(init=False)
     serial: SerialPort = field(init=False)
@@ -82,6 +80,10 @@ class Pc:
         memory = self.board.memory
         state = vcpu.state
         if self.config.kernel is not None:
+            from pyvmm.boot.kernel import load_kernel
+            from pyvmm.firmware.pci_setup import assign_resources
+
+            assert self.acpi is not None
             for gpa, table in self.acpi.blobs:
                 memory.load(gpa, table)
             assign_resources(self.board.pio)
@@ -199,6 +201,8 @@ def add_clock(pc: Pc) -> None:
     if config.rtc_base == "localtime":
         board.clock.epoch_ns += time.localtime().tm_gmtoff * 1_000_000_000
     elif config.rtc_base != "utc":
+        import datetime
+
         try:
             date = datetime.datetime.fromisoformat(config.rtc_base).replace(tzinfo=datetime.UTC)
         except ValueError:
@@ -225,10 +229,10 @@ def add_chipset(pc: Pc) -> None:
     power = AcpiPm(
         board,
         board.irq_line(layout.IRQ_ACPI),
-        s5_type=acpi.SLEEP_TYPE_S5,
-        acpi_enable=acpi.ACPI_ENABLE,
-        acpi_disable=acpi.ACPI_DISABLE,
-        timer_bits=acpi.PM_TIMER_BITS,
+        s5_type=layout.ACPI_SLEEP_TYPE_S5,
+        acpi_enable=layout.ACPI_ENABLE,
+        acpi_disable=layout.ACPI_DISABLE,
+        timer_bits=layout.ACPI_PM_TIMER_BITS,
     )
     pio.add(layout.ACPI_PM, 12, pc.add("acpi_pm", power), AcpiPm.REGISTERS)
     pio.add(layout.ACPI_SMI_COMMAND, 2, power, AcpiPm.SMI)
@@ -285,6 +289,11 @@ def add_pci(pc: Pc) -> None:
 
 def add_disks(pc: Pc) -> None:
     """Open every image; hard disks are virtio-blk functions on PCI, CDs and floppies are the BIOS's alone."""
+    if not pc.config.disks:
+        return
+    from pyvmm.block import open_image
+    from pyvmm.devices.virtio import VirtioBlk
+
     slot = layout.PCI_FIRST_FREE_SLOT
     bus = pc.devices["pci"]
     assert isinstance(bus, PciBus)
@@ -307,9 +316,14 @@ def add_firmware(pc: Pc) -> None:
     config = pc.config
     if pc.rom is not None:
         return
+    from pyvmm.boot import acpi
+
     pc.acpi = acpi.build_tables(config.memory)
     if config.kernel is not None:
         return
+    from pyvmm.firmware.bios import Bios
+    from pyvmm.firmware.platform import Drive
+
     drives = [
         Drive(str(disk.path), image, disk.interface) for disk, image in zip(config.disks, pc.images, strict=True)
     ]
