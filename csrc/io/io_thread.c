@@ -33,15 +33,21 @@ struct IoThread {
     bool started;
     bool stopping;
     pthread_t thread;
+    pthread_mutex_t timer_lock;
     pthread_mutex_t lock; /* guards the list and `running` */
     pthread_cond_t idle;
     Source *sources;
     Source *running;
 };
 
+/*
+ * From any thread. Reading the deadline and setting the timerfd are one step under `timer_lock`: otherwise a thread that
+ * read an older, later deadline could set it after another had set a new, earlier one, and that timer would be lost.
+ */
 static void arm_timer(void *opaque)
 {
     IoThread *io = opaque;
+    pthread_mutex_lock(&io->timer_lock);
     uint64_t deadline = clock_next_deadline(io->clock);
     struct itimerspec spec = {0};
     if (deadline != CLOCK_NEVER) {
@@ -51,6 +57,7 @@ static void arm_timer(void *opaque)
         spec.it_value.tv_nsec = (long)(wait % NS_PER_SECOND);
     }
     timerfd_settime(io->timer, 0, &spec, NULL);
+    pthread_mutex_unlock(&io->timer_lock);
 }
 
 static int add_fd(IoThread *io, int fd, uint32_t events)
@@ -67,6 +74,7 @@ IoThread *io_thread_new(Clock *clock, Error *error)
         return NULL;
     }
     io->clock = clock;
+    pthread_mutex_init(&io->timer_lock, NULL);
     pthread_mutex_init(&io->lock, NULL);
     pthread_cond_init(&io->idle, NULL);
     io->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -168,6 +176,7 @@ void io_thread_free(IoThread *io)
         close(io->timer);
     if (io->wake >= 0)
         close(io->wake);
+    pthread_mutex_destroy(&io->timer_lock);
     pthread_mutex_destroy(&io->lock);
     pthread_cond_destroy(&io->idle);
     free(io);

@@ -1,0 +1,121 @@
+/* The I/O thread: timers armed from several threads at once are never lost; kicks are not lost; removal waits. */
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "io/board.h"
+#include "tests/check.h"
+
+#define ROUNDS 20000
+
+static void pause_ns(long ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
+
+typedef struct Shot {
+    Clock *clock;
+    Timer *timer;
+    uint32_t fired; /* atomic */
+} Shot;
+
+static void on_shot(void *opaque)
+{
+    Shot *shot = opaque;
+    __atomic_fetch_add(&shot->fired, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Arm, wait until it fired, again: one lost timer ends this in the five-second limit. */
+static void *shoot(void *opaque)
+{
+    Shot *shot = opaque;
+    for (uint32_t i = 1; i <= ROUNDS; i++) {
+        timer_arm(shot->timer, clock_now(shot->clock) + 1000 + (i * 7919) % 20000);
+        uint64_t limit = clock_now(shot->clock) + 5 * NS_PER_SECOND;
+        while (__atomic_load_n(&shot->fired, __ATOMIC_SEQ_CST) < i) {
+            CHECK(clock_now(shot->clock) < limit);
+            sched_yield();
+        }
+    }
+    return NULL;
+}
+
+static void test_timers_from_several_threads(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    CHECK(board);
+    Shot shots[3];
+    pthread_t threads[3];
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    for (int i = 0; i < 3; i++) {
+        shots[i] = (Shot){.clock = board->clock};
+        shots[i].timer = timer_new(board->clock, on_shot, &shots[i]);
+        pthread_create(&threads[i], NULL, shoot, &shots[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_EQ(shots[i].fired, ROUNDS);
+        timer_free(shots[i].timer);
+    }
+    board_free(board);
+}
+
+typedef struct Work {
+    uint64_t asked, done; /* atomic */
+} Work;
+
+static void on_kick(void *opaque)
+{
+    Work *work = opaque;
+    __atomic_store_n(&work->done, __atomic_load_n(&work->asked, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
+}
+
+static void test_kicks_are_not_lost(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Work work = {0};
+    IoNotifier *notifier = io_notifier_new(board->io, on_kick, &work);
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    for (uint64_t i = 1; i <= ROUNDS; i++) {
+        __atomic_store_n(&work.asked, i, __ATOMIC_SEQ_CST);
+        io_notifier_kick(notifier);
+        uint64_t limit = clock_now(board->clock) + 5 * NS_PER_SECOND;
+        while (__atomic_load_n(&work.done, __ATOMIC_SEQ_CST) < i)
+            CHECK(clock_now(board->clock) < limit);
+    }
+    io_notifier_free(notifier);
+    board_free(board);
+}
+
+static void on_ready(void *opaque, uint32_t events)
+{
+    int fd = *(int *)opaque;
+    char byte;
+    CHECK_EQ(read(fd, &byte, 1), 1);
+    pause_ns(20000000);
+}
+
+static void test_removal_waits_for_the_callback(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    int fds[2];
+    CHECK_EQ(pipe(fds), 0);
+    CHECK_EQ(io_watch_add(board->io, fds[0], EPOLLIN, on_ready, &fds[0]), 0);
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    CHECK_EQ(write(fds[1], "x", 1), 1);
+    pause_ns(5000000);
+    CHECK_EQ(io_watch_remove(board->io, fds[0]), 0);
+    CHECK_EQ(io_watch_remove(board->io, fds[0]), -ENOENT);
+    close(fds[0]);
+    close(fds[1]);
+    board_free(board);
+}
+
+int main(void)
+{
+    RUN(test_timers_from_several_threads);
+    RUN(test_kicks_are_not_lost);
+    RUN(test_removal_waits_for_the_callback);
+    return 0;
+}
