@@ -85,4 +85,3 @@ class Board:
     def nmi(self) -> None:
         """Pull the non-maskable interrupt."""
         lib.board_nmi(self.pointer)
-

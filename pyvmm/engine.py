@@ -78,7 +78,7 @@ class VmExit:
     has_error
         The exception has an error code.
     request, code
-        What a device asked of the machine, and its number.
+        What a device asked of the machine, and its number. For an interrupt, code 1 means INT n.
     text
         In words, when the engine cannot go on.
     """
@@ -100,8 +100,10 @@ class VmExit:
         at = f"at {self.rip:#x}"
         match self.reason:
             case ExitReason.IO | ExitReason.MMIO:
-                verb = ("OUT" if self.is_write else "IN") if self.reason is ExitReason.IO else (
-                    "store" if self.is_write else "load"
+                verb = (
+                    ("OUT" if self.is_write else "IN")
+                    if self.reason is ExitReason.IO
+                    else ("store" if self.is_write else "load")
                 )
                 nobody = "" if self.handled else ", nobody answers"
                 return f"{verb} {self.address:#x} size {self.size} value {self.value:#x} {at}{nobody}"
@@ -114,7 +116,8 @@ class VmExit:
                 fault = f" address {self.address:#x}" if self.vector == 14 else ""
                 return f"exception {EXCEPTION_NAMES.get(self.vector, self.vector)}{error}{fault} {at}"
             case ExitReason.INTERRUPT:
-                return f"interrupt vector {self.vector:#x} {at}"
+                kind = "software interrupt" if self.code else "interrupt"
+                return f"{kind} vector {self.vector:#x} {at}"
             case ExitReason.SYSTEM:
                 return f"system request {self.request.name.lower()} code {self.code}"
             case ExitReason.FAIL:
@@ -153,7 +156,8 @@ class Vcpu:
     def run(self, surface: Iterable[ExitReason] = ()) -> VmExit:
         """Run guest code until an exit of one of these reasons, or one that always ends a run.
 
-        SHUTDOWN, SYSTEM, KICK, DEBUG and FAIL always do. Blocks without holding the GIL; `kick` from another thread ends it.
+        SHUTDOWN, SYSTEM, KICK, DEBUG and FAIL always do. Blocks without holding the GIL; `kick` from another thread
+        ends it.
         """
         mask = 0
         for reason in surface:
@@ -184,12 +188,16 @@ class Vcpu:
     def state(self) -> CpuState:
         """A copy of all registers. Only while the vCPU does not run."""
         state = CpuState()
-        check(lib.vcpu_get_state(self.pointer, state.pointer), what=f"vCPU {self.index}", exception=EngineError)
+        check(
+            lib.vcpu_get_state(self.pointer, state.pointer), what=f"vCPU {self.index}", exception=EngineError
+        )
         return state
 
     @state.setter
     def state(self, state: CpuState) -> None:
-        check(lib.vcpu_set_state(self.pointer, state.pointer), what=f"vCPU {self.index}", exception=EngineError)
+        check(
+            lib.vcpu_set_state(self.pointer, state.pointer), what=f"vCPU {self.index}", exception=EngineError
+        )
 
     @property
     def registers(self) -> Registers:

@@ -37,8 +37,8 @@ class Memslot:
 class GuestMemory:
     """The guest's RAM and ROM by guest physical address.
 
-    ``memory[0x7c00:0x7e00]`` is bytes, ``memory[0x7c00] = 0xf4`` stores one. `write` behaves as a device's DMA does (ROM
-    refuses it), `load` as a loader does. Both tell the engine, so that code already translated from there is redone.
+    ``memory[0x7c00:0x7e00]`` is bytes, ``memory[0x7c00] = 0xf4`` stores one. `write` behaves as a device's DMA does
+    (ROM refuses it), `load` as a loader does. Both tell the engine, so that code translated from there is redone.
     """
 
     def __init__(self, pointer: Any, owner: object) -> None:
@@ -54,7 +54,9 @@ class GuestMemory:
             It overlaps another slot (both are named), is not aligned, or the host has no memory for it.
         """
         error = new_error()
-        check(lib.guest_memory_add(self.pointer, gpa, size, int(read_only), error), error, exception=GuestError)
+        check(
+            lib.guest_memory_add(self.pointer, gpa, size, int(read_only), error), error, exception=GuestError
+        )
 
     def alias(self, gpa: int, source: int, size: int, *, read_only: bool = False) -> None:
         """Show the same bytes as at `source` at a second address."""

@@ -34,9 +34,7 @@ def _message(code: int, error: Any, what: str) -> str:
     return f"{what}: {text}" if what else text
 
 
-def check(
-    result: int, error: Any = None, what: str = "", exception: type[PyvmmError] = PyvmmError
-) -> int:
+def check(result: int, error: Any = None, what: str = "", exception: type[PyvmmError] = PyvmmError) -> int:
     """Return a C call's result, or raise what its negative value and its `Error` record say.
 
     Parameters
@@ -55,7 +53,9 @@ def check(
     return result
 
 
-def check_pointer(pointer: Any, error: Any = None, what: str = "", exception: type[PyvmmError] = PyvmmError) -> Any:
+def check_pointer(
+    pointer: Any, error: Any = None, what: str = "", exception: type[PyvmmError] = PyvmmError
+) -> Any:
     """The same for a constructor: NULL raises."""
     if pointer == ffi.NULL:
         code = error.code if error is not None else 12

@@ -18,7 +18,7 @@ enum ExitReason {
     EXIT_IO,        /* port access, already answered by the bus */
     EXIT_MMIO,      /* memory-mapped access, already answered */
     EXIT_HLT,       /* HLT; the loop sleeps unless it is surfaced */
-    EXIT_INTERRUPT, /* an external interrupt was delivered: vector */
+    EXIT_INTERRUPT, /* an interrupt was delivered: vector; code is 1 for INT n, 0 for an external one */
     EXIT_EXCEPTION, /* an exception is about to be delivered: vector, error code, CR2 */
     EXIT_CPUID,     /* leaf and subleaf */
     EXIT_MSR,       /* read or write of a model-specific register */

@@ -6,14 +6,12 @@ void env_set_eflags(Env *env, uint64_t eflags)
     env->cc_op = CC_OP_EFLAGS;
     env->df = eflags & EFLAGS_DF ? -1 : 1;
     env->eflags = (eflags & ~(uint64_t)(EFLAGS_CC | EFLAGS_DF)) | 2;
-    uint32_t copied = HF_TF | HF_IOPL | HF_VM | HF_AC | HF_RF;
-    env->hflags = (env->hflags & ~copied) | ((uint32_t)eflags & copied);
 }
 
 void env_update_hflags(Env *env, uint64_t efer)
 {
     enum { CS = 1, SS = 2, DS = 3, ES = 0 };
-    uint32_t h = env->hflags & (HF_INHIBIT_IRQ | HF_TF | HF_IOPL | HF_VM | HF_AC | HF_RF);
+    uint32_t h = env->hflags & HF_INHIBIT_IRQ;
     bool protected_mode = env->cr[0] & 1, virtual_8086 = env->eflags & EFLAGS_VM, long_mode = efer & (1 << 10);
     if (protected_mode)
         h |= HF_PE | (virtual_8086 ? 3 : env->segs[SS].flags >> DESCRIPTOR_DPL_SHIFT & 3);

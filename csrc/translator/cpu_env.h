@@ -38,11 +38,13 @@ enum {
     CPU_ICOUNT_PTR = 0x130,       /* CPUState.icount_decr_ptr */
     ENV_IN_CPU = 0x8a50,          /* X86CPU.env */
     ENV_ERROR_CODE = 0x1508,
+    ENV_EXCEPTION_IS_INT = 0x150c,
     ENV_OLD_EXCEPTION = 0x1578,
     CPU_INTERRUPT_HARD = 2,
     CC_OP_EFLAGS = 1,
 };
 
+/* The bits of TF, IOPL, RF, VM and AC stay clear here: the library ORs them in from EFLAGS when it looks up a block. */
 enum Hflags {
     HF_CPL = 3 << 0,
     HF_INHIBIT_IRQ = 1 << 3,
@@ -50,14 +52,9 @@ enum Hflags {
     HF_SS32 = 1 << 5,
     HF_ADDSEG = 1 << 6,
     HF_PE = 1 << 7,
-    HF_TF = 1 << 8,
     HF_MP = 1 << 9, /* MP, EM, TS follow CR0's bits 1..3 */
-    HF_IOPL = 3 << 12,
     HF_LMA = 1 << 14,
     HF_CS64 = 1 << 15,
-    HF_RF = 1 << 16,
-    HF_VM = 1 << 17,
-    HF_AC = 1 << 18,
     HF_OSFXSR = 1 << 22,
     HF_SMAP = 1 << 23,
     HF2_NMI = 1 << 2, /* in hflags2 */
@@ -72,7 +69,7 @@ enum { EFLAGS_CC = 0x8d5, EFLAGS_TF = 1 << 8, EFLAGS_IF = 1 << 9, EFLAGS_DF = 1 
 
 static inline void *env_field(void *env, size_t offset) { return (char *)env + offset; }
 
-/* Load the lazily kept parts of EFLAGS and the rest; hflags' copies of TF, IOPL, VM, AC and RF follow. */
+/* Load the lazily kept parts of EFLAGS and the rest. */
 void env_set_eflags(Env *env, uint64_t eflags);
 /* Recompute hflags from segments, CR0, CR4 and EFER (as loading a whole state needs). */
 void env_update_hflags(Env *env, uint64_t efer);

@@ -31,8 +31,8 @@ static void raise_gp(TranslatorVcpu *vcpu, uintptr_t return_address)
 static void check_port_permission(TranslatorVcpu *vcpu, uint32_t port, uint32_t size, uintptr_t return_address)
 {
     Env *env = vcpu->env;
-    uint32_t iopl = (env->hflags & HF_IOPL) >> 12;
-    if (likely(!(env->hflags & HF_PE) || (current_cpl(env) <= iopl && !(env->hflags & HF_VM))))
+    uint32_t iopl = (env->eflags & EFLAGS_IOPL) >> 12;
+    if (likely(!(env->hflags & HF_PE) || (current_cpl(env) <= iopl && !(env->eflags & EFLAGS_VM))))
         return;
     vcpu->api->restore_state(vcpu->cpu, return_address, true);
     vcpu->api->check_io[size == 4 ? 2 : size - 1](env, port & 0xffff);
@@ -228,12 +228,17 @@ static void helper_hlt(Env *env, int length)
 /* The library asks for a board reset only on a triple fault. */
 static void system_reset_request(uc_engine *uc) { translator_current()->triple_fault = true; }
 
-static void deliver(TranslatorVcpu *vcpu, int vector)
+void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool software)
 {
     vcpu->base.counters.exits[EXIT_INTERRUPT]++;
     if (unlikely(vcpu->base.surface & 1u << EXIT_INTERRUPT))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = (uint32_t)vector,
+        translator_surface(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = vector, .code = software,
                                            .rip = translator_rip(vcpu)});
+}
+
+static void deliver(TranslatorVcpu *vcpu, int vector)
+{
+    translator_count_interrupt(vcpu, (uint32_t)vector, false);
     *(int32_t *)env_field(vcpu->env, ENV_OLD_EXCEPTION) = -1;
     vcpu->api->do_hardware_interrupt(vcpu->env, vector, 1);
 }

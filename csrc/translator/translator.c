@@ -49,6 +49,11 @@ void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit)
 
 static void exception(TranslatorVcpu *vcpu, uint32_t vector)
 {
+    if (*(int32_t *)env_field(vcpu->env, ENV_EXCEPTION_IS_INT)) { /* INT n, INT3, INTO */
+        translator_count_interrupt(vcpu, vector, true);
+        vcpu->api->do_interrupt(vcpu->cpu);
+        return;
+    }
     vcpu->base.counters.exits[EXIT_EXCEPTION]++;
     if (unlikely(vcpu->base.surface & 1u << EXIT_EXCEPTION)) {
         /* SDM vol. 3A table 6-1: which vectors push an error code */

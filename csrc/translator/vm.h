@@ -100,6 +100,7 @@ static inline void translator_kick(TranslatorVcpu *vcpu)
 }
 /* Count an exit and surface it when the mask asks for it: queues it and leaves. */
 void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit);
+void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool software);
 uint64_t translator_rip(const TranslatorVcpu *vcpu); /* linear; right at instruction and block boundaries */
 /* The same from inside a helper that translated code called: finds the instruction by the helper's return address. */
 uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address);

@@ -5,7 +5,7 @@ Names are the Intel SDM's: volume 1 §3.4 for registers, volume 3A §2 and §3.4
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.native import ffi, lib
 
@@ -86,9 +86,9 @@ class TableView:
 class CpuState:
     """Everything that a vCPU is between two instructions.
 
-    General registers by any of their names (``rax``, ``eax``, ``ax``, ``al``, ``ah``; a 32-bit name zeroes the upper half when
-    it is assigned, as the CPU does), segments as `SegmentView`, control registers, the MSRs that engines keep, and flags
-    as ``cf``, ``zf``, ``if_`` and so on. A new one is in the state after RESET# (SDM 3A table 10-1).
+    General registers by any of their names (``rax``, ``eax``, ``ax``, ``al``, ``ah``; a 32-bit name zeroes the upper
+    half when it is assigned, as the CPU does), segments as `SegmentView`, control registers, MSRs that engines
+    keep, and flags as ``cf``, ``zf``, ``if_`` and so on. A new one is in the state after RESET# (SDM 3A table 10-1).
     """
 
     def __init__(self, pointer: Any = None) -> None:
@@ -102,6 +102,10 @@ class CpuState:
         pointer = ffi.new("CpuState *")
         ffi.memmove(pointer, self.pointer, ffi.sizeof("CpuState"))
         return CpuState(pointer)
+
+    if TYPE_CHECKING:
+        cr0: int
+        rflags: int
 
     def __getattr__(self, name: str) -> Any:
         register = _REGISTERS.get(name)
@@ -206,8 +210,12 @@ class CpuState:
             names = GPR_NAMES[start : start + 4]
             rows.append("  ".join(f"{name:>3}={getattr(self, name):016x}" for name in names))
         set_flags = " ".join(name.strip("_").upper() for name in _FLAGS if getattr(self, name))
-        rows.append(f"rip={self.rip:016x}  rflags={self.rflags:08x} [{set_flags}]  {self.mode} mode, CPL {self.cpl}")
-        rows.append(f"cr0={self.cr0:08x} cr2={self.cr2:x} cr3={self.cr3:x} cr4={self.cr4:x} efer={self.efer:x}")
+        rows.append(
+            f"rip={self.rip:016x}  rflags={self.rflags:08x} [{set_flags}]  {self.mode} mode, CPL {self.cpl}"
+        )
+        rows.append(
+            f"cr0={self.cr0:08x} cr2={self.cr2:x} cr3={self.cr3:x} cr4={self.cr4:x} efer={self.efer:x}"
+        )
         rows += [f" {name}={getattr(self, name)!r}" for name in (*SEGMENT_NAMES, "tr", "ldtr")]
         return "\n".join(rows)
 
@@ -234,7 +242,10 @@ def _register_names() -> dict[str, tuple[int, int, int]]:
 _REGISTERS = _register_names()
 _DEBUG = frozenset(f"dr{n}" for n in range(8))
 _SCALARS = frozenset(
-    "rip rflags cr0 cr2 cr3 cr4 cr8 xcr0 efer apic_base pat star lstar cstar fmask kernel_gs_base sysenter_cs"
-    " sysenter_esp sysenter_eip tsc tsc_aux misc_enable kvm_system_time kvm_wall_clock halted interrupt_shadow"
-    " nmi_blocked nmi_pending".split()
+    {
+        *("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "cr8", "xcr0", "efer", "apic_base", "pat"),
+        *("star", "lstar", "cstar", "fmask", "kernel_gs_base", "sysenter_cs", "sysenter_esp", "sysenter_eip"),
+        *("tsc", "tsc_aux", "misc_enable", "kvm_system_time", "kvm_wall_clock"),
+        *("halted", "interrupt_shadow", "nmi_blocked", "nmi_pending"),
+    }
 )

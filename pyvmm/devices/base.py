@@ -1,7 +1,7 @@
 """Devices: `Device` is a device written in Python, `NativeDevice` the Python face of one written in C.
 
-A device knows offsets in its regions and its interrupt line; where the regions are on a bus is the machine's business. A
-subclass of a C device that overrides `pio_read` and so on is called in place of the C functions, and may call up.
+A device knows offsets in its regions and its interrupt line; where the regions are on a bus is the machine's business.
+A subclass of a C device that overrides `pio_read` and so on is called in place of the C functions, and may call up.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Device:
     """A device written in Python.
 
-    Override `pio_read` and `pio_write` (or `mmio_read`, `mmio_write`); put it on a bus with ``machine.pio.add(port, size,
-    device)``. They are called on the vCPU's thread. An exception in one is kept, ends the run, and is raised by
-    ``machine.run()``; the guest reads all ones.
+    Override `pio_read` and `pio_write` (or `mmio_read`, `mmio_write`); put it on a bus with
+    ``machine.pio.add(port, size, device)``. They are called on the vCPU's thread. An exception in one is kept, ends the
+    run, and is raised by ``machine.run()``; the guest reads all ones.
     """
 
     name: str = ""
@@ -65,7 +65,15 @@ class Device:
         self._handles.append(handle)  # lives as long as the device
         return int(
             lib.bus_add(
-                bus.pointer, base, size, _TRAMPOLINE_OPS, handle, region, ffi.NULL, self.name.encode()[:27], error
+                bus.pointer,
+                base,
+                size,
+                _TRAMPOLINE_OPS,
+                handle,
+                region,
+                ffi.NULL,
+                self.name.encode()[:27],
+                error,
             )
         )
 
@@ -118,7 +126,9 @@ class NativeDevice(Device):
     """
 
     def __init__(self, pointer: Any, state: str) -> None:
-        self.pointer = ffi.cast("Device *", check_pointer(pointer, what=type(self).__name__, exception=DeviceError))
+        self.pointer = ffi.cast(
+            "Device *", check_pointer(pointer, what=type(self).__name__, exception=DeviceError)
+        )
         self.state_type = state
         self.name = self.name or ffi.string(lib.device_name(self.pointer)).decode()
         super().__init__()

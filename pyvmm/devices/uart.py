@@ -116,7 +116,9 @@ class SerialPort:
             return regex.search(self._seen) is not None
 
         if not self.runner.wait_for(found, timeout):
-            raise TimeoutError(f"{regex.pattern!r} did not come; the guest wrote {bytes(self._seen[-400:])!r}")
+            raise TimeoutError(
+                f"{regex.pattern!r} did not come; the guest wrote {bytes(self._seen[-400:])!r}"
+            )
         match = regex.search(self._seen)
         assert match is not None
         data = bytes(self._seen[: match.end()])

@@ -33,7 +33,9 @@ def choose_engine(name: str) -> Engine:
     available = {engine.name: engine for engine in engines()}
     if name != "auto":
         if name not in available:
-            raise ConfigError(f"engine {name}: not in this version of pyvmm; choose one of: {', '.join(available)}")
+            raise ConfigError(
+                f"engine {name}: not in this version of pyvmm; choose one of: {', '.join(available)}"
+            )
         return available[name]
     reasons = []
     for engine in available.values():

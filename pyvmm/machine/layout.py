@@ -1,7 +1,7 @@
 """Where everything is on the PC: the only file with guest addresses, ports and IRQ numbers.
 
-Sources: the PC/AT's I/O map (IBM PC/AT Technical Reference, 1984, section 1), PIIX (Intel 290562, chapters 4 and 7) for the
-chip set, and what firmware and kernels expect of them.
+Sources: the PC/AT's I/O map (IBM PC/AT Technical Reference, 1984, section 1), PIIX (Intel 290562, chapters 4 and 7) for
+the chip set, and what firmware and kernels expect of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EBDA_BASE: Final = Gpa(639 * KIB)
 VGA_WINDOW: Final = Gpa(0xA0000)
 OPTION_ROM_BASE: Final = Gpa(0xC0000)
 ACPI_RSDP: Final = Gpa(0xE0000)
-"""Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables themselves are at the end of low RAM."""
+"""Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables are at the end of low RAM."""
 BIOS_BASE: Final = Gpa(0xF0000)
 BIOS_SIZE: Final = 64 * KIB
 HIGH_MEMORY_BASE: Final = Gpa(1 * MIB)
@@ -80,7 +80,7 @@ IRQ_MOUSE: Final = 12
 PCI_LINKS: Final = (10, 11, 10, 11)
 """What INTA# to INTD# of the root bus's links (LNKA to LNKD) are routed to; see PIIX3 PIRQRC, 0x60..0x63."""
 
-# PCI device numbers on bus 0 --------------------------------------------------------------------------------------------
+# PCI device numbers on bus 0 -----------------------------------------------------------------------------------------
 PCI_HOST_BRIDGE: Final = 0
 PCI_ISA_BRIDGE: Final = 1
 PCI_FIRST_FREE_SLOT: Final = 3

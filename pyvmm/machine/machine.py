@@ -15,7 +15,9 @@ from pyvmm.engine import ALL_REASONS, ExitReason, SystemRequest, Vcpu, VmExit
 from pyvmm.errors import PyvmmError
 from pyvmm.machine import pc
 
-RunReason = Literal["poweroff", "exit", "reset", "shutdown", "halted", "stopped", "timeout", "breakpoint", "failed"]
+RunReason = Literal[
+    "poweroff", "exit", "reset", "shutdown", "halted", "stopped", "timeout", "breakpoint", "failed"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,9 @@ class RunResult:
     Attributes
     ----------
     reason
-        ``"poweroff"`` (ACPI S5), ``"exit"`` (the exit port), ``"reset"`` (the guest asked for it), ``"shutdown"`` (triple
-        fault), ``"halted"`` (HLT with interrupts off), ``"stopped"`` (`Machine.stop`), ``"timeout"``, ``"breakpoint"``, or
-        ``"failed"`` (the engine cannot go on; `exit.text` says why).
+        ``"poweroff"`` (ACPI S5), ``"exit"`` (the exit port), ``"reset"`` (the guest asked for it), ``"shutdown"``
+        (triple fault), ``"halted"`` (HLT with interrupts off), ``"stopped"`` (`Machine.stop`), ``"timeout"``,
+        ``"breakpoint"``, or ``"failed"`` (the engine cannot go on; `exit.text` says why).
     code
         The exit port's code, (value << 1) | 1; otherwise 0.
     exit
@@ -248,7 +250,7 @@ class Machine:
         if self.firmware is not None:
             self.firmware.service(number, self.vcpu.state)
 
-    # Taking apart ------------------------------------------------------------------------------------------------------
+    # Taking apart ---------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Push the reset button: every device and the vCPU at their power-on values, then firmware or kernel anew."""

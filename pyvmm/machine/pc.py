@@ -1,7 +1,7 @@
 """The PC: `build` reads from top to bottom as the board is populated.
 
-RAM, interrupt controllers and clocks, the small ports, serial line, PCI with its bridges, disks, ACPI tables, firmware or
-kernel, engine and vCPU. Addresses and interrupt numbers are in `layout`; what a device does is in its own file.
+RAM, interrupt controllers and clocks, the small ports, serial line, PCI with its bridges, disks, ACPI tables, firmware
+or kernel, engine and vCPU. Addresses and interrupt numbers are in `layout`; what a device does is in its own file.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def build(config: MachineConfig) -> Pc:
 def check(config: MachineConfig) -> None:
     """Values that no machine can have, each with the option that sets it."""
     if config.memory % 4096:
-        raise ConfigError(f"-m: {config.memory} bytes is not a whole number of 4 KiB pages; write for example -m 512M")
+        raise ConfigError(
+            f"-m: {config.memory} bytes is not a whole number of 4 KiB pages; write for example -m 512M"
+        )
     if not layout.MIN_MEMORY <= config.memory <= layout.MAX_MEMORY:
         raise ConfigError(
             f"-m: {format_size(config.memory)} is not between {format_size(layout.MIN_MEMORY)} and"
@@ -171,7 +173,9 @@ def check(config: MachineConfig) -> None:
         raise ConfigError("--append: goes with --kernel; a disk's own boot loader has the command line")
     unknown = set(config.boot_order) - set("acd")
     if unknown or not config.boot_order:
-        raise ConfigError(f"--boot: {config.boot_order!r} is not made of c (hard disk), d (CD) and a (floppy)")
+        raise ConfigError(
+            f"--boot: {config.boot_order!r} is not made of c (hard disk), d (CD) and a (floppy)"
+        )
     if config.tsc_hz is not None and not 1_000_000 <= config.tsc_hz <= 100_000_000_000:
         raise ConfigError(f"tsc_hz: {config.tsc_hz} is not between 1 MHz and 100 GHz")
 
@@ -325,7 +329,8 @@ def add_firmware(pc: Pc) -> None:
     from pyvmm.firmware.platform import Drive
 
     drives = [
-        Drive(str(disk.path), image, disk.interface) for disk, image in zip(config.disks, pc.images, strict=True)
+        Drive(str(disk.path), image, disk.interface)
+        for disk, image in zip(config.disks, pc.images, strict=True)
     ]
     pc.firmware = Bios(
         pc.board.memory,

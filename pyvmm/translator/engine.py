@@ -68,7 +68,9 @@ class TranslatorEngine:
         """
         library = self._open()
         error = new_error()
-        pointer = check_pointer(lib.translator_vm_new(library, board.pointer, error), error, exception=EngineError)
+        pointer = check_pointer(
+            lib.translator_vm_new(library, board.pointer, error), error, exception=EngineError
+        )
         return EngineVm(pointer, self.name, (self, board))
 
     def _open(self) -> Any:
@@ -79,10 +81,12 @@ class TranslatorEngine:
 
     def _open_tested(self) -> Any:
         if os.uname().machine != "x86_64":
-            raise EngineError(f"the translator drives an x86-64 build of its library; this host is {os.uname().machine}")
+            raise EngineError(
+                f"the translator drives an x86-64 build of its library; this host is {os.uname().machine}"
+            )
         path = os.fsencode(find_library())
         tiers: tuple[Tier, ...] = ("slow",) if os.environ.get(TIER_VARIABLE) == "slow" else ("fast", "slow")
-        failures = []
+        failures: list[str] = []
         for tier in tiers:
             error = new_error()
             library = check_pointer(
