@@ -19,6 +19,13 @@ enum {
     MSR_KVM_WALL_CLOCK = 0x4b564d00,
     MSR_KVM_SYSTEM_TIME = 0x4b564d01,
     MSR_EFER = 0xc0000080,
+    MSR_LSTAR = 0xc0000082,
+    MSR_CSTAR = 0xc0000083,
+    MSR_FS_BASE = 0xc0000100,
+    MSR_GS_BASE,
+    MSR_KERNEL_GS_BASE,
+    EFER_LME = 1 << 8,
+    EFER_KNOWN = 0x6d01, /* SCE, LME, LMA, NXE, and AMD's FFXSR and LMSLE, which do nothing here */
     MSR_TSC_AUX = 0xc0000103,
     APIC_BASE_DISABLED = 0xfee00000,
 };
@@ -146,6 +153,32 @@ bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
     return reads_as_zero(index);
 }
 
+/* SDM vol. 2B WRMSR, vol. 3A §2.2.1 (EFER) and §11.12.2 (PAT): values that are #GP(0), which the library takes. */
+static bool library_value_is_valid(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
+{
+    switch (index) {
+    case MSR_EFER:
+        if (value & ~(uint64_t)EFER_KNOWN)
+            return false;
+        return !(vcpu->env->cr[0] >> 31 & 1) || !((value ^ translator_library_msr(vcpu, MSR_EFER)) & EFER_LME);
+    case MSR_PAT:
+        for (int i = 0; i < 64; i += 8)
+            if ((value >> i & 0xff) > 7 || (value >> i & 0xfe) == 2)
+                return false;
+        return true;
+    case MSR_SYSENTER_ESP:
+    case MSR_SYSENTER_EIP:
+    case MSR_LSTAR:
+    case MSR_CSTAR:
+    case MSR_FS_BASE:
+    case MSR_GS_BASE:
+    case MSR_KERNEL_GS_BASE:
+        return (uint64_t)((int64_t)(value << 16) >> 16) == value;
+    default:
+        return true;
+    }
+}
+
 bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
 {
     switch (index) {
@@ -175,6 +208,8 @@ bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
         return true;
     }
     if (in_library(index)) {
+        if (!library_value_is_valid(vcpu, index, value))
+            return false;
         translator_set_library_msr(vcpu, index, value);
         return true;
     }
