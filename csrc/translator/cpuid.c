@@ -16,7 +16,6 @@ enum {
     KVM_FEATURE_CLOCK = 1 << 0,
     KVM_FEATURE_CLOCK_NEW = 1 << 3,
     KVM_FEATURE_CLOCK_STABLE = 1 << 24,
-    ADDRESS_BITS = 40,
 };
 
 /* Leaf 1 */
@@ -100,7 +99,7 @@ void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         r[EDX] |= EDX_INVARIANT_TSC;
         break;
     case 0x80000008:
-        r[EAX] = (r[EAX] & ~0xffu) | ADDRESS_BITS;
+        r[EAX] = (r[EAX] & ~0xffu) | GUEST_ADDRESS_BITS;
         r[ECX] = 0; /* one core */
         break;
     }

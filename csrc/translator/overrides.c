@@ -10,10 +10,18 @@
 
 #define RETURN_ADDRESS ((uintptr_t)__builtin_return_address(0))
 
-enum { VECTOR_UD = 6, VECTOR_GP = 13, EFER_SCE = 1, CR4_TSD = 1 << 2 };
+enum { VECTOR_UD = 6, VECTOR_GP = 13, EFER_SCE = 1, EFER_LME = 1 << 8, CR4_TSD = 1 << 2, CR4_PAE = 1 << 5 };
+#define CR0_PE 1u
+#define CR0_NW (1u << 29)
+#define CR0_CD (1u << 30)
+#define CR0_PG (1u << 31)
+/* VME to OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP: features that CPUID tells of, and old ones that do nothing */
+#define CR4_KNOWN 0x350fffu
 enum { CODE64 = 0xaf9b00, CODE32 = 0xcf9b00, DATA32 = 0xcf9300, DPL3 = 3 << DESCRIPTOR_DPL_SHIFT };
 enum { REG_AX, REG_CX, REG_DX, REG_BX, REG_SP };
 enum { CS = 1, SS = 2 };
+
+static uint64_t library_efer(TranslatorVcpu *vcpu) { return translator_library_msr(vcpu, 0xc0000080); }
 
 static uint32_t current_cpl(const Env *env) { return env->hflags & HF_CPL; }
 
@@ -111,13 +119,37 @@ static uint64_t helper_read_crn(void *env, int number)
     return number == 8 ? vcpu->cr8 : vcpu->api->read_crn(env, number);
 }
 
+/* SDM vol. 2B, MOV to control registers: what is #GP(0) and not only left out. */
+static bool control_value_is_valid(TranslatorVcpu *vcpu, int number, uint64_t value)
+{
+    const Env *env = vcpu->env;
+    bool long_mode = env->hflags & HF_LMA, paging = env->cr[0] & CR0_PG;
+    switch (number) {
+    case 0:
+        if (value >> 32 || (value & CR0_PG && !(value & CR0_PE)) || (value & CR0_NW && !(value & CR0_CD)))
+            return false;
+        if (value & CR0_PG)
+            return paging || !(library_efer(vcpu) & EFER_LME) ||
+                   (env->cr[4] & CR4_PAE && !(env->segs[CS].flags & DESCRIPTOR_L));
+        return !(env->hflags & HF_CS64);
+    case 3:
+        return !long_mode || value >> GUEST_ADDRESS_BITS == 0;
+    case 4:
+        return (value & ~(uint64_t)CR4_KNOWN) == 0 && !(long_mode && !(value & CR4_PAE));
+    case 8:
+        return value <= 15;
+    default:
+        return true;
+    }
+}
+
 static void helper_write_crn(void *env, int number, uint64_t value)
 {
     TranslatorVcpu *vcpu = translator_current();
+    if (!control_value_is_valid(vcpu, number, value))
+        raise_gp(vcpu, RETURN_ADDRESS);
     if (number != 8)
         vcpu->api->write_crn(env, number, value);
-    else if (value > 15)
-        raise_gp(vcpu, RETURN_ADDRESS);
     else
         vcpu->cr8 = value;
 }
@@ -166,8 +198,6 @@ static void set_flat_segment(Env *env, int which, uint32_t selector, uint32_t fl
 {
     env->segs[which] = (EnvSegment){.selector = selector & 0xffff, .limit = 0xffffffff, .flags = flags};
 }
-
-static uint64_t library_efer(TranslatorVcpu *vcpu) { return translator_library_msr(vcpu, 0xc0000080); }
 
 /* AMD64 APM vol. 3, SYSCALL; Intel SDM vol. 2B, SYSCALL (which has no legacy-mode form). */
 static void helper_syscall(Env *env, int length)
@@ -225,6 +255,22 @@ static void helper_hlt(Env *env, int length)
     vcpu->api->hlt(env, length);
 }
 
+/* INT n, INT3 and INTO: their length is remembered for a fault in their delivery. */
+static void helper_raise_interrupt(Env *env, int vector, int length)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    vcpu->software_length = (uint32_t)length;
+    vcpu->api->raise_interrupt(env, vector, length);
+}
+
+static void helper_into(Env *env, int length)
+{
+    TranslatorVcpu *vcpu = translator_current();
+    vcpu->software_length = (uint32_t)length;
+    vcpu->api->into(env, length);
+    vcpu->software_length = 0;
+}
+
 /* The library asks for a board reset only on a triple fault. */
 static void system_reset_request(uc_engine *uc) { translator_current()->triple_fault = true; }
 
@@ -240,7 +286,9 @@ static void deliver(TranslatorVcpu *vcpu, int vector)
 {
     translator_count_interrupt(vcpu, (uint32_t)vector, false);
     *(int32_t *)env_field(vcpu->env, ENV_OLD_EXCEPTION) = -1;
+    vcpu->delivering = true;
     vcpu->api->do_hardware_interrupt(vcpu->env, vector, 1);
+    vcpu->delivering = false;
 }
 
 /*
@@ -304,6 +352,8 @@ static const Replacement REPLACEMENTS[] = {
     {"helper_syscall_x86_64", (void *)helper_syscall},
     {"helper_sysenter_x86_64", (void *)helper_sysenter},
     {"helper_hlt_x86_64", (void *)helper_hlt},
+    {"helper_raise_interrupt_x86_64", (void *)helper_raise_interrupt},
+    {"helper_into_x86_64", (void *)helper_into},
     {"qemu_system_reset_request", (void *)system_reset_request},
     {"x86_cpu_exec_interrupt_x86_64", (void *)exec_interrupt},
 };

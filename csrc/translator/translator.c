@@ -47,9 +47,29 @@ void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit)
 
 /* Hooks: what the library calls back ------------------------------------------------------------------------------------ */
 
+/*
+ * SDM vol. 3A §6.13: in an error code about the IDT (bit 1) the index is the vector, which the library doubles in long mode;
+ * EXT (bit 0) tells that the delivery of an event faulted, not of INT n.
+ */
+static void mend_error_code(TranslatorVcpu *vcpu, uint32_t vector, bool in_delivery)
+{
+    uint32_t *error = env_field(vcpu->env, ENV_ERROR_CODE);
+    if (vector < 10 || vector > 13)
+        return;
+    if (*error & 2 && vcpu->env->hflags & HF_LMA)
+        *error = (*error >> 1 & ~7u) | 2;
+    if (in_delivery)
+        *error |= 1;
+}
+
 static void exception(TranslatorVcpu *vcpu, uint32_t vector)
 {
+    mend_error_code(vcpu, vector, vcpu->delivering);
+    vcpu->delivering = false;
     if (*(int32_t *)env_field(vcpu->env, ENV_EXCEPTION_IS_INT)) { /* INT n, INT3, INTO */
+        /* The library has moved RIP on; a fault in the delivery of INT n is the fault of INT n itself. */
+        vcpu->env->eip -= vcpu->software_length;
+        vcpu->software_length = 0;
         translator_count_interrupt(vcpu, vector, true);
         vcpu->api->do_interrupt(vcpu->cpu);
         return;
@@ -65,7 +85,9 @@ static void exception(TranslatorVcpu *vcpu, uint32_t vector)
                                            .rip = translator_rip(vcpu)});
     }
     /* May fault in turn, and then does not return here: hold nothing. */
+    vcpu->delivering = true;
     vcpu->api->do_interrupt(vcpu->cpu);
+    vcpu->delivering = false;
 }
 
 static void on_exception(uc_engine *uc, uint32_t vector, void *opaque) { exception(opaque, vector); }

@@ -185,6 +185,8 @@ static int resolve(UnicornLibrary *library, const char *path, Error *error)
         {&api->check_io[1], "helper_check_iow_x86_64"},
         {&api->check_io[2], "helper_check_iol_x86_64"},
         {&api->hlt, "helper_hlt_x86_64"},
+        {&api->raise_interrupt, "helper_raise_interrupt_x86_64"},
+        {&api->into, "helper_into_x86_64"},
         {&api->read_crn, "helper_read_crN_x86_64"},
         {&api->write_crn, "helper_write_crN_x86_64"},
         {&api->tlb_set_dirty, "tlb_set_dirty_x86_64"},

@@ -54,6 +54,8 @@ typedef struct UnicornApi {
     void (*wrmsr)(void *env);
     void (*check_io[3])(void *env, uint32_t port); /* 1, 2, 4 bytes */
     void (*hlt)(void *env, int length);
+    void (*raise_interrupt)(void *env, int vector, int length);
+    void (*into)(void *env, int length);
     uint64_t (*read_crn)(void *env, int number);
     void (*write_crn)(void *env, int number, uint64_t value);
     void (*tlb_set_dirty)(void *cpu, uint64_t vaddr);

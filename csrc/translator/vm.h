@@ -7,6 +7,7 @@
 #include "translator/cpu_env.h"
 #include "translator/unicorn_library.h"
 
+#define GUEST_ADDRESS_BITS 40 /* CPUID 0x80000008 */
 #define MAX_REGIONS 64
 #define MAX_INVALIDATIONS 64
 
@@ -54,6 +55,8 @@ typedef struct TranslatorVcpu {
     VmExit *queue;    /* surfaced exits, oldest first: one block may cause several before it ends */
     uint32_t queue_head, queue_count;
     bool triple_fault;
+    bool delivering;         /* a fault now is one in the delivery of an interrupt or exception (not of INT n) */
+    uint32_t software_length; /* bytes of the INT n, INT3 or INTO that is being delivered */
     uint64_t virtual_subticks; /* virtual clock: bytes of code not yet turned into nanoseconds */
 
     /* Single step and breakpoints */
