@@ -427,3 +427,143 @@ Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *ima
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
 void virtio_blk_resized(Device *device);
 uint64_t virtio_pci_device_features(Device *device);
+
+/* kvm/kick.h, kvm/kvm.h */
+int kvm_ioctl(int fd, unsigned long request, void *argument);
+int kvm_run(int vcpu_fd);
+int kvm_kick_signal(Error *error);
+int kvm_kick_accept(int known);
+int kvm_kick_thread(int thread_id);
+typedef struct {
+    uint32_t exit_reason;
+    uint32_t suberror;
+    uint64_t entry_failure;
+    uint32_t cpu;
+    uint32_t data_count;
+    uint64_t data[16];
+    uint32_t instruction_size;
+    uint8_t instruction[16];
+} KvmFailure;
+EngineVm *kvm_vm_new(Board *board, const char *device, Error *error);
+int kvm_vm_fd(const EngineVm *vm);
+int kvm_vcpu_fd(const Vcpu *vcpu);
+bool kvm_vcpu_failure(const Vcpu *vcpu, KvmFailure *failure);
+
+/* linux/kvm.h: what the ioctls of pyvmm/kvm/ pass */
+struct kvm_userspace_memory_region {
+    uint32_t slot;
+    uint32_t flags;
+    uint64_t guest_phys_addr;
+    uint64_t memory_size;
+    uint64_t userspace_addr;
+};
+struct kvm_dirty_log { uint32_t slot; void *dirty_bitmap; ...; };
+struct kvm_clear_dirty_log { uint32_t slot; uint32_t num_pages; uint64_t first_page; void *dirty_bitmap; ...; };
+struct kvm_enable_cap { uint32_t cap; uint32_t flags; uint64_t args[4]; ...; };
+struct kvm_cpuid_entry2 {
+    uint32_t function, index, flags, eax, ebx, ecx, edx;
+    ...;
+};
+struct kvm_cpuid2 { uint32_t nent; ...; };
+struct kvm_msr_entry { uint32_t index; uint64_t data; ...; };
+struct kvm_msrs { uint32_t nmsrs; ...; };
+struct kvm_msr_list { uint32_t nmsrs; ...; };
+struct kvm_msr_filter_range { uint32_t flags; uint32_t nmsrs; uint32_t base; uint8_t *bitmap; };
+struct kvm_msr_filter { uint32_t flags; struct kvm_msr_filter_range ranges[16]; };
+struct kvm_irq_level { uint32_t irq; uint32_t level; ...; };
+struct kvm_pic_state {
+    uint8_t last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask, init_state, auto_eoi,
+        rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask;
+};
+struct kvm_irqchip { uint32_t chip_id; ...; };
+struct kvm_pit_channel_state {
+    uint32_t count;
+    uint16_t latched_count;
+    uint8_t count_latched, status_latched, status, read_state, write_state, write_latch, rw_mode, mode, bcd, gate;
+    int64_t count_load_time;
+};
+struct kvm_pit_state2 { struct kvm_pit_channel_state channels[3]; uint32_t flags; ...; };
+struct kvm_pit_config { uint32_t flags; ...; };
+struct kvm_irq_routing_irqchip { uint32_t irqchip; uint32_t pin; };
+struct kvm_irq_routing_msi { uint32_t address_lo, address_hi, data; ...; };
+struct kvm_irq_routing_entry { uint32_t gsi; uint32_t type; uint32_t flags; ...; };
+struct kvm_irq_routing { uint32_t nr; uint32_t flags; ...; };
+struct kvm_msi { uint32_t address_lo, address_hi, data, flags; ...; };
+struct kvm_irqfd { uint32_t fd, gsi, flags, resamplefd; ...; };
+struct kvm_ioeventfd { uint64_t datamatch; uint64_t addr; uint32_t len; int32_t fd; uint32_t flags; ...; };
+struct kvm_coalesced_mmio_zone { uint64_t addr; uint32_t size; uint32_t pio; };
+struct kvm_coalesced_mmio { uint64_t phys_addr; uint32_t len; uint32_t pio; uint8_t data[8]; };
+struct kvm_coalesced_mmio_ring { uint32_t first, last; ...; };
+struct kvm_clock_data { uint64_t clock; uint32_t flags; ...; };
+struct kvm_regs {
+    uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags;
+};
+struct kvm_segment {
+    uint64_t base;
+    uint32_t limit;
+    uint16_t selector;
+    uint8_t type, present, dpl, db, s, l, g, avl, unusable;
+    ...;
+};
+struct kvm_dtable { uint64_t base; uint16_t limit; ...; };
+struct kvm_sregs {
+    struct kvm_segment cs, ds, es, fs, gs, ss, tr, ldt;
+    struct kvm_dtable gdt, idt;
+    uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base, interrupt_bitmap[4];
+};
+struct kvm_sregs2 {
+    struct kvm_segment cs, ds, es, fs, gs, ss, tr, ldt;
+    struct kvm_dtable gdt, idt;
+    uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base, flags, pdptrs[4];
+};
+struct kvm_fpu {
+    uint8_t fpr[8][16];
+    uint16_t fcw, fsw;
+    uint8_t ftwx;
+    uint16_t last_opcode;
+    uint64_t last_ip, last_dp;
+    uint8_t xmm[16][16];
+    uint32_t mxcsr;
+    ...;
+};
+struct kvm_xsave { uint32_t region[1024]; ...; };
+struct kvm_xcr { uint32_t xcr; uint64_t value; ...; };
+struct kvm_xcrs { uint32_t nr_xcrs; uint32_t flags; struct kvm_xcr xcrs[16]; ...; };
+struct kvm_debugregs { uint64_t db[4], dr6, dr7, flags; ...; };
+struct kvm_vcpu_events {
+    struct { uint8_t injected, nr, has_error_code, pending; uint32_t error_code; } exception;
+    struct { uint8_t injected, nr, soft, shadow; } interrupt;
+    struct { uint8_t injected, pending, masked, pad; } nmi;
+    uint32_t sipi_vector;
+    uint32_t flags;
+    struct { uint8_t smm, pending, smm_inside_nmi, latched_init; } smi;
+    ...;
+};
+struct kvm_mp_state { uint32_t mp_state; };
+struct kvm_lapic_state { char regs[1024]; };
+struct kvm_interrupt { uint32_t irq; };
+struct kvm_translation { uint64_t linear_address, physical_address; uint8_t valid, writeable, usermode; ...; };
+struct kvm_debug_exit_arch { uint32_t exception, pad; uint64_t pc, dr6, dr7; };
+struct kvm_guest_debug_arch { uint64_t debugreg[8]; };
+struct kvm_guest_debug { uint32_t control; struct kvm_guest_debug_arch arch; ...; };
+struct kvm_sync_regs { struct kvm_regs regs; struct kvm_sregs sregs; struct kvm_vcpu_events events; ...; };
+struct kvm_run {
+    uint8_t request_interrupt_window, immediate_exit;
+    uint32_t exit_reason;
+    uint8_t ready_for_interrupt_injection, if_flag;
+    uint16_t flags;
+    uint64_t cr8, apic_base;
+    union {
+        struct { uint64_t hardware_exit_reason; } hw;
+        struct { uint64_t hardware_entry_failure_reason; uint32_t cpu; } fail_entry;
+        struct { uint8_t direction, size; uint16_t port; uint32_t count; uint64_t data_offset; } io;
+        struct { struct kvm_debug_exit_arch arch; } debug;
+        struct { uint64_t phys_addr; uint8_t data[8]; uint32_t len; uint8_t is_write; } mmio;
+        struct { uint32_t suberror, ndata; uint64_t data[16]; } internal;
+        struct { uint8_t error, pad[7]; uint32_t reason, index; uint64_t data; } msr;
+        struct { uint8_t vector; } eoi;
+        char padding[256];
+    };
+    uint64_t kvm_valid_regs, kvm_dirty_regs;
+    union { char padding[2048]; } s;
+};

@@ -2,6 +2,8 @@
 #ifndef PYVMM_H
 #define PYVMM_H
 
+#include <linux/kvm.h>
+
 #include "block/block.h"
 #include "common/common.h"
 #include "devices/acpi_pm.h"
@@ -18,6 +20,7 @@
 #include "engine/engine.h"
 #include "io/board.h"
 #include "irq/i8259.h"
+#include "kvm/kvm.h"
 #include "translator/translator.h"
 #include "virtio/virtio_blk.h"
 

@@ -1,0 +1,156 @@
+/*
+ * What CPUID tells the guest: what this KVM supports (KVM_GET_SUPPORTED_CPUID, api.rst 4.46), without what this machine
+ * does not have, with the hypervisor range that the translator shows too (csrc/translator/cpuid.c).
+ *
+ * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; KVM's cpuid.rst for the paravirtual clock's range.
+ */
+#include <stdlib.h>
+
+#include "kvm/vm.h"
+
+enum {
+    MAX_ENTRIES = 256,
+    LEAF_HYPERVISOR = 0x40000000, /* signature of pyvmm; its range ends with the timing leaf */
+    LEAF_TIMING = 0x40000010,     /* EAX: TSC kHz, EBX: bus kHz */
+    LEAF_KVM = 0x40000100,        /* KVM finds its own range by this signature (cpuid.rst) */
+    LEAF_KVM_FEATURES = 0x40000101,
+    KVM_DEFAULT_FEATURES = 0x40000001, /* where KVM_GET_SUPPORTED_CPUID puts them */
+    FEATURE_CLOCK = 1 << 0,
+    FEATURE_NOP_IO_DELAY = 1 << 1,
+    FEATURE_CLOCK_NEW = 1 << 3,
+    FEATURE_CLOCK_STABLE = 1 << 24,
+    ADDRESS_BITS = 40,
+};
+
+/* Leaf 1 */
+#define ECX_MONITOR (1u << 3)
+#define ECX_VMX (1u << 5)
+#define ECX_X2APIC (1u << 21)
+#define ECX_TSC_DEADLINE (1u << 24)
+#define ECX_HYPERVISOR (1u << 31)
+#define EDX_APIC (1u << 9)
+#define EDX_MTRR (1u << 12)
+#define EDX_MCE ((1u << 7) | (1u << 14))
+#define EDX_HTT (1u << 28)
+/* Leaf 0x80000001 */
+#define ECX_CMP_LEGACY (1u << 1)
+#define ECX_SVM (1u << 2)
+#define ECX_EXT_APIC (1u << 3)
+#define ECX_TOPOLOGY (1u << 22)
+/* Leaf 0x80000007 */
+#define EDX_INVARIANT_TSC (1u << 8)
+
+typedef struct CpuidTable {
+    struct kvm_cpuid2 header;
+    struct kvm_cpuid_entry2 entries[MAX_ENTRIES];
+} CpuidTable;
+
+static struct kvm_cpuid_entry2 *append(CpuidTable *table, uint32_t leaf)
+{
+    if (table->header.nent == MAX_ENTRIES)
+        return NULL;
+    struct kvm_cpuid_entry2 *entry = &table->entries[table->header.nent++];
+    *entry = (struct kvm_cpuid_entry2){.function = leaf};
+    return entry;
+}
+
+static struct kvm_cpuid_entry2 *find_or_append(CpuidTable *table, uint32_t leaf)
+{
+    for (uint32_t i = 0; i < table->header.nent; i++)
+        if (table->entries[i].function == leaf)
+            return &table->entries[i];
+    return append(table, leaf);
+}
+
+static void adjust(struct kvm_cpuid_entry2 *entry, uint32_t index)
+{
+    switch (entry->function) {
+    case 0:
+        entry->eax = MAX(entry->eax, 0x15u);
+        break;
+    case 1:
+        /* No local APIC on this board yet, and no machine-check or memory-type registers behind the bits. */
+        entry->ecx &= ~(ECX_MONITOR | ECX_VMX | ECX_X2APIC | ECX_TSC_DEADLINE);
+        entry->ecx |= ECX_HYPERVISOR;
+        entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE | EDX_HTT);
+        entry->ebx = (entry->ebx & 0xffff) | 1u << 16 | index << 24;
+        break;
+    case 0x80000001:
+        entry->ecx &= ~(ECX_CMP_LEGACY | ECX_SVM | ECX_EXT_APIC | ECX_TOPOLOGY);
+        entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        break;
+    case 0x80000007:
+        entry->edx |= EDX_INVARIANT_TSC;
+        break;
+    case 0x80000008:
+        entry->eax = (entry->eax & ~0xffu) | MIN(entry->eax & 0xff, (uint32_t)ADDRESS_BITS);
+        entry->ecx = 0; /* one core */
+        break;
+    }
+}
+
+/* Topology, performance counters, virtualisation and what KVM says of itself: not this machine's. */
+static bool left_out(uint32_t leaf)
+{
+    return leaf == 4 || leaf == 0xa || leaf == 0xb || leaf == 0x1f || leaf == 0x8000000a || leaf == 0x8000001e ||
+           leaf >> 28 == 4;
+}
+
+static void add_hypervisor_range(CpuidTable *table, uint32_t features, uint32_t tsc_khz)
+{
+    struct kvm_cpuid_entry2 *entry = append(table, LEAF_HYPERVISOR);
+    if (entry) {
+        entry->eax = LEAF_TIMING;
+        uint32_t text[3];
+        memcpy(text, "pyvmmpyvmmpy", sizeof text);
+        entry->ebx = text[0], entry->ecx = text[1], entry->edx = text[2];
+    }
+    if ((entry = append(table, LEAF_TIMING)))
+        entry->eax = tsc_khz, entry->ebx = 1000000;
+    if ((entry = append(table, LEAF_KVM))) {
+        uint32_t text[3];
+        memcpy(text, "KVMKVMKVM\0\0\0", sizeof text);
+        entry->eax = LEAF_KVM_FEATURES;
+        entry->ebx = text[0], entry->ecx = text[1], entry->edx = text[2];
+    }
+    if ((entry = append(table, LEAF_KVM_FEATURES)))
+        entry->eax = features & (FEATURE_CLOCK | FEATURE_NOP_IO_DELAY | FEATURE_CLOCK_NEW | FEATURE_CLOCK_STABLE);
+}
+
+int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
+{
+    CpuidTable *table = calloc(1, sizeof *table);
+    if (!table)
+        return error_set(error, ENOMEM, "no host memory for the vCPU's CPUID table");
+    table->header.nent = MAX_ENTRIES;
+    int result = kvm_ioctl(vcpu->vm->system_fd, KVM_GET_SUPPORTED_CPUID, table);
+    if (result < 0) {
+        free(table);
+        return error_set(error, -result, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-result));
+    }
+    uint32_t features = 0, kept = 0;
+    for (uint32_t i = 0; i < table->header.nent; i++) {
+        struct kvm_cpuid_entry2 entry = table->entries[i];
+        if (entry.function == KVM_DEFAULT_FEATURES)
+            features = entry.eax;
+        if (left_out(entry.function))
+            continue;
+        adjust(&entry, vcpu->base.index);
+        table->entries[kept++] = entry;
+    }
+    table->header.nent = kept;
+    uint64_t hz = vcpu->board->tsc_hz;
+    struct kvm_cpuid_entry2 *timing = find_or_append(table, 0x15); /* TSC = crystal * EBX / EAX */
+    if (timing) {
+        timing->eax = timing->ebx = 1;
+        timing->ecx = (uint32_t)MIN(hz, (uint64_t)UINT32_MAX);
+        timing->edx = 0;
+    }
+    struct kvm_cpuid_entry2 *power = find_or_append(table, 0x80000007);
+    if (power)
+        power->edx |= EDX_INVARIANT_TSC;
+    add_hypervisor_range(table, features, (uint32_t)(hz / 1000));
+    result = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, table);
+    free(table);
+    return result < 0 ? error_set(error, -result, "KVM_SET_CPUID2: %s", strerror(-result)) : 0;
+}

@@ -1,0 +1,265 @@
+/* The engine's vtable; opening /dev/kvm, making the VM, its memslots and its vCPU. See vm.h for the structures. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kvm/vm.h"
+
+#define API_VERSION 12 /* api.rst 4.1: the only one there is */
+
+static const EngineOps OPS;
+
+static KvmVm *vm_of(const EngineVm *base) { return container_of(base, KvmVm, base); }
+
+int kvm_vm_fd(const EngineVm *vm) { return vm->ops == &OPS ? vm_of(vm)->fd : -1; }
+
+int kvm_vcpu_fd(const Vcpu *vcpu) { return vcpu->vm->ops == &OPS ? container_of(vcpu, KvmVcpu, base)->fd : -1; }
+
+bool kvm_vcpu_failure(const Vcpu *base, KvmFailure *failure)
+{
+    if (base->vm->ops != &OPS)
+        return false;
+    const KvmVcpu *vcpu = container_of(base, KvmVcpu, base);
+    *failure = vcpu->failure;
+    return vcpu->failed;
+}
+
+static int extension(int fd, unsigned long number) { return kvm_ioctl(fd, KVM_CHECK_EXTENSION, (void *)number); }
+
+static int open_device(const char *device, Error *error)
+{
+    int fd = open(device, O_RDWR | O_CLOEXEC);
+    if (fd >= 0)
+        return fd;
+    switch (errno) {
+    case ENOENT:
+        return error_set(error, ENOENT,
+                         "%s: no such file; load the module (modprobe kvm_intel or kvm_amd), switch virtualisation on in"
+                         " the firmware, or inside a virtual machine ask its host for nested virtualisation", device);
+    case EACCES:
+    case EPERM:
+        return error_set(error, EACCES, "%s: permission denied; join the group kvm (usermod -aG kvm NAME, log in again)",
+                         device);
+    default:
+        return error_set(error, errno, "%s: %s", device, strerror(errno));
+    }
+}
+
+static int check_system(KvmVm *vm, const char *device, Error *error)
+{
+    int version = kvm_ioctl(vm->system_fd, KVM_GET_API_VERSION, NULL);
+    if (version < 0)
+        return error_set(error, -version, "%s: KVM_GET_API_VERSION: %s; it is not the KVM device", device,
+                         strerror(-version));
+    if (version != API_VERSION)
+        return error_set(error, EPROTO, "%s: KVM API version %d, not %d; this kernel is not supported", device, version,
+                         API_VERSION);
+    static const struct {
+        unsigned long number;
+        const char *name;
+    } NEEDED[] = {
+        {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},
+        {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},
+        {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
+        {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
+        {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(NEEDED); i++)
+        if (extension(vm->system_fd, NEEDED[i].number) <= 0)
+            return error_set(error, ENOTSUP, "%s: this kernel lacks %s; Linux 4.13 on x86-64 or later is needed", device,
+                             NEEDED[i].name);
+    vm->has_xcrs = extension(vm->system_fd, KVM_CAP_XCRS) > 0;
+    vm->has_debugregs = extension(vm->system_fd, KVM_CAP_DEBUGREGS) > 0;
+    vm->has_guest_debug = extension(vm->system_fd, KVM_CAP_SET_GUEST_DEBUG) > 0;
+    vm->has_read_only = extension(vm->system_fd, KVM_CAP_READONLY_MEM) > 0;
+    int synced = extension(vm->system_fd, KVM_CAP_SYNC_REGS);
+    vm->has_sync_regs = synced > 0 && (synced & KVM_SYNC_X86_REGS) && (synced & KVM_SYNC_X86_SREGS);
+    int size = kvm_ioctl(vm->system_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+    if (size < (int)sizeof(struct kvm_run))
+        return error_set(error, EPROTO, "%s: KVM_GET_VCPU_MMAP_SIZE says %d bytes, less than struct kvm_run", device, size);
+    vm->run_size = (size_t)size;
+    return 0;
+}
+
+static int set_slot(KvmVm *vm, size_t index, const Memslot *slot, Error *error)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = (uint32_t)index,
+        .flags = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only ? KVM_MEM_READONLY : 0,
+        .guest_phys_addr = slot->gpa,
+        .memory_size = slot->size,
+        .userspace_addr = (uintptr_t)slot->hva,
+    };
+    int result = kvm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+    if (result < 0)
+        return error_set(error, -result, "KVM_SET_USER_MEMORY_REGION slot %zu, %#llx + %#llx: %s", index,
+                         (unsigned long long)slot->gpa, (unsigned long long)slot->size, strerror(-result));
+    return 0;
+}
+
+static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
+{
+    struct kvm_enable_cap request = {.cap = (uint32_t)capability, .args = {argument}};
+    return kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &request);
+}
+
+static int make_vm(KvmVm *vm, Error *error)
+{
+    int fd = kvm_ioctl(vm->system_fd, KVM_CREATE_VM, NULL);
+    if (fd < 0)
+        return error_set(error, -fd, "KVM_CREATE_VM: %s%s", strerror(-fd),
+                         fd == -EBUSY ? "; another hypervisor has the processor's virtualisation" : "");
+    vm->fd = fd;
+    /* Only VT-x needs them; elsewhere a failure means nothing. */
+    uint64_t identity = KVM_IDENTITY_MAP_GPA;
+    kvm_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+    kvm_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)KVM_TSS_GPA);
+    /* Both are comforts: without them KVM answers with #GP, and tells no instruction bytes. */
+    if (extension(vm->system_fd, KVM_CAP_X86_USER_SPACE_MSR) > 0)
+        enable(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
+    if (extension(vm->system_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
+        enable(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
+    GuestMemory *memory = vm->base.board->memory;
+    for (size_t i = 0; i < guest_memory_slot_count(memory); i++) {
+        int result = set_slot(vm, i, guest_memory_slot(memory, i), error);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
+
+/* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate. */
+static void set_tsc_rate(KvmVcpu *vcpu)
+{
+    Board *board = vcpu->board;
+    int host_khz = kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL);
+    unsigned long wanted_khz = board->tsc_hz / 1000;
+    if (extension(vcpu->vm->system_fd, KVM_CAP_TSC_CONTROL) > 0 &&
+        kvm_ioctl(vcpu->fd, KVM_SET_TSC_KHZ, (void *)wanted_khz) == 0)
+        return;
+    if (host_khz > 0)
+        board->tsc_hz = (uint64_t)host_khz * 1000;
+}
+
+static void free_vcpu(Vcpu *base)
+{
+    KvmVcpu *vcpu = kvm_vcpu_of(base);
+    vcpu->vm->vcpu = NULL;
+    if (vcpu->run)
+        munmap(vcpu->run, vcpu->vm->run_size);
+    if (vcpu->fd >= 0)
+        close(vcpu->fd);
+    vcpu_fini(base);
+    free(vcpu);
+}
+
+static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
+{
+    KvmVm *vm = vcpu->vm;
+    vcpu->fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)vcpu->base.index);
+    if (vcpu->fd < 0)
+        return error_set(error, -vcpu->fd, "KVM_CREATE_VCPU %u: %s", vcpu->base.index, strerror(-vcpu->fd));
+    void *run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+    if (run == MAP_FAILED)
+        return error_set(error, errno, "mapping vCPU %u's kvm_run: %s", vcpu->base.index, strerror(errno));
+    vcpu->run = run;
+    set_tsc_rate(vcpu);
+    int result = kvm_set_cpuid(vcpu, error);
+    if (result < 0)
+        return result;
+    CpuState *state = malloc(sizeof *state);
+    if (!state)
+        return error_set(error, ENOMEM, "no host memory for the vCPU");
+    cpu_state_reset(state);
+    result = kvm_set_state(&vcpu->base, state);
+    free(state);
+    return result < 0 ? error_set(error, -result, "KVM refuses a processor's reset state: %s", strerror(-result)) : 0;
+}
+
+static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
+{
+    KvmVm *vm = vm_of(base);
+    if (index > 0 || vm->vcpu) {
+        error_set(error, ENOTSUP, "the KVM engine runs one vCPU while the board has no local APIC; use --cpus 1");
+        return NULL;
+    }
+    KvmVcpu *vcpu = calloc(1, sizeof *vcpu);
+    if (!vcpu) {
+        error_set(error, ENOMEM, "no host memory for the vCPU");
+        return NULL;
+    }
+    vcpu_init(&vcpu->base, base, index);
+    vcpu->vm = vm;
+    vcpu->board = base->board;
+    vcpu->fd = -1;
+    if (prepare_vcpu(vcpu, error) < 0) {
+        free_vcpu(&vcpu->base);
+        return NULL;
+    }
+    vm->vcpu = vcpu;
+    return &vcpu->base;
+}
+
+/* The Board's kick and its INTR pin. */
+static void board_notify(void *opaque)
+{
+    KvmVm *vm = opaque;
+    if (vm->vcpu)
+        vcpu_notify(&vm->vcpu->base);
+}
+
+static void free_vm(EngineVm *base)
+{
+    KvmVm *vm = vm_of(base);
+    Board *board = base->board;
+    board->kick = NULL;
+    board->intr.changed = NULL;
+    if (vm->vcpu)
+        free_vcpu(&vm->vcpu->base);
+    if (vm->fd >= 0)
+        close(vm->fd);
+    if (vm->system_fd >= 0)
+        close(vm->system_fd);
+    free(vm);
+}
+
+static const EngineOps OPS = {
+    .name = "kvm",
+    .vm_free = free_vm,
+    .vcpu_new = new_vcpu,
+    .vcpu_free = free_vcpu,
+    .vcpu_run = kvm_vcpu_run,
+    .vcpu_step = kvm_vcpu_step,
+    .vcpu_notify = kvm_vcpu_notify,
+    .vcpu_get_state = kvm_get_state,
+    .vcpu_set_state = kvm_set_state,
+    .vcpu_set_breakpoints = kvm_vcpu_set_breakpoints,
+};
+
+EngineVm *kvm_vm_new(Board *board, const char *device, Error *error)
+{
+    if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL) {
+        error_set(error, ENOTSUP, "a virtual clock counts instructions, which KVM does not; use --engine translator");
+        return NULL;
+    }
+    if (kvm_kick_signal(error) < 0)
+        return NULL;
+    KvmVm *vm = calloc(1, sizeof *vm);
+    if (!vm) {
+        error_set(error, ENOMEM, "no host memory for the machine");
+        return NULL;
+    }
+    *vm = (KvmVm){.base = {.ops = &OPS, .board = board}, .system_fd = -1, .fd = -1};
+    vm->system_fd = open_device(device, error);
+    if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || make_vm(vm, error) < 0) {
+        free_vm(&vm->base);
+        return NULL;
+    }
+    board->engine = vm;
+    board->kick = board_notify;
+    board->a20_changed = NULL;
+    board->intr.engine = vm;
+    board->intr.changed = board_notify;
+    return &vm->base;
+}

@@ -1,0 +1,69 @@
+/* The engine's own structures, shared by the files of this folder. */
+#ifndef PYVMM_KVM_VM_H
+#define PYVMM_KVM_VM_H
+
+#include <linux/kvm.h>
+
+#include "kvm/kvm.h"
+
+/* VT-x without unrestricted guest runs real mode as a task with an identity map: four pages that no slot may hold
+ * (api.rst 4.36, 4.40). They lie between the local APIC and the largest ROM. */
+#define KVM_IDENTITY_MAP_GPA 0xfeffc000ull
+#define KVM_TSS_GPA 0xfeffd000ull
+#define KVM_MAX_BREAKPOINTS 4 /* debug registers */
+
+typedef struct KvmVm {
+    EngineVm base;
+    int system_fd, fd;
+    size_t run_size; /* of the page run that a vCPU shares with the kernel */
+    bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only;
+    struct KvmVcpu *vcpu; /* the only one, or NULL */
+} KvmVm;
+
+typedef struct KvmVcpu {
+    Vcpu base;
+    KvmVm *vm;
+    Board *board;
+    int fd;
+    struct kvm_run *run;
+    int thread_id;      /* whose KVM_RUN it is; 0 before the first */
+    uint32_t in_guest;  /* atomic: between the last look at the flags and the return of KVM_RUN */
+    bool incomplete;    /* an access was answered and KVM_RUN has not yet taken the answer (api.rst 5, kvm_run) */
+    bool unhandled;     /* completing an access led to another exit, which nobody looked at yet */
+    uint32_t io_left;   /* elements of a string instruction's port access not yet answered */
+    bool stepping;
+    uint64_t step_rip;  /* linear: where the step began */
+    bool failed;
+    KvmFailure failure;
+    gva_t breakpoints[KVM_MAX_BREAKPOINTS];
+    size_t breakpoint_count;
+} KvmVcpu;
+
+static inline KvmVcpu *kvm_vcpu_of(Vcpu *base) { return container_of(base, KvmVcpu, base); }
+
+/* vcpu.c */
+int kvm_vcpu_run(Vcpu *vcpu, VmExit *exit);
+int kvm_vcpu_step(Vcpu *vcpu, VmExit *exit);
+void kvm_vcpu_notify(Vcpu *vcpu);
+int kvm_vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count);
+/* Let KVM take the answer of the last access, so that registers can be read and written. */
+int kvm_vcpu_complete(KvmVcpu *vcpu);
+uint64_t kvm_vcpu_rip(KvmVcpu *vcpu); /* linear */
+
+/* exits.c: what KVM_RUN returned. True when the exit is to be seen above. */
+bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit);
+bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit); /* the elements left */
+void kvm_describe_error(KvmVcpu *vcpu, int code, VmExit *exit); /* KVM_RUN itself failed with -code */
+
+/* msr.c: registers that KVM does not know. False: #GP. */
+bool kvm_read_unknown_msr(uint32_t index, uint64_t *value);
+bool kvm_write_unknown_msr(uint32_t index, uint64_t value);
+
+/* state.c */
+int kvm_get_state(Vcpu *vcpu, CpuState *state);
+int kvm_set_state(Vcpu *vcpu, const CpuState *state);
+
+/* cpuid.c */
+int kvm_set_cpuid(KvmVcpu *vcpu, Error *error);
+
+#endif
