@@ -81,6 +81,11 @@ static void notify(Clock *clock)
         clock->notify(clock->notify_opaque);
 }
 
+bool clock_is_paused(const Clock *clock)
+{
+    return __atomic_load_n(&clock->stopped_at, __ATOMIC_ACQUIRE) != CLOCK_NEVER;
+}
+
 void clock_pause(Clock *clock)
 {
     pthread_mutex_lock(&clock->lock);
@@ -152,9 +157,11 @@ void timer_free(Timer *timer)
     Clock *clock = timer->clock;
     pthread_mutex_lock(&clock->lock);
     unlink_timer(clock, timer);
-    publish_next(clock);
-    while (clock->running == timer && !pthread_equal(clock->runner, pthread_self()))
+    while (clock->running == timer && !pthread_equal(clock->runner, pthread_self())) {
         pthread_cond_wait(&clock->idle, &clock->lock);
+        unlink_timer(clock, timer); /* the callback may have armed it again */
+    }
+    publish_next(clock);
     pthread_mutex_unlock(&clock->lock);
     free(timer);
 }

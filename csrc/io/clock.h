@@ -28,6 +28,7 @@ int64_t clock_epoch_ns(const Clock *clock);
 void clock_set_epoch_ns(Clock *clock, int64_t epoch_ns);
 void clock_pause(Clock *clock);  /* no-op when paused */
 void clock_resume(Clock *clock);
+bool clock_is_paused(const Clock *clock);
 void clock_set(Clock *clock, uint64_t now_ns); /* snapshot restore */
 
 /* now * hz / 1e9 without overflow: a counter's value at a time. And back, rounded up. */

@@ -50,7 +50,8 @@ static void arm_timer(void *opaque)
     pthread_mutex_lock(&io->timer_lock);
     uint64_t deadline = clock_next_deadline(io->clock);
     struct itimerspec spec = {0};
-    if (deadline != CLOCK_NEVER) {
+    /* A paused clock reaches no deadline: resuming it comes here again. */
+    if (deadline != CLOCK_NEVER && !clock_is_paused(io->clock)) {
         uint64_t now = clock_now(io->clock);
         uint64_t wait = deadline > now ? deadline - now : 1;
         spec.it_value.tv_sec = (time_t)MIN(wait / NS_PER_SECOND, (uint64_t)1 << 30);
@@ -112,6 +113,8 @@ static void *io_thread_main(void *opaque)
 {
     IoThread *io = opaque;
     pthread_setname_np(pthread_self(), "io");
+    pthread_mutex_lock(&io->lock); /* until `thread` and `started` are set: callbacks ask io_thread_is_current() */
+    pthread_mutex_unlock(&io->lock);
     struct epoll_event events[EVENTS_PER_WAIT];
     arm_timer(io);
     while (!__atomic_load_n(&io->stopping, __ATOMIC_ACQUIRE)) {
@@ -139,11 +142,13 @@ int io_thread_start(IoThread *io, Error *error)
     if (read(io->wake, &drained, sizeof drained) < 0 && errno != EAGAIN)
         return error_set(error, errno, "I/O thread: %s", strerror(errno));
     io->stopping = false;
+    clock_set_notify(io->clock, arm_timer, io); /* before the thread looks: no deadline falls between */
+    pthread_mutex_lock(&io->lock);
     int result = pthread_create(&io->thread, NULL, io_thread_main, io);
+    __atomic_store_n(&io->started, result == 0, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&io->lock);
     if (result)
         return error_set(error, result, "cannot start the I/O thread: %s", strerror(result));
-    __atomic_store_n(&io->started, true, __ATOMIC_RELEASE);
-    clock_set_notify(io->clock, arm_timer, io);
     return 0;
 }
 
@@ -184,7 +189,7 @@ void io_thread_free(IoThread *io)
 
 bool io_thread_running(const IoThread *io) { return __atomic_load_n(&io->started, __ATOMIC_ACQUIRE); }
 
-bool io_thread_is_current(const IoThread *io) { return io->started && pthread_equal(io->thread, pthread_self()); }
+bool io_thread_is_current(const IoThread *io) { return io_thread_running(io) && pthread_equal(io->thread, pthread_self()); }
 
 int io_watch_add(IoThread *io, int fd, uint32_t events, IoWatchCallback callback, void *opaque)
 {

@@ -1,6 +1,7 @@
 /* The I/O thread: timers armed from several threads at once are never lost; kicks are not lost; removal waits. */
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,10 +113,64 @@ static void test_removal_waits_for_the_callback(void)
     board_free(board);
 }
 
+typedef struct Rearming {
+    Timer *timer;
+    Clock *clock;
+    uint32_t entered; /* atomic */
+} Rearming;
+
+static void on_rearming(void *opaque)
+{
+    Rearming *rearming = opaque;
+    __atomic_store_n(&rearming->entered, 1, __ATOMIC_SEQ_CST);
+    pause_ns(20000000); /* meanwhile it is being freed */
+    timer_arm(rearming->timer, clock_now(rearming->clock) + 3600 * NS_PER_SECOND);
+}
+
+static void test_free_of_a_timer_that_arms_itself(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Rearming rearming = {.clock = board->clock};
+    rearming.timer = timer_new(board->clock, on_rearming, &rearming);
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    timer_arm(rearming.timer, clock_now(board->clock));
+    while (!__atomic_load_n(&rearming.entered, __ATOMIC_SEQ_CST))
+        sched_yield();
+    timer_free(rearming.timer);
+    CHECK_EQ(clock_next_deadline(board->clock), CLOCK_NEVER);
+    board_free(board);
+}
+
+/* Its wake-ups are counted: without the rule there are thousands. */
+static void test_a_paused_clock_wakes_nobody(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Shot shot = {.clock = board->clock};
+    shot.timer = timer_new(board->clock, on_shot, &shot);
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    clock_pause(board->clock);
+    timer_arm(shot.timer, clock_now(board->clock) + 10000);
+    struct rusage before, after;
+    getrusage(RUSAGE_SELF, &before);
+    pause_ns(100000000);
+    getrusage(RUSAGE_SELF, &after);
+    CHECK(after.ru_nvcsw - before.ru_nvcsw < 500);
+    CHECK_EQ(__atomic_load_n(&shot.fired, __ATOMIC_SEQ_CST), 0);
+    clock_resume(board->clock);
+    while (!__atomic_load_n(&shot.fired, __ATOMIC_SEQ_CST))
+        sched_yield();
+    timer_free(shot.timer);
+    board_free(board);
+}
+
 int main(void)
 {
     RUN(test_timers_from_several_threads);
     RUN(test_kicks_are_not_lost);
     RUN(test_removal_waits_for_the_callback);
+    RUN(test_free_of_a_timer_that_arms_itself);
+    RUN(test_a_paused_clock_wakes_nobody);
     return 0;
 }
