@@ -282,12 +282,8 @@ void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
 /* translator/translator.h */
-typedef struct UnicornLibrary UnicornLibrary;
-UnicornLibrary *unicorn_library_open(const char *path, bool slow, Error *error);
-void unicorn_library_close(UnicornLibrary *library);
-bool unicorn_library_is_slow(const UnicornLibrary *library);
-int translator_self_test(UnicornLibrary *library, Error *error);
-EngineVm *translator_vm_new(UnicornLibrary *library, Board *board, Error *error);
+int translator_self_test(bool slow, Error *error);
+EngineVm *translator_vm_new(Board *board, bool slow, Error *error);
 
 /* block */
 struct iovec { void *iov_base; size_t iov_len; ...; };

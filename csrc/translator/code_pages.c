@@ -6,6 +6,8 @@
  * TLB entries of that page then become "not dirty"), cleared when its last block is gone; a store to a marked page
  * invalidates blocks, a store to any other is direct. Writes by the host (DMA) go through a queue that the vCPU's thread
  * drains between blocks: the kick is stored before a device publishes its completion, so code cannot run stale.
+ *
+ * Functions with the library's names stand in for its own (library.h). In the slow tier they hand on to it.
  */
 #include <stdlib.h>
 
@@ -23,7 +25,7 @@ int code_pages_init(TranslatorVcpu *vcpu, Error *error)
     for (size_t i = 0; i < vcpu->slot_count; i++) {
         CodeSlot *code = &vcpu->slots[i];
         code->slot = guest_memory_slot(memory, i);
-        code->ram_addr = vcpu->api->ram_addr_from_host(vcpu->uc, code->slot->hva);
+        code->ram_addr = qemu_ram_addr_from_host_x86_64(vcpu->uc, code->slot->hva);
         code->has_code = calloc((code->slot->size >> GUEST_PAGE_BITS) / 64 + 1, sizeof(uint64_t));
         if (!code->has_code || code->ram_addr == UINT64_MAX)
             return error_set(error, ENOMEM, "no host memory for the translator's page map");
@@ -67,58 +69,79 @@ static bool has_code(const CodeSlot *code, uint64_t page)
     return __atomic_load_n(&code->has_code[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1;
 }
 
-/* A block of this page was translated. */
-void code_pages_protect(uc_engine *uc, uint64_t ram_addr)
+/* The vCPU whose code pages are kept here; NULL: leave it to the library. */
+static TranslatorVcpu *fast_vcpu(void)
 {
     TranslatorVcpu *vcpu = translator_current();
+    return likely(vcpu && !vcpu->slow) ? vcpu : NULL;
+}
+
+/* A block of this page was translated. */
+void tlb_protect_code_x86_64(uc_engine *uc, uint64_t ram_addr)
+{
+    TranslatorVcpu *vcpu = fast_vcpu();
     uint64_t page;
-    CodeSlot *code = vcpu ? slot_of_ram_addr(vcpu, ram_addr, &page) : NULL;
+    if (!vcpu) {
+        original_tlb_protect_code_x86_64(uc, ram_addr);
+        return;
+    }
+    CodeSlot *code = slot_of_ram_addr(vcpu, ram_addr, &page);
     if (!code || has_code(code, page))
         return;
     __atomic_fetch_or(&code->has_code[page / 64], 1ull << (page % 64), __ATOMIC_SEQ_CST);
-    vcpu->api->tlb_reset_dirty(vcpu->cpu, (uintptr_t)(code->slot->hva + (page << GUEST_PAGE_BITS)), GUEST_PAGE_SIZE);
+    tlb_reset_dirty_x86_64(vcpu->cpu, (uintptr_t)(code->slot->hva + (page << GUEST_PAGE_BITS)), GUEST_PAGE_SIZE);
 }
 
 /* The last block of this page is gone. */
-void code_pages_unprotect(uc_engine *uc, uint64_t ram_addr)
+void tlb_unprotect_code_x86_64(uc_engine *uc, uint64_t ram_addr)
 {
-    TranslatorVcpu *vcpu = translator_current();
+    TranslatorVcpu *vcpu = fast_vcpu();
     uint64_t page;
-    CodeSlot *code = vcpu ? slot_of_ram_addr(vcpu, ram_addr, &page) : NULL;
+    if (!vcpu) {
+        original_tlb_unprotect_code_x86_64(uc, ram_addr);
+        return;
+    }
+    CodeSlot *code = slot_of_ram_addr(vcpu, ram_addr, &page);
     if (code)
         __atomic_fetch_and(&code->has_code[page / 64], ~(1ull << (page % 64)), __ATOMIC_SEQ_CST);
 }
 
-/* The library's own, by virtual address only: would miss aliases, and code_pages_protect did more already. */
-void code_pages_ignore_by_vaddr(void *cpu, uint64_t start, uint64_t length) {}
-
-/* A TLB entry was filled: stores go direct at once unless the page holds code. */
-void code_pages_set_page(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot, int mmu_index,
-                         uint64_t size)
+/* The library's own, by virtual address only: would miss aliases, and tlb_protect_code did more already. */
+void tlb_reset_dirty_by_vaddr_x86_64(void *cpu, uint64_t start, uint64_t length)
 {
-    TranslatorVcpu *vcpu = translator_current();
-    vcpu->api->tlb_set_page(cpu, vaddr, paddr, attrs, prot, mmu_index, size);
-    uint64_t page;
-    CodeSlot *code = prot & PAGE_WRITE_PROT ? slot_of_gpa(vcpu, paddr, &page) : NULL;
-    if (code && !has_code(code, page))
-        vcpu->api->tlb_set_dirty(cpu, vaddr);
+    if (!fast_vcpu())
+        original_tlb_reset_dirty_by_vaddr_x86_64(cpu, start, length);
 }
 
-void code_pages_invalidate_fast(uc_engine *uc, void *pages, uint64_t ram_addr, int size, uintptr_t return_address)
+/* A TLB entry was filled: stores go direct at once unless the page holds code. */
+void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot, int mmu_index,
+                                    uint64_t size)
 {
-    TranslatorVcpu *vcpu = translator_current();
-    vcpu->last_written_page = ram_addr;
-    vcpu->api->tb_invalidate_page_fast(uc, pages, ram_addr, size, return_address);
+    TranslatorVcpu *vcpu = fast_vcpu();
+    original_tlb_set_page_with_attrs_x86_64(cpu, vaddr, paddr, attrs, prot, mmu_index, size);
+    uint64_t page;
+    CodeSlot *code = vcpu && prot & PAGE_WRITE_PROT ? slot_of_gpa(vcpu, paddr, &page) : NULL;
+    if (code && !has_code(code, page))
+        original_tlb_set_dirty_x86_64(cpu, vaddr);
+}
+
+void tb_invalidate_phys_page_fast_x86_64(uc_engine *uc, void *pages, uint64_t ram_addr, int size,
+                                         uintptr_t return_address)
+{
+    TranslatorVcpu *vcpu = fast_vcpu();
+    if (vcpu)
+        vcpu->last_written_page = ram_addr;
+    original_tb_invalidate_phys_page_fast_x86_64(uc, pages, ram_addr, size, return_address);
 }
 
 /* After a slow store: back to the direct path only if no code is left in the page just written. */
-void code_pages_set_dirty(void *cpu, uint64_t vaddr)
+void tlb_set_dirty_x86_64(void *cpu, uint64_t vaddr)
 {
-    TranslatorVcpu *vcpu = translator_current();
+    TranslatorVcpu *vcpu = fast_vcpu();
     uint64_t page;
-    CodeSlot *code = slot_of_ram_addr(vcpu, vcpu->last_written_page, &page);
+    CodeSlot *code = vcpu ? slot_of_ram_addr(vcpu, vcpu->last_written_page, &page) : NULL;
     if (!code || !has_code(code, page))
-        vcpu->api->tlb_set_dirty(cpu, vaddr);
+        original_tlb_set_dirty_x86_64(cpu, vaddr);
 }
 
 void code_pages_host_wrote(void *opaque, gpa_t gpa, uint64_t size)
@@ -159,7 +182,7 @@ void code_pages_run_invalidations(TranslatorVcpu *vcpu)
     vcpu->invalidate_all = false;
     pthread_mutex_unlock(&vcpu->invalidation_lock);
     if (all)
-        vcpu->api->tb_flush(vcpu->cpu);
+        tb_flush_x86_64(vcpu->cpu);
     for (size_t i = 0; i < count; i++)
-        vcpu->api->tb_invalidate_phys_range(vcpu->uc, starts[i], starts[i] + GUEST_PAGE_SIZE);
+        tb_invalidate_phys_range_x86_64(vcpu->uc, starts[i], starts[i] + GUEST_PAGE_SIZE);
 }

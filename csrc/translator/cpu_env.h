@@ -1,6 +1,6 @@
 /*
  * The part of the library's CPU structures that the engine reads and writes: the prefix of CPUX86State and a few fields by
- * offset, for the one build named in unicorn_library.c. Start-up self-tests (self_test.c) check what is used here.
+ * offset, for the one build named in cmake/unicorn.cmake. Start-up self-tests (self_test.c) check what is used here.
  */
 #ifndef PYVMM_TRANSLATOR_CPU_ENV_H
 #define PYVMM_TRANSLATOR_CPU_ENV_H

@@ -67,7 +67,7 @@ void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         hypervisor_leaf(vcpu, leaf, r);
         return;
     }
-    vcpu->api->cpuid(vcpu->env, leaf, subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]);
+    cpu_x86_cpuid_x86_64(vcpu->env, leaf, subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]);
     switch (leaf) {
     case 0:
         r[EAX] = MAX(r[EAX], 0x15u);

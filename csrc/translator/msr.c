@@ -43,7 +43,7 @@ uint64_t translator_library_msr(TranslatorVcpu *vcpu, uint32_t index)
     Env *env = vcpu->env;
     uint64_t ax = env->regs[0], cx = env->regs[1], dx = env->regs[2];
     env->regs[1] = index;
-    vcpu->api->rdmsr(env);
+    original_helper_rdmsr_x86_64(env);
     uint64_t value = (uint32_t)env->regs[0] | env->regs[2] << 32;
     env->regs[0] = ax, env->regs[1] = cx, env->regs[2] = dx;
     return value;
@@ -54,7 +54,7 @@ void translator_set_library_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t v
     Env *env = vcpu->env;
     uint64_t ax = env->regs[0], cx = env->regs[1], dx = env->regs[2];
     env->regs[0] = (uint32_t)value, env->regs[1] = index, env->regs[2] = value >> 32;
-    vcpu->api->wrmsr(env);
+    original_helper_wrmsr_x86_64(env);
     env->regs[0] = ax, env->regs[1] = cx, env->regs[2] = dx;
 }
 

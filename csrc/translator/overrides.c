@@ -1,11 +1,10 @@
 /*
  * What stands in for the library's own: system instructions that it leaves out or hands to user hooks (SYSCALL, SYSENTER,
- * RDMSR, CPUID, IN, OUT, HLT...), interrupt acceptance, and the code-page bookkeeping.
+ * RDMSR, CPUID, IN, OUT, HLT...), and interrupt acceptance. The link binds them by name (library.h).
  *
  * A replacement of a helper is called from translated code: the guest's registers are all in `env`, and its own return
  * address tells the library which instruction to restart when it raises an exception.
  */
-#include "translator/overrides.h"
 #include "translator/vm.h"
 
 #define RETURN_ADDRESS ((uintptr_t)__builtin_return_address(0))
@@ -27,7 +26,7 @@ static uint32_t current_cpl(const Env *env) { return env->hflags & HF_CPL; }
 
 static void raise_gp(TranslatorVcpu *vcpu, uintptr_t return_address)
 {
-    vcpu->api->raise_exception_err_ra(vcpu->env, VECTOR_GP, 0, return_address);
+    raise_exception_err_ra_x86_64(vcpu->env, VECTOR_GP, 0, return_address);
 }
 
 /* Ports ------------------------------------------------------------------------------------------------------------ */
@@ -42,8 +41,13 @@ static void check_port_permission(TranslatorVcpu *vcpu, uint32_t port, uint32_t 
     uint32_t iopl = (env->eflags & EFLAGS_IOPL) >> 12;
     if (likely(!(env->hflags & HF_PE) || (current_cpl(env) <= iopl && !(env->eflags & EFLAGS_VM))))
         return;
-    vcpu->api->restore_state(vcpu->cpu, return_address, true);
-    vcpu->api->check_io[size == 4 ? 2 : size - 1](env, port & 0xffff);
+    cpu_restore_state_x86_64(vcpu->cpu, return_address, true);
+    if (size == 1)
+        helper_check_iob_x86_64(env, port & 0xffff);
+    else if (size == 2)
+        helper_check_iow_x86_64(env, port & 0xffff);
+    else
+        helper_check_iol_x86_64(env, port & 0xffff);
 }
 
 static uint64_t port_in(uint32_t port, uint32_t size, uintptr_t return_address)
@@ -72,12 +76,12 @@ static void port_out(uint32_t port, uint32_t size, uint32_t value, uintptr_t ret
                                            .rip = translator_rip_at(vcpu, return_address)});
 }
 
-static uint64_t helper_inb(void *env, uint32_t port) { return port_in(port, 1, RETURN_ADDRESS); }
-static uint64_t helper_inw(void *env, uint32_t port) { return port_in(port, 2, RETURN_ADDRESS); }
-static uint64_t helper_inl(void *env, uint32_t port) { return port_in(port, 4, RETURN_ADDRESS); }
-static void helper_outb(void *env, uint32_t port, uint32_t value) { port_out(port, 1, value & 0xff, RETURN_ADDRESS); }
-static void helper_outw(void *env, uint32_t port, uint32_t value) { port_out(port, 2, value & 0xffff, RETURN_ADDRESS); }
-static void helper_outl(void *env, uint32_t port, uint32_t value) { port_out(port, 4, value, RETURN_ADDRESS); }
+uint64_t helper_inb_x86_64(Env *env, uint32_t port) { return port_in(port, 1, RETURN_ADDRESS); }
+uint64_t helper_inw_x86_64(Env *env, uint32_t port) { return port_in(port, 2, RETURN_ADDRESS); }
+uint64_t helper_inl_x86_64(Env *env, uint32_t port) { return port_in(port, 4, RETURN_ADDRESS); }
+void helper_outb_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 1, value & 0xff, RETURN_ADDRESS); }
+void helper_outw_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 2, value & 0xffff, RETURN_ADDRESS); }
+void helper_outl_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 4, value, RETURN_ADDRESS); }
 
 /* Registers beside the general ones ----------------------------------------------------------------------------------- */
 
@@ -89,7 +93,7 @@ static void surface_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bo
                                            .address = index, .value = value, .rip = translator_rip(vcpu)});
 }
 
-static void helper_rdmsr(Env *env)
+void helper_rdmsr_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint32_t index = (uint32_t)env->regs[REG_CX];
@@ -102,7 +106,7 @@ static void helper_rdmsr(Env *env)
     env->regs[REG_DX] = value >> 32;
 }
 
-static void helper_wrmsr(Env *env)
+void helper_wrmsr_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint32_t index = (uint32_t)env->regs[REG_CX];
@@ -113,10 +117,10 @@ static void helper_wrmsr(Env *env)
         raise_gp(vcpu, RETURN_ADDRESS);
 }
 
-static uint64_t helper_read_crn(void *env, int number)
+uint64_t helper_read_crN_x86_64(Env *env, int number)
 {
     TranslatorVcpu *vcpu = translator_current();
-    return number == 8 ? vcpu->cr8 : vcpu->api->read_crn(env, number);
+    return number == 8 ? vcpu->cr8 : original_helper_read_crN_x86_64(env, number);
 }
 
 /* SDM vol. 2B, MOV to control registers: what is #GP(0) and not only left out. */
@@ -143,13 +147,13 @@ static bool control_value_is_valid(TranslatorVcpu *vcpu, int number, uint64_t va
     }
 }
 
-static void helper_write_crn(void *env, int number, uint64_t value)
+void helper_write_crN_x86_64(Env *env, int number, uint64_t value)
 {
     TranslatorVcpu *vcpu = translator_current();
     if (!control_value_is_valid(vcpu, number, value))
         raise_gp(vcpu, RETURN_ADDRESS);
     if (number != 8)
-        vcpu->api->write_crn(env, number, value);
+        original_helper_write_crN_x86_64(env, number, value);
     else
         vcpu->cr8 = value;
 }
@@ -161,14 +165,14 @@ static uint64_t checked_tsc(TranslatorVcpu *vcpu, uintptr_t return_address)
     return translator_tsc(vcpu);
 }
 
-static void helper_rdtsc(Env *env)
+void helper_rdtsc_x86_64(Env *env)
 {
     uint64_t tsc = checked_tsc(translator_current(), RETURN_ADDRESS);
     env->regs[REG_AX] = (uint32_t)tsc;
     env->regs[REG_DX] = tsc >> 32;
 }
 
-static void helper_rdtscp(Env *env)
+void helper_rdtscp_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint64_t tsc = checked_tsc(vcpu, RETURN_ADDRESS);
@@ -177,7 +181,7 @@ static void helper_rdtscp(Env *env)
     env->regs[REG_CX] = (uint32_t)vcpu->tsc_aux;
 }
 
-static void helper_cpuid(Env *env)
+void helper_cpuid_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint32_t leaf = (uint32_t)env->regs[REG_AX], subleaf = (uint32_t)env->regs[REG_CX], r[4];
@@ -200,15 +204,15 @@ static void set_flat_segment(Env *env, int which, uint32_t selector, uint32_t fl
 }
 
 /* AMD64 APM vol. 3, SYSCALL; Intel SDM vol. 2B, SYSCALL (which has no legacy-mode form). */
-static void helper_syscall(Env *env, int length)
+void helper_syscall_x86_64(Env *env, int length)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint64_t efer = library_efer(vcpu);
     if (!(efer & EFER_SCE))
-        vcpu->api->raise_exception_err_ra(env, VECTOR_UD, 0, RETURN_ADDRESS);
+        raise_exception_err_ra_x86_64(env, VECTOR_UD, 0, RETURN_ADDRESS);
     uint64_t star = translator_library_msr(vcpu, 0xc0000081);
     uint32_t selector = (uint32_t)(star >> 32) & 0xffff;
-    uint64_t eflags = vcpu->api->read_eflags(env) | (env->eflags & (EFLAGS_RF | EFLAGS_VM));
+    uint64_t eflags = helper_read_eflags_x86_64(env) | (env->eflags & (EFLAGS_RF | EFLAGS_VM));
     uint64_t next = env->eip + (uint32_t)length;
     if (env->hflags & HF_LMA) {
         bool from_64bit = env->hflags & HF_CS64;
@@ -229,14 +233,14 @@ static void helper_syscall(Env *env, int length)
 }
 
 /* Intel SDM vol. 2B, SYSENTER. */
-static void helper_sysenter(Env *env, int length)
+void helper_sysenter_x86_64(Env *env, int length)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint32_t selector = (uint32_t)translator_library_msr(vcpu, 0x174) & 0xffff;
     if ((selector & 0xfffc) == 0)
         raise_gp(vcpu, RETURN_ADDRESS);
     bool long_mode = env->hflags & HF_LMA;
-    uint64_t eflags = vcpu->api->read_eflags(env) | (env->eflags & EFLAGS_RF);
+    uint64_t eflags = helper_read_eflags_x86_64(env) | (env->eflags & EFLAGS_RF);
     env_set_eflags(env, eflags & ~(uint64_t)(EFLAGS_VM | EFLAGS_IF | EFLAGS_RF));
     set_flat_segment(env, CS, selector & 0xfffc, long_mode ? CODE64 : CODE32);
     set_flat_segment(env, SS, (selector + 8) & 0xfffc, DATA32);
@@ -248,31 +252,31 @@ static void helper_sysenter(Env *env, int length)
 
 /* Stopping ------------------------------------------------------------------------------------------------------------ */
 
-static void helper_hlt(Env *env, int length)
+void helper_hlt_x86_64(Env *env, int length)
 {
     TranslatorVcpu *vcpu = translator_current();
     vcpu->hlt_pending = true;
-    vcpu->api->hlt(env, length);
+    original_helper_hlt_x86_64(env, length);
 }
 
 /* INT n, INT3 and INTO: their length is remembered for a fault in their delivery. */
-static void helper_raise_interrupt(Env *env, int vector, int length)
+void helper_raise_interrupt_x86_64(Env *env, int vector, int length)
 {
     TranslatorVcpu *vcpu = translator_current();
     vcpu->software_length = (uint32_t)length;
-    vcpu->api->raise_interrupt(env, vector, length);
+    original_helper_raise_interrupt_x86_64(env, vector, length);
 }
 
-static void helper_into(Env *env, int length)
+void helper_into_x86_64(Env *env, int length)
 {
     TranslatorVcpu *vcpu = translator_current();
     vcpu->software_length = (uint32_t)length;
-    vcpu->api->into(env, length);
+    original_helper_into_x86_64(env, length);
     vcpu->software_length = 0;
 }
 
 /* The library asks for a board reset only on a triple fault. */
-static void system_reset_request(uc_engine *uc) { translator_current()->triple_fault = true; }
+void qemu_system_reset_request(uc_engine *uc) { translator_current()->triple_fault = true; }
 
 void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool software)
 {
@@ -287,7 +291,7 @@ static void deliver(TranslatorVcpu *vcpu, int vector)
     translator_count_interrupt(vcpu, (uint32_t)vector, false);
     *(int32_t *)env_field(vcpu->env, ENV_OLD_EXCEPTION) = -1;
     vcpu->delivering = true;
-    vcpu->api->do_hardware_interrupt(vcpu->env, vector, 1);
+    do_interrupt_x86_hardirq_x86_64(vcpu->env, vector, 1);
     vcpu->delivering = false;
 }
 
@@ -295,7 +299,7 @@ static void deliver(TranslatorVcpu *vcpu, int vector)
  * Called by the library's loop between chains of blocks, on every turn (interrupt_request is kept set): the one place
  * where the vCPU's thread does what other threads asked of it. May be left by a longjmp when delivery faults.
  */
-static bool exec_interrupt(void *cpu, int request)
+bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
 {
     TranslatorVcpu *vcpu = translator_current();
     Board *board = vcpu->board;
@@ -324,44 +328,13 @@ static bool exec_interrupt(void *cpu, int request)
     return true;
 }
 
-/* Emitted by the library after every guest load and store; taking a stop there would run the instruction twice. */
-static void check_exit_request(void *tcg_context) {}
-
-static const Replacement REPLACEMENTS[] = {
-    {"check_exit_request_x86_64", (void *)check_exit_request},
-    {"tlb_protect_code_x86_64", (void *)code_pages_protect},
-    {"tlb_unprotect_code_x86_64", (void *)code_pages_unprotect},
-    {"tlb_reset_dirty_by_vaddr_x86_64", (void *)code_pages_ignore_by_vaddr},
-    {"tlb_set_page_with_attrs_x86_64", (void *)code_pages_set_page},
-    {"tlb_set_dirty_x86_64", (void *)code_pages_set_dirty},
-    {"tb_invalidate_phys_page_fast_x86_64", (void *)code_pages_invalidate_fast},
-    /* from here on: what both tiers need */
-    {"helper_inb_x86_64", (void *)helper_inb},
-    {"helper_inw_x86_64", (void *)helper_inw},
-    {"helper_inl_x86_64", (void *)helper_inl},
-    {"helper_outb_x86_64", (void *)helper_outb},
-    {"helper_outw_x86_64", (void *)helper_outw},
-    {"helper_outl_x86_64", (void *)helper_outl},
-    {"helper_rdmsr_x86_64", (void *)helper_rdmsr},
-    {"helper_wrmsr_x86_64", (void *)helper_wrmsr},
-    {"helper_read_crN_x86_64", (void *)helper_read_crn},
-    {"helper_write_crN_x86_64", (void *)helper_write_crn},
-    {"helper_rdtsc_x86_64", (void *)helper_rdtsc},
-    {"helper_rdtscp_x86_64", (void *)helper_rdtscp},
-    {"helper_cpuid_x86_64", (void *)helper_cpuid},
-    {"helper_syscall_x86_64", (void *)helper_syscall},
-    {"helper_sysenter_x86_64", (void *)helper_sysenter},
-    {"helper_hlt_x86_64", (void *)helper_hlt},
-    {"helper_raise_interrupt_x86_64", (void *)helper_raise_interrupt},
-    {"helper_into_x86_64", (void *)helper_into},
-    {"qemu_system_reset_request", (void *)system_reset_request},
-    {"x86_cpu_exec_interrupt_x86_64", (void *)exec_interrupt},
-};
-enum { CODE_PAGE_REPLACEMENTS = 7 };
-
-const Replacement *overrides_list(bool slow, size_t *count)
+/*
+ * Emits the library's check for a stop after every guest load and store; taking one there would run the instruction twice.
+ * The slow tier keeps it, and never asks for a stop that way (on_block_slow).
+ */
+void check_exit_request_x86_64(void *tcg_context)
 {
-    size_t skip = slow ? CODE_PAGE_REPLACEMENTS : 0;
-    *count = ARRAY_SIZE(REPLACEMENTS) - skip;
-    return REPLACEMENTS + skip;
+    TranslatorVcpu *vcpu = translator_current();
+    if (!vcpu || vcpu->slow)
+        original_check_exit_request_x86_64(tcg_context);
 }

@@ -124,7 +124,7 @@ static bool layout_is_known(SelfTest *test)
 {
     TranslatorVcpu *vcpu = container_of(test->vcpu, TranslatorVcpu, base);
     uint64_t pattern = 0x5a17c0de13572468;
-    vcpu->api->reg_write(vcpu->uc, UC_X86_REG_R13, &pattern);
+    uc_reg_write(vcpu->uc, UC_X86_REG_R13, &pattern);
     return vcpu->env->regs[13] == pattern;
 }
 
@@ -199,13 +199,13 @@ static int run_all(SelfTest *test, Error *error)
     return 0;
 }
 
-int translator_self_test(UnicornLibrary *library, Error *error)
+int translator_self_test(bool slow, Error *error)
 {
     SelfTest test = {.board = board_new(CLOCK_KIND_REALTIME, error), .state = malloc(sizeof(CpuState))};
     int result = -ENOMEM;
     if (test.board && test.state && guest_memory_add(test.board->memory, 0, RAM, 0, error) == 0) {
         prepare(&test);
-        test.vm = translator_vm_new(library, test.board, error);
+        test.vm = translator_vm_new(test.board, slow, error);
         test.vcpu = test.vm ? vcpu_new(test.vm, 0, error) : NULL;
         if (test.vcpu)
             result = run_all(&test, error);

@@ -39,43 +39,41 @@ static uint8_t tag_byte(uint16_t tags)
 
 static void fpu_out(TranslatorVcpu *vcpu, uint8_t *xsave)
 {
-    const UnicornApi *api = vcpu->api;
     uint16_t control = 0, status = 0, tags = 0;
     uint32_t mxcsr = 0;
     memset(xsave, 0, CPU_XSAVE_SIZE);
-    api->reg_read(vcpu->uc, UC_X86_REG_FPCW, &control);
-    api->reg_read(vcpu->uc, UC_X86_REG_FPSW, &status);
-    api->reg_read(vcpu->uc, UC_X86_REG_FPTAG, &tags);
-    api->reg_read(vcpu->uc, UC_X86_REG_MXCSR, &mxcsr);
+    uc_reg_read(vcpu->uc, UC_X86_REG_FPCW, &control);
+    uc_reg_read(vcpu->uc, UC_X86_REG_FPSW, &status);
+    uc_reg_read(vcpu->uc, UC_X86_REG_FPTAG, &tags);
+    uc_reg_read(vcpu->uc, UC_X86_REG_MXCSR, &mxcsr);
     store_le16(xsave, control);
     store_le16(xsave + 2, status);
     xsave[4] = tag_byte(tags);
     store_le32(xsave + 24, mxcsr);
     store_le32(xsave + 28, 0xffff);
     for (int i = 0; i < 8; i++)
-        api->reg_read(vcpu->uc, UC_X86_REG_ST0 + i, xsave + FXSAVE_ST + i * FXSAVE_ENTRY);
+        uc_reg_read(vcpu->uc, UC_X86_REG_ST0 + i, xsave + FXSAVE_ST + i * FXSAVE_ENTRY);
     for (int i = 0; i < 16; i++)
-        api->reg_read(vcpu->uc, UC_X86_REG_XMM0 + i, xsave + FXSAVE_XMM + i * FXSAVE_ENTRY);
+        uc_reg_read(vcpu->uc, UC_X86_REG_XMM0 + i, xsave + FXSAVE_XMM + i * FXSAVE_ENTRY);
     store_le64(xsave + XSAVE_HEADER, XSTATE_X87_SSE);
 }
 
 static void fpu_in(TranslatorVcpu *vcpu, const uint8_t *xsave)
 {
-    const UnicornApi *api = vcpu->api;
     static const uint8_t INIT[512] = {0x7f, 0x03, [24] = 0x80, 0x1f};
     /* A component whose XSTATE_BV bit is clear is in its initial configuration (SDM vol. 1 §13.6). */
     uint64_t present = load_le64(xsave + XSAVE_HEADER);
     const uint8_t *x87 = present & 1 ? xsave : INIT, *sse = present & 2 ? xsave : INIT;
     uint16_t control = load_le16(x87), status = load_le16(x87 + 2), tags = tag_word(x87[4]);
     uint32_t mxcsr = load_le32(sse + 24);
-    api->reg_write(vcpu->uc, UC_X86_REG_FPCW, &control);
-    api->reg_write(vcpu->uc, UC_X86_REG_FPSW, &status);
-    api->reg_write(vcpu->uc, UC_X86_REG_FPTAG, &tags);
-    api->reg_write(vcpu->uc, UC_X86_REG_MXCSR, &mxcsr);
+    uc_reg_write(vcpu->uc, UC_X86_REG_FPCW, &control);
+    uc_reg_write(vcpu->uc, UC_X86_REG_FPSW, &status);
+    uc_reg_write(vcpu->uc, UC_X86_REG_FPTAG, &tags);
+    uc_reg_write(vcpu->uc, UC_X86_REG_MXCSR, &mxcsr);
     for (int i = 0; i < 8; i++)
-        api->reg_write(vcpu->uc, UC_X86_REG_ST0 + i, x87 + FXSAVE_ST + i * FXSAVE_ENTRY);
+        uc_reg_write(vcpu->uc, UC_X86_REG_ST0 + i, x87 + FXSAVE_ST + i * FXSAVE_ENTRY);
     for (int i = 0; i < 16; i++)
-        api->reg_write(vcpu->uc, UC_X86_REG_XMM0 + i, sse + FXSAVE_XMM + i * FXSAVE_ENTRY);
+        uc_reg_write(vcpu->uc, UC_X86_REG_XMM0 + i, sse + FXSAVE_XMM + i * FXSAVE_ENTRY);
 }
 
 int translator_get_state(Vcpu *base, CpuState *state)
@@ -85,7 +83,7 @@ int translator_get_state(Vcpu *base, CpuState *state)
     memset(state, 0, sizeof *state);
     memcpy(state->gpr, env->regs, sizeof state->gpr);
     state->rip = env->eip;
-    state->rflags = vcpu->api->read_eflags(env) | (env->eflags & (EFLAGS_RF | EFLAGS_VM)) | 2;
+    state->rflags = helper_read_eflags_x86_64(env) | (env->eflags & (EFLAGS_RF | EFLAGS_VM)) | 2;
     for (int i = 0; i < 6; i++)
         segment_out(&state->segment[i], &env->segs[i]);
     segment_out(&state->ldtr, &env->ldt);
@@ -97,7 +95,7 @@ int translator_get_state(Vcpu *base, CpuState *state)
     state->cr8 = vcpu->cr8;
     for (int i = 0; i < 8; i++)
         if (i != 4 && i != 5)
-            vcpu->api->reg_read(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
+            uc_reg_read(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
     state->xcr0 = 3;
     state->efer = translator_library_msr(vcpu, MSR_EFER);
     state->apic_base = vcpu->apic_base;
@@ -126,17 +124,16 @@ int translator_get_state(Vcpu *base, CpuState *state)
 int translator_set_state(Vcpu *base, const CpuState *state)
 {
     TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base), *before = translator_enter(vcpu);
-    const UnicornApi *api = vcpu->api;
     Env *env = vcpu->env;
     /* EFER's LMA is not writable by WRMSR: enter the mode by loading the paging bits in order (SDM vol. 3A §9.8.5). */
     if (translator_library_msr(vcpu, MSR_EFER) & (1 << 10))
         env->cr[0] |= 0x80000000; /* the library opens with LMA set and paging off: only leaving paging clears LMA */
     uint64_t unpaged = state->cr0 & ~0x80000000ull;
-    api->reg_write(vcpu->uc, UC_X86_REG_CR0, &unpaged);
-    api->reg_write(vcpu->uc, UC_X86_REG_CR4, &state->cr4);
+    uc_reg_write(vcpu->uc, UC_X86_REG_CR0, &unpaged);
+    uc_reg_write(vcpu->uc, UC_X86_REG_CR4, &state->cr4);
     translator_set_library_msr(vcpu, MSR_EFER, state->efer);
-    api->reg_write(vcpu->uc, UC_X86_REG_CR3, &state->cr3);
-    api->reg_write(vcpu->uc, UC_X86_REG_CR0, &state->cr0);
+    uc_reg_write(vcpu->uc, UC_X86_REG_CR3, &state->cr3);
+    uc_reg_write(vcpu->uc, UC_X86_REG_CR0, &state->cr0);
     memcpy(env->regs, state->gpr, sizeof env->regs);
     env->eip = state->rip;
     env->cr[2] = state->cr2;
@@ -149,7 +146,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     env->idt = (EnvSegment){.base = state->idtr.base, .limit = state->idtr.limit};
     for (int i = 0; i < 8; i++)
         if (i != 4 && i != 5)
-            api->reg_write(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
+            uc_reg_write(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
     vcpu->cr8 = state->cr8 & 15;
     vcpu->apic_base = state->apic_base & ~0x800ull; /* no local APIC on this board */
     translator_set_library_msr(vcpu, 0x277, state->pat);
@@ -175,7 +172,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     vcpu->triple_fault = false;
     *(int32_t *)env_field(env, ENV_OLD_EXCEPTION) = -1;
     fpu_in(vcpu, state->xsave);
-    api->tlb_flush(vcpu->cpu);
+    tlb_flush_x86_64(vcpu->cpu);
     translator_enter(before);
     return 0;
 }

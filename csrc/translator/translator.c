@@ -27,14 +27,14 @@ uint64_t translator_rip(const TranslatorVcpu *vcpu) { return vcpu->env->eip + vc
 
 uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address)
 {
-    vcpu->api->restore_state(vcpu->cpu, return_address, false);
+    cpu_restore_state_x86_64(vcpu->cpu, return_address, false);
     return translator_rip(vcpu);
 }
 
 void translator_leave(TranslatorVcpu *vcpu)
 {
     vcpu->leave = true;
-    vcpu->api->emu_stop(vcpu->uc);
+    uc_emu_stop(vcpu->uc);
 }
 
 void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit)
@@ -71,7 +71,7 @@ static void exception(TranslatorVcpu *vcpu, uint32_t vector)
         vcpu->env->eip -= vcpu->software_length;
         vcpu->software_length = 0;
         translator_count_interrupt(vcpu, vector, true);
-        vcpu->api->do_interrupt(vcpu->cpu);
+        x86_cpu_do_interrupt_x86_64(vcpu->cpu);
         return;
     }
     vcpu->base.counters.exits[EXIT_EXCEPTION]++;
@@ -86,7 +86,7 @@ static void exception(TranslatorVcpu *vcpu, uint32_t vector)
     }
     /* May fault in turn, and then does not return here: hold nothing. */
     vcpu->delivering = true;
-    vcpu->api->do_interrupt(vcpu->cpu);
+    x86_cpu_do_interrupt_x86_64(vcpu->cpu);
     vcpu->delivering = false;
 }
 
@@ -149,7 +149,7 @@ static void on_block_slow(uc_engine *uc, uint64_t address, uint32_t size, void *
         return;
     __atomic_store_n(&vcpu->slow_kick, 0, __ATOMIC_SEQ_CST);
     vcpu->env->eip = address - vcpu->env->segs[SEG_CS].base;
-    vcpu->api->loop_exit_noexc(vcpu->cpu);
+    cpu_loop_exit_noexc_x86_64(vcpu->cpu);
 }
 
 /* Never called for effect: a hook over RAM makes the library invalidate code on every store (slow tier). */
@@ -159,7 +159,7 @@ static void debug_stop(TranslatorVcpu *vcpu, uint64_t address)
 {
     translator_surface(vcpu, &(VmExit){.reason = EXIT_DEBUG, .rip = address, .address = address});
     vcpu->env->eip = address - vcpu->env->segs[SEG_CS].base;
-    vcpu->api->loop_exit_noexc(vcpu->cpu);
+    cpu_loop_exit_noexc_x86_64(vcpu->cpu);
 }
 
 static void on_step(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
@@ -182,7 +182,7 @@ static void on_breakpoint(uc_engine *uc, uint64_t address, uint32_t size, void *
 
 static int library_error(TranslatorVcpu *vcpu, uc_err code, const char *what, Error *error)
 {
-    return error_set(error, EPROTO, "translator: %s: %s", what, vcpu->api->strerror(code));
+    return error_set(error, EPROTO, "translator: %s: %s", what, uc_strerror(code));
 }
 
 static int map_hole(TranslatorVcpu *vcpu, uint64_t start, uint64_t end, Error *error)
@@ -193,7 +193,7 @@ static int map_hole(TranslatorVcpu *vcpu, uint64_t start, uint64_t end, Error *e
         return error_set(error, ENOSPC, "the translator takes at most %d memslots", MAX_REGIONS);
     MmioRegion *region = &vcpu->regions[vcpu->region_count++];
     *region = (MmioRegion){.vcpu = vcpu, .base = start};
-    uc_err code = vcpu->api->mmio_map(vcpu->uc, start, end - start, on_mmio_read, region, on_mmio_write, region);
+    uc_err code = uc_mmio_map(vcpu->uc, start, end - start, on_mmio_read, region, on_mmio_write, region);
     return code ? library_error(vcpu, code, "mapping device memory", error) : 0;
 }
 
@@ -208,17 +208,17 @@ static int map_memory(TranslatorVcpu *vcpu, Error *error)
         if (result < 0)
             return result;
         bool rom = slot->flags & MEMSLOT_READ_ONLY;
-        uc_err code = vcpu->api->mem_map_ptr(vcpu->uc, slot->gpa, slot->size,
+        uc_err code = uc_mem_map_ptr(vcpu->uc, slot->gpa, slot->size,
                                              rom ? UC_PROT_READ | UC_PROT_EXEC : UC_PROT_ALL, slot->hva);
         uc_hook hook;
         uint64_t offset;
         if (!code && rom)
-            vcpu->api->region_set_readonly(vcpu->api->region_from_host(vcpu->uc, slot->hva, &offset), true);
+            memory_region_set_readonly_x86_64(memory_region_from_host_x86_64(vcpu->uc, slot->hva, &offset), true);
         if (!code && rom)
-            code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE_PROT, (void *)on_rom_write, vcpu, slot->gpa,
+            code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE_PROT, (void *)on_rom_write, vcpu, slot->gpa,
                                        slot->gpa + slot->size - 1);
         if (!code && vcpu->slow && !rom)
-            code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE, (void *)on_slow_write, vcpu, slot->gpa,
+            code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE, (void *)on_slow_write, vcpu, slot->gpa,
                                        slot->gpa + slot->size - 1);
         if (code)
             return library_error(vcpu, code, "mapping RAM", error);
@@ -229,20 +229,19 @@ static int map_memory(TranslatorVcpu *vcpu, Error *error)
 
 static int configure(TranslatorVcpu *vcpu, Error *error)
 {
-    const UnicornApi *api = vcpu->api;
-    uc_err code = api->open(UC_ARCH_X86, UC_MODE_64, &vcpu->uc);
+    uc_err code = uc_open(UC_ARCH_X86, UC_MODE_64, &vcpu->uc);
     if (code)
         return library_error(vcpu, code, "uc_open", error);
-    code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_CPU_MODEL, 1), UC_CPU_X86_EPYC);
+    code = uc_ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_CPU_MODEL, 1), UC_CPU_X86_EPYC);
     if (!code)
-        code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_TCG_BUFFER_SIZE, 1), TRANSLATION_BUFFER_BYTES);
+        code = uc_ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_TCG_BUFFER_SIZE, 1), TRANSLATION_BUFFER_BYTES);
     if (!code)
-        code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1), 1);
+        code = uc_ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_UC_USE_EXITS, 1), 1);
     if (!code)
-        code = api->ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_TLB_TYPE, 1), UC_TLB_CPU);
+        code = uc_ctl(vcpu->uc, UC_CTL_WRITE(UC_CTL_TLB_TYPE, 1), UC_TLB_CPU);
     if (code)
         return library_error(vcpu, code, "configuring the library", error);
-    vcpu->cpu = api->get_cpu(vcpu->uc, -1);
+    vcpu->cpu = qemu_get_cpu_x86_64(vcpu->uc, -1);
     if (!vcpu->cpu)
         return error_set(error, EPROTO, "translator: the library has no CPU");
     vcpu->env = env_field(vcpu->cpu, ENV_IN_CPU);
@@ -256,13 +255,13 @@ static int configure(TranslatorVcpu *vcpu, Error *error)
 static int add_hooks(TranslatorVcpu *vcpu, Error *error)
 {
     uc_hook hook;
-    uc_err code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_INTR, (void *)on_exception, vcpu, 1, 0);
+    uc_err code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_INTR, (void *)on_exception, vcpu, 1, 0);
     if (!code)
-        code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid_instruction, vcpu, 1, 0);
+        code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_INSN_INVALID, (void *)on_invalid_instruction, vcpu, 1, 0);
     if (!code && clock_kind(vcpu->board->clock) == CLOCK_KIND_VIRTUAL)
-        code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_BLOCK, (void *)on_block_virtual, vcpu, 1, 0);
+        code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_BLOCK, (void *)on_block_virtual, vcpu, 1, 0);
     if (!code && vcpu->slow)
-        code = vcpu->api->hook_add(vcpu->uc, &hook, UC_HOOK_BLOCK, (void *)on_block_slow, vcpu, 1, 0);
+        code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_BLOCK, (void *)on_block_slow, vcpu, 1, 0);
     return code ? library_error(vcpu, code, "uc_hook_add", error) : 0;
 }
 
@@ -277,7 +276,7 @@ static void engine_a20(void *opaque, bool on)
 {
     TranslatorVm *vm = opaque;
     if (vm->vcpu)
-        vm->api->set_a20(vm->vcpu->cpu, on);
+        x86_cpu_set_a20_x86_64(vm->vcpu->cpu, on);
 }
 
 static void free_vcpu(Vcpu *base)
@@ -289,7 +288,7 @@ static void free_vcpu(Vcpu *base)
     vm->vcpu = NULL;
     if (vcpu->uc) {
         TranslatorVcpu *before = translator_enter(vcpu);
-        vcpu->api->close(vcpu->uc);
+        uc_close(vcpu->uc);
         translator_enter(before);
     }
     code_pages_free(vcpu);
@@ -311,9 +310,8 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
         return NULL;
     }
     vcpu_init(&vcpu->base, base, index);
-    vcpu->api = vm->api;
     vcpu->board = base->board;
-    vcpu->slow = unicorn_library_is_slow(vm->library);
+    vcpu->slow = vm->slow;
     vcpu->steps_left = -1;
     vm->vcpu = vcpu;
     TranslatorVcpu *before = translator_enter(vcpu);
@@ -362,7 +360,7 @@ static void describe_failure(TranslatorVcpu *vcpu, uc_err code, VmExit *exit)
         snprintf(exit->text, sizeof exit->text, "the guest jumped to %#llx, where there is no memory to execute",
                  (unsigned long long)exit->rip);
     else
-        snprintf(exit->text, sizeof exit->text, "translator: %s at %#llx", vcpu->api->strerror(code),
+        snprintf(exit->text, sizeof exit->text, "translator: %s at %#llx", uc_strerror(code),
                  (unsigned long long)exit->rip);
 }
 
@@ -375,7 +373,7 @@ static int run_library(TranslatorVcpu *vcpu, VmExit *exit)
         vcpu->leave = false;
         TranslatorVcpu *before = translator_enter(vcpu);
         code_pages_run_invalidations(vcpu);
-        code = vcpu->api->emu_start(vcpu->uc, vcpu->env->eip, 0, 0, 0);
+        code = uc_emu_start(vcpu->uc, vcpu->env->eip, 0, 0, 0);
         translator_enter(before);
     }
     if (take_surfaced(vcpu, exit))
@@ -414,8 +412,8 @@ static int step_vcpu(Vcpu *base, VmExit *exit)
     if (!vcpu->queue && !(vcpu->queue = calloc(SURFACE_QUEUE, sizeof *vcpu->queue)))
         return -ENOMEM;
     TranslatorVcpu *before = translator_enter(vcpu);
-    vcpu->api->tb_flush(vcpu->cpu); /* blocks made without the hook would not call it */
-    uc_err code = vcpu->api->hook_add(vcpu->uc, &vcpu->step_hook, UC_HOOK_CODE, (void *)on_step, vcpu, 1, 0);
+    tb_flush_x86_64(vcpu->cpu); /* blocks made without the hook would not call it */
+    uc_err code = uc_hook_add(vcpu->uc, &vcpu->step_hook, UC_HOOK_CODE, (void *)on_step, vcpu, 1, 0);
     translator_enter(before);
     if (code)
         return -ENOMEM;
@@ -423,8 +421,8 @@ static int step_vcpu(Vcpu *base, VmExit *exit)
     int result = run_library(vcpu, exit);
     vcpu->steps_left = -1;
     before = translator_enter(vcpu);
-    vcpu->api->hook_del(vcpu->uc, vcpu->step_hook);
-    vcpu->api->tb_flush(vcpu->cpu);
+    uc_hook_del(vcpu->uc, vcpu->step_hook);
+    tb_flush_x86_64(vcpu->cpu);
     translator_enter(before);
     return result;
 }
@@ -436,17 +434,17 @@ static int set_breakpoints(Vcpu *base, const gva_t *addresses, size_t count)
         return -ENOSPC;
     TranslatorVcpu *before = translator_enter(vcpu);
     for (size_t i = 0; i < vcpu->breakpoint_count; i++)
-        vcpu->api->hook_del(vcpu->uc, vcpu->breakpoint_hooks[i]);
+        uc_hook_del(vcpu->uc, vcpu->breakpoint_hooks[i]);
     vcpu->breakpoint_count = 0;
     int result = 0;
     for (size_t i = 0; i < count && result == 0; i++) {
-        if (vcpu->api->hook_add(vcpu->uc, &vcpu->breakpoint_hooks[i], UC_HOOK_CODE, (void *)on_breakpoint, vcpu,
+        if (uc_hook_add(vcpu->uc, &vcpu->breakpoint_hooks[i], UC_HOOK_CODE, (void *)on_breakpoint, vcpu,
                                 addresses[i], addresses[i]))
             result = -ENOMEM;
         else
             vcpu->breakpoint_count++;
     }
-    vcpu->api->tb_flush(vcpu->cpu);
+    tb_flush_x86_64(vcpu->cpu);
     translator_enter(before);
     return result;
 }
@@ -481,15 +479,14 @@ static const EngineOps OPS = {
     .vcpu_set_breakpoints = set_breakpoints,
 };
 
-EngineVm *translator_vm_new(UnicornLibrary *library, Board *board, Error *error)
+EngineVm *translator_vm_new(Board *board, bool slow, Error *error)
 {
     TranslatorVm *vm = calloc(1, sizeof *vm);
     if (!vm) {
         error_set(error, ENOMEM, "no host memory for the machine");
         return NULL;
     }
-    *vm = (TranslatorVm){.base = {.ops = &OPS, .board = board}, .library = library,
-                         .api = unicorn_library_api(library)};
+    *vm = (TranslatorVm){.base = {.ops = &OPS, .board = board}, .slow = slow};
     board->engine = vm;
     board->kick = engine_notify;
     board->a20_changed = engine_a20;

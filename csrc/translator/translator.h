@@ -9,18 +9,13 @@
 
 #include "engine/engine.h"
 
-typedef struct UnicornLibrary UnicornLibrary;
-
-/* `slow`: leave the library's code-page bookkeeping as it is (code_pages.h): right, and three to four times slower.
- * Opening takes some 50 ms. */
-UnicornLibrary *unicorn_library_open(const char *path, bool slow, Error *error);
-void unicorn_library_close(UnicornLibrary *library); /* after the last machine that uses it */
-bool unicorn_library_is_slow(const UnicornLibrary *library);
-
 /* Run the start-up self-tests on a throw-away machine: 0, or -EPROTO with the name of the first that failed. */
-int translator_self_test(UnicornLibrary *library, Error *error);
+int translator_self_test(bool slow, Error *error);
 
-/* Memory must be complete: slots are given to the library here. */
-EngineVm *translator_vm_new(UnicornLibrary *library, Board *board, Error *error);
+/*
+ * Memory must be complete: slots are given to the library when the vCPU is made. `slow`: leave the library's code-page
+ * bookkeeping as it is (code_pages.c): right, and three to four times slower.
+ */
+EngineVm *translator_vm_new(Board *board, bool slow, Error *error);
 
 #endif

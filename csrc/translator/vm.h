@@ -4,8 +4,8 @@
 
 #include <pthread.h>
 
-#include "translator/cpu_env.h"
-#include "translator/unicorn_library.h"
+#include "translator/library.h"
+#include "translator/translator.h"
 
 #define GUEST_ADDRESS_BITS 40 /* CPUID 0x80000008 */
 #define MAX_REGIONS 64
@@ -26,14 +26,12 @@ typedef struct MmioRegion {
 
 typedef struct TranslatorVm {
     EngineVm base;
-    UnicornLibrary *library;
-    const UnicornApi *api;
+    bool slow;
     struct TranslatorVcpu *vcpu; /* the only one, or NULL */
 } TranslatorVm;
 
 typedef struct TranslatorVcpu {
     Vcpu base;
-    const UnicornApi *api;
     Board *board;
     uc_engine *uc;
     void *cpu; /* the library's CPUState */
@@ -71,7 +69,7 @@ typedef struct TranslatorVcpu {
     /* Code pages (code_pages.c) */
     CodeSlot slots[MAX_REGIONS];
     size_t slot_count;
-    uint64_t last_written_page; /* ram_addr seen by tb_invalidate_page_fast */
+    uint64_t last_written_page; /* ram_addr seen by tb_invalidate_phys_page_fast */
     pthread_mutex_t invalidation_lock;
     uint32_t invalidations_pending; /* atomic */
     bool invalidate_all;
@@ -127,14 +125,5 @@ int code_pages_init(TranslatorVcpu *vcpu, Error *error);
 void code_pages_free(TranslatorVcpu *vcpu);
 void code_pages_host_wrote(void *vcpu, gpa_t gpa, uint64_t size); /* GuestMemoryWritten: any thread */
 void code_pages_run_invalidations(TranslatorVcpu *vcpu);          /* vCPU's thread, between blocks */
-
-/* Replacements (see overrides.c for which symbol each stands in for). */
-void code_pages_protect(uc_engine *uc, uint64_t ram_addr);
-void code_pages_unprotect(uc_engine *uc, uint64_t ram_addr);
-void code_pages_ignore_by_vaddr(void *cpu, uint64_t start, uint64_t length);
-void code_pages_set_page(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot, int mmu_index,
-                         uint64_t size);
-void code_pages_set_dirty(void *cpu, uint64_t vaddr);
-void code_pages_invalidate_fast(uc_engine *uc, void *pages, uint64_t ram_addr, int size, uintptr_t return_address);
 
 #endif
