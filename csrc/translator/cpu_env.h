@@ -36,6 +36,7 @@ enum {
     CPU_INTERRUPT_REQUEST = 0x1c, /* CPUState.interrupt_request */
     CPU_ENV_PTR = 0x128,          /* CPUState.env_ptr */
     CPU_ICOUNT_PTR = 0x130,       /* CPUState.icount_decr_ptr */
+    CPU_MEM_IO_PC = 0x8178,       /* CPUState.mem_io_pc: where translated code called for a device access */
     ENV_IN_CPU = 0x8a50,          /* X86CPU.env */
     ENV_ERROR_CODE = 0x1508,
     ENV_EXCEPTION_IS_INT = 0x150c,

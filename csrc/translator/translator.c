@@ -104,6 +104,11 @@ static bool on_rom_write(uc_engine *uc, uc_mem_type type, uint64_t address, int 
     return true;
 }
 
+static uint64_t mmio_rip(TranslatorVcpu *vcpu)
+{
+    return translator_rip_at(vcpu, *(uintptr_t *)env_field(vcpu->cpu, CPU_MEM_IO_PC));
+}
+
 static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *opaque)
 {
     MmioRegion *region = opaque;
@@ -113,7 +118,7 @@ static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void
     vcpu->base.counters.exits[EXIT_MMIO]++;
     if (unlikely(vcpu->base.surface & 1u << EXIT_MMIO))
         translator_surface(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .handled = handled, .address = gpa,
-                                           .value = value, .rip = translator_rip(vcpu)});
+                                           .value = value, .rip = mmio_rip(vcpu)});
     return value;
 }
 
@@ -126,7 +131,7 @@ static void on_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_
     vcpu->base.counters.exits[EXIT_MMIO]++;
     if (unlikely(vcpu->base.surface & 1u << EXIT_MMIO))
         translator_surface(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .is_write = 1, .handled = handled,
-                                           .address = gpa, .value = value, .rip = translator_rip(vcpu)});
+                                           .address = gpa, .value = value, .rip = mmio_rip(vcpu)});
 }
 
 /* Every block on a virtual clock: time is the code that ran. */
