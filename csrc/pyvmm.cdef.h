@@ -26,6 +26,8 @@ int guest_memory_read(const GuestMemory *memory, uint64_t gpa, void *data, uint6
 int guest_memory_write(GuestMemory *memory, uint64_t gpa, const void *data, uint64_t size);
 int guest_memory_load(GuestMemory *memory, uint64_t gpa, const void *data, uint64_t size);
 void guest_memory_written(GuestMemory *memory, uint64_t gpa, uint64_t size);
+void guest_memory_ref(GuestMemory *memory);
+void guest_memory_free(GuestMemory *memory);
 int64_t guest_memory_take_dirty(GuestMemory *memory, size_t slot, uint64_t *bitmap);
 
 /* io/bus.h */

@@ -113,12 +113,16 @@ class GuestMemory:
     def view(self, gpa: int, size: int) -> memoryview:
         """Guest memory itself, without a copy: changes are seen by both sides at once.
 
-        The range must lie in one memslot. After writing through it call `written`.
+        The range must lie in one memslot. After writing through it call `written`. The view stays good when the machine
+        is closed: the host's memory goes with the last one.
         """
         pointer = lib.guest_memory_ptr(self.pointer, gpa, size, False)
         if pointer == ffi.NULL:
             raise GuestError(f"no memslot holds all of {gpa:#x}-{gpa + size - 1:#x}")
-        return memoryview(ffi.buffer(pointer, size))
+        memory = self.pointer
+        lib.guest_memory_ref(memory)
+        owned = ffi.gc(pointer, lambda _: lib.guest_memory_free(memory))
+        return memoryview(ffi.buffer(owned, size))
 
     def written(self, gpa: int, size: int) -> None:
         """Say that [gpa, gpa + size) was written through a `view`."""

@@ -8,6 +8,7 @@
 #define MAX_SLOTS 32
 
 struct GuestMemory {
+    uint32_t references; /* atomic */
     int fd;
     uint64_t file_size;
     size_t count;
@@ -25,6 +26,7 @@ GuestMemory *guest_memory_new(Error *error)
         error_set(error, ENOMEM, "no host memory for the machine");
         return NULL;
     }
+    memory->references = 1;
     memory->fd = memfd_create("pyvmm-ram", MFD_CLOEXEC);
     if (memory->fd < 0) {
         error_set(error, errno, "memfd_create for guest RAM: %s", strerror(errno));
@@ -34,9 +36,11 @@ GuestMemory *guest_memory_new(Error *error)
     return memory;
 }
 
+void guest_memory_ref(GuestMemory *memory) { __atomic_fetch_add(&memory->references, 1, __ATOMIC_RELAXED); }
+
 void guest_memory_free(GuestMemory *memory)
 {
-    if (!memory)
+    if (!memory || __atomic_sub_fetch(&memory->references, 1, __ATOMIC_ACQ_REL))
         return;
     for (size_t i = 0; i < memory->count; i++) {
         munmap(memory->slots[i].hva, memory->slots[i].size);
@@ -52,6 +56,9 @@ static int add_slot(GuestMemory *memory, gpa_t gpa, uint64_t size, uint64_t ram_
     if (size == 0 || (gpa | size) % GUEST_PAGE_SIZE || gpa + size < gpa)
         return error_set(error, EINVAL, "memslot %#llx + %#llx: start and size must be multiples of %u",
                          (unsigned long long)gpa, (unsigned long long)size, GUEST_PAGE_SIZE);
+    if (memory->written)
+        return error_set(error, EBUSY, "memslot %#llx: memory is added before the machine has a vCPU",
+                         (unsigned long long)gpa);
     if (memory->count == MAX_SLOTS)
         return error_set(error, ENOSPC, "more than %d memslots", MAX_SLOTS);
     size_t at = 0;

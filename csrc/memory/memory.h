@@ -31,9 +31,12 @@ typedef struct GuestMemory GuestMemory;
 typedef void (*GuestMemoryWritten)(void *opaque, gpa_t gpa, uint64_t size);
 
 GuestMemory *guest_memory_new(Error *error);
+/* One reference is the machine's; one more for each view that may outlive it. The last free unmaps. */
+void guest_memory_ref(GuestMemory *memory);
 void guest_memory_free(GuestMemory *memory);
 
-/* -EEXIST with both ranges named when it overlaps; -EINVAL for bad alignment; -ENOMEM. */
+/* -EEXIST with both ranges named when it overlaps; -EINVAL for bad alignment; -ENOMEM; -EBUSY when an engine
+ * has taken the slots over. */
 int guest_memory_add(GuestMemory *memory, gpa_t gpa, uint64_t size, uint32_t flags, Error *error);
 /* The same bytes of an existing slot seen at a second address (BIOS below 4 GiB and below 1 MiB). */
 int guest_memory_alias(GuestMemory *memory, gpa_t gpa, gpa_t source, uint64_t size, uint32_t flags, Error *error);
