@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -153,6 +154,11 @@ class Vcpu:
         self._exit = ffi.new("VmExit *")
         self._breakpoints: tuple[int, ...] = ()
 
+    def _check(self, result: int, what: str = "") -> None:
+        if result == -errno.EBUSY:
+            raise EngineError(f"vCPU {self.index} is running on another thread: stop the machine first")
+        check(result, what=f"vCPU {self.index}{what}", exception=EngineError)
+
     def run(self, surface: Iterable[ExitReason] = ()) -> VmExit:
         """Run guest code until an exit of one of these reasons, or one that always ends a run.
 
@@ -162,12 +168,12 @@ class Vcpu:
         mask = 0
         for reason in surface:
             mask |= 1 << reason
-        check(lib.vcpu_run(self.pointer, mask, self._exit), what=f"vCPU {self.index}", exception=EngineError)
+        self._check(lib.vcpu_run(self.pointer, mask, self._exit))
         return _exit_of(self._exit)
 
     def run_quick(self) -> tuple[int, int, int]:
         """The same with nothing surfaced, as (reason, request, code): what the machine's loop needs, and no more."""
-        check(lib.vcpu_run(self.pointer, 0, self._exit), what=f"vCPU {self.index}", exception=EngineError)
+        self._check(lib.vcpu_run(self.pointer, 0, self._exit))
         return self._exit.reason, self._exit.request, self._exit.code
 
     @property
@@ -177,7 +183,7 @@ class Vcpu:
 
     def step(self) -> VmExit:
         """Execute one instruction: an exit of reason DEBUG, or what the instruction did (HLT, SHUTDOWN...)."""
-        check(lib.vcpu_step(self.pointer, self._exit), what=f"vCPU {self.index}", exception=EngineError)
+        self._check(lib.vcpu_step(self.pointer, self._exit))
         return _exit_of(self._exit)
 
     def kick(self) -> None:
@@ -188,16 +194,12 @@ class Vcpu:
     def state(self) -> CpuState:
         """A copy of all registers. Only while the vCPU does not run."""
         state = CpuState()
-        check(
-            lib.vcpu_get_state(self.pointer, state.pointer), what=f"vCPU {self.index}", exception=EngineError
-        )
+        self._check(lib.vcpu_get_state(self.pointer, state.pointer))
         return state
 
     @state.setter
     def state(self, state: CpuState) -> None:
-        check(
-            lib.vcpu_set_state(self.pointer, state.pointer), what=f"vCPU {self.index}", exception=EngineError
-        )
+        self._check(lib.vcpu_set_state(self.pointer, state.pointer))
 
     @property
     def registers(self) -> Registers:
@@ -214,7 +216,7 @@ class Vcpu:
         wanted = tuple(Gva(address) for address in addresses)
         table = ffi.new("uint64_t[]", wanted)
         result = lib.vcpu_set_breakpoints(self.pointer, table, len(wanted))
-        check(result, what=f"vCPU {self.index}: {len(wanted)} breakpoints", exception=EngineError)
+        self._check(result, f": {len(wanted)} breakpoints")
         self._breakpoints = wanted
 
     @property
@@ -277,6 +279,8 @@ class EngineVm:
         if self.pointer is not None:
             lib.engine_vm_free(self.pointer)
             self.pointer = None
+            for vcpu in self.vcpus:
+                vcpu.pointer = None
             self.vcpus = []
 
 

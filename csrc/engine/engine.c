@@ -99,7 +99,22 @@ enum {
     ALWAYS_SURFACED = 1 << EXIT_SHUTDOWN | 1 << EXIT_SYSTEM | 1 << EXIT_KICK | 1 << EXIT_DEBUG | 1 << EXIT_FAIL,
 };
 
-int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
+static bool runner_enter(Vcpu *vcpu)
+{
+    uintptr_t nobody = 0;
+    return __atomic_compare_exchange_n(&vcpu->runner, &nobody, (uintptr_t)pthread_self(), false, __ATOMIC_ACQUIRE,
+                                       __ATOMIC_RELAXED);
+}
+
+static void runner_leave(Vcpu *vcpu) { __atomic_store_n(&vcpu->runner, 0, __ATOMIC_RELEASE); }
+
+static bool runs_elsewhere(const Vcpu *vcpu)
+{
+    uintptr_t runner = __atomic_load_n(&vcpu->runner, __ATOMIC_ACQUIRE);
+    return runner && runner != (uintptr_t)pthread_self();
+}
+
+static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 {
     vcpu->surface = surface;
     for (;;) {
@@ -129,7 +144,16 @@ int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
     return 0;
 }
 
-int vcpu_step(Vcpu *vcpu, VmExit *exit)
+int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
+{
+    if (!runner_enter(vcpu))
+        return -EBUSY;
+    int result = run(vcpu, surface, exit);
+    runner_leave(vcpu);
+    return result;
+}
+
+static int step(Vcpu *vcpu, VmExit *exit)
 {
     memset(exit, 0, sizeof *exit);
     if (leave_now(vcpu, exit))
@@ -149,8 +173,19 @@ int vcpu_step(Vcpu *vcpu, VmExit *exit)
     return result;
 }
 
+int vcpu_step(Vcpu *vcpu, VmExit *exit)
+{
+    if (!runner_enter(vcpu))
+        return -EBUSY;
+    int result = step(vcpu, exit);
+    runner_leave(vcpu);
+    return result;
+}
+
 int vcpu_get_state(Vcpu *vcpu, CpuState *state)
 {
+    if (runs_elsewhere(vcpu))
+        return -EBUSY;
     int result = vcpu->vm->ops->vcpu_get_state(vcpu, state);
     state->halted = vcpu->halted != 0;
     return result;
@@ -158,6 +193,8 @@ int vcpu_get_state(Vcpu *vcpu, CpuState *state)
 
 int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
 {
+    if (runs_elsewhere(vcpu))
+        return -EBUSY;
     int result = vcpu->vm->ops->vcpu_set_state(vcpu, state);
     vcpu->halted = state->halted;
     vcpu->halted_if = state->rflags >> 9 & 1;
@@ -166,6 +203,8 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
 
 int vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count)
 {
+    if (__atomic_load_n(&vcpu->runner, __ATOMIC_ACQUIRE))
+        return -EBUSY;
     return vcpu->vm->ops->vcpu_set_breakpoints(vcpu, addresses, count);
 }
 

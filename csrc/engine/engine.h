@@ -73,6 +73,7 @@ typedef struct ExitCounters {
 struct Vcpu {
     EngineVm *vm;
     uint32_t index;
+    uintptr_t runner;      /* atomic: the thread in vcpu_run or vcpu_step, or 0 */
     uint32_t surface;      /* bits 1 << enum ExitReason */
     uint32_t kicked;       /* atomic */
     uint32_t halted;       /* after HLT, until an interrupt can be taken */
@@ -93,7 +94,8 @@ void vcpu_fini(Vcpu *vcpu);
 /* For engines: wakes a halted vCPU, and makes a running one look. The Board's kick and INTR pin come here. */
 void vcpu_notify(Vcpu *vcpu);
 
-/* The exit loop. Blocks; call it without the GIL. `exit` says why it returned. */
+/* The exit loop. Blocks; call it without the GIL. `exit` says why it returned. While it runs, another run, step or
+ * change of breakpoints is -EBUSY, and so are the state's calls from any thread but its own (a device may look). */
 int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit);
 int vcpu_step(Vcpu *vcpu, VmExit *exit);
 void vcpu_kick(Vcpu *vcpu); /* vcpu_run returns EXIT_KICK soon; never lost, also when given before vcpu_run */
