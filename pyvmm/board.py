@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import threading
+from typing import Any, Literal
 
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
@@ -29,10 +30,14 @@ class Board:
         self.mmio = Bus(self.pointer.mmio, "mmio", self)
         self.clock = Clock(self.pointer.clock, clock, self)
         self.pending_exception: BaseException | None = None
+        self._pending_thread = 0
+        self._irq_lines: list[IrqLine] = []
 
     def irq_line(self, gsi: int) -> IrqLine:
         """A new source on a GSI."""
-        return IrqLine(check_pointer(lib.irq_line_new(self.pointer.irqs, gsi)), self)
+        line = IrqLine(check_pointer(lib.irq_line_new(self.pointer.irqs, gsi)), self)
+        self._irq_lines.append(line)
+        return line
 
     @property
     def tsc_hz(self) -> int:
@@ -59,6 +64,8 @@ class Board:
 
     def messages(self) -> list[str]:
         """What the guest did wrong since the last call, oldest first: each line once per cause."""
+        if self.pointer is None:
+            return []
         text = ffi.new("char[160]")
         lines = []
         while lib.event_log_take(self.pointer.log, text, 160):
@@ -69,6 +76,7 @@ class Board:
         """A Python device raised: keep the exception and make the run loop return."""
         if self.pending_exception is None:
             self.pending_exception = error
+            self._pending_thread = threading.get_ident()
         lib.board_request(self.pointer, lib.SYSTEM_FAULT, 0)
 
     def take_fault(self) -> BaseException | None:
@@ -76,11 +84,21 @@ class Board:
         error, self.pending_exception = self.pending_exception, None
         return error
 
+    def raise_own_fault(self) -> None:
+        """Raise the kept exception when it came from an access that this thread made itself."""
+        if self.pending_exception is not None and self._pending_thread == threading.get_ident():
+            error = self.take_fault()
+            assert error is not None
+            raise error
+
     def close(self) -> None:
-        """Free the C side. Devices and engines must be gone."""
+        """Free the C side. Devices and engines must be gone; wires that Python still holds refuse to be used."""
         if self.pointer is not None:
             lib.board_free(self.pointer)
             self.pointer = None
+            wires: list[Any] = [self.memory, self.pio, self.mmio, self.clock, *self._irq_lines]
+            for wire in wires:
+                wire.pointer = None
 
     def nmi(self) -> None:
         """Pull the non-maskable interrupt."""

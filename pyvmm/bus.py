@@ -9,6 +9,7 @@ from pyvmm.errors import DeviceError
 from pyvmm.native import check, ffi, lib, new_error
 
 if TYPE_CHECKING:
+    from pyvmm.board import Board
     from pyvmm.devices.base import Device
 
 
@@ -28,10 +29,11 @@ class BusRange:
 class Bus:
     """``machine.pio`` or ``machine.mmio``: who answers where, and accesses as the guest would make them."""
 
-    def __init__(self, pointer: Any, kind: Literal["pio", "mmio"], owner: object) -> None:
+    def __init__(self, pointer: Any, kind: Literal["pio", "mmio"], owner: Board) -> None:
         self.pointer = pointer
         self.kind = kind
         self._owner = owner
+        self._devices: list[Device] = []  # the C side has their handles: they live as long as the bus
 
     def add(self, base: int, size: int, device: Device, region: int = 0) -> None:
         """Give [base, base + size) to a device, which is then asked for offsets in its region.
@@ -43,6 +45,8 @@ class Bus:
         """
         error = new_error()
         check(device.map_region(self, base, size, region, error), error, exception=DeviceError)
+        if device not in self._devices:
+            self._devices.append(device)
 
     def remove(self, base: int) -> None:
         """Take back the range that starts at `base`."""
@@ -50,14 +54,19 @@ class Bus:
             raise DeviceError(f"{self.kind}: no device's range starts at {base:#x}")
 
     def read(self, address: int, size: int) -> int:
-        """What the guest would read: `size` is 1, 2, 4 or 8 bytes. All ones when nobody answers."""
+        """What the guest would read: `size` is 1, 2, 4 or 8 bytes. All ones when nobody answers.
+
+        What a device written in Python raises is raised here.
+        """
         value = ffi.new("uint64_t *")
         lib.bus_read(self.pointer, address, size, value)
+        self._owner.raise_own_fault()
         return int(value[0])
 
     def write(self, address: int, size: int, value: int) -> None:
-        """What the guest would write."""
+        """What the guest would write. What a device written in Python raises is raised here."""
         lib.bus_write(self.pointer, address, size, value)
+        self._owner.raise_own_fault()
 
     @property
     def ranges(self) -> list[BusRange]:

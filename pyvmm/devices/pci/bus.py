@@ -20,7 +20,7 @@ SLOTS = 32
 class PciBus(NativeDevice):
     """Bus 0. ``for function in machine.pci.functions: print(function)`` lists it; ``machine.pci[slot]`` is one.
 
-    Close it after the devices on it.
+    Close it after the C devices on it.
     """
 
     ADDRESS, DATA = 0, 1
@@ -30,6 +30,7 @@ class PciBus(NativeDevice):
         self.board = board
         self.bus = check_pointer(lib.pci_bus_new(board.pointer), what="PCI bus", exception=DeviceError)
         super().__init__(lib.pci_bus_device(self.bus), state="PciBusState")
+        self._added: list[PciDevice] = []  # the C side has their handles
 
     @property
     def functions(self) -> list[PciFunction]:
@@ -80,9 +81,12 @@ class PciBus(NativeDevice):
             The place is taken, or a BAR's size cannot be.
         """
         device.attach(self, slot, function)
+        self._added.append(device)
 
     def close(self) -> None:
-        """Free it; the functions' devices must be closed already."""
+        """Free it, and first what `add` put on it; C functions must be closed already."""
+        for device in reversed(self._added):
+            device.close()
         super().close()
         self.bus = ffi.NULL
 
