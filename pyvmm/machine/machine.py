@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -91,8 +93,16 @@ class Machine:
         self.engine_name = self._parts.vm.name
         self._stop = threading.Event()
         self._busy = threading.Lock()
+        self._life = threading.RLock()  # held while the vCPU is kicked, so that it is not freed meanwhile
+        self._process = os.getpid()
+        self._users: set[int] = set()  # threads that run the vCPU, or wait for that
+        self._nudged = False
         self._closed = False
-        self._parts.start(self.vcpu)
+        try:
+            self._parts.start(self.vcpu)
+        except BaseException:
+            self.close()
+            raise
 
     # Running ---------------------------------------------------------------------------------------------------------
 
@@ -113,11 +123,12 @@ class Machine:
         Exception
             What a Python device raised.
         """
-        with self._busy:
+        with self._running():
             outcome: list[RunResult | BaseException] = []
             done = threading.Event()
 
             def vcpu_main() -> None:
+                self._users.add(threading.get_ident())
                 try:
                     outcome.append(self._run_loop())
                 except BaseException as error:
@@ -127,19 +138,25 @@ class Machine:
 
             thread = threading.Thread(target=vcpu_main, name=f"vcpu-{self.vcpu.index}", daemon=True)
             self._begin()
-            thread.start()
-            timed_out = False
+            timed_out = stopped_here = False
             try:
+                thread.start()  # Ctrl-C may come in here too
                 if not done.wait(timeout):
-                    timed_out = True
+                    timed_out = stopped_here = True
                     self.stop()
                     done.wait()
             except BaseException:
+                stopped_here = True
                 self.stop()
-                done.wait()
+                done.wait(None if thread.ident is not None else 1.0)
                 raise
             finally:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
+                if stopped_here and not any(
+                    isinstance(o, RunResult) and o.reason == "stopped" for o in outcome
+                ):
+                    self._stop.clear()  # the guest ended by itself: the next run is not to stop for this
                 self._end()
             result = outcome[0]
             if isinstance(result, BaseException):
@@ -159,35 +176,82 @@ class Machine:
         """
         wanted = tuple(reasons)
         self._begin()
+        over = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            threading.Thread(target=self._nudge, args=(over,), name="nudge", daemon=True).start()
         try:
             while True:
-                exit_ = self.vcpu.run(wanted)
-                if exit_.reason is ExitReason.SYSTEM and exit_.request is SystemRequest.FIRMWARE:
-                    self._service(exit_.code)
-                    if ExitReason.SYSTEM in wanted:
-                        yield exit_
-                    continue
+                with self._running():
+                    exit_ = self.vcpu.run(wanted)
+                    if exit_.reason is ExitReason.SYSTEM and exit_.request is SystemRequest.FIRMWARE:
+                        self._service(exit_.code)
+                        if ExitReason.SYSTEM not in wanted:
+                            continue
+                self._raise_fault()
                 if exit_.reason is ExitReason.SYSTEM and exit_.request is SystemRequest.FAULT:
-                    self._raise_fault()
+                    continue
+                if exit_.reason is ExitReason.KICK and self._nudged and not self._stop.is_set():
+                    self._nudged = False
+                    continue
                 yield exit_
                 if self._judge(exit_) is not None:
                     return
         finally:
-            self._end()
+            over.set()
+            if self._busy.acquire(blocking=False):  # else somebody else runs it now
+                try:
+                    if not self._closed:
+                        self._end()
+                finally:
+                    self._busy.release()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """This thread has the vCPU to itself."""
+        me = threading.get_ident()
+        if me in self._users:
+            raise PyvmmError(
+                "the machine is running and this thread waits for it: stop() it, then use it again"
+            )
+        with self._busy:
+            self._check_usable()
+            self._users.add(me)
+            try:
+                yield
+            finally:
+                self._users.clear()
+
+    def _nudge(self, over: threading.Event) -> None:
+        """Bring the main thread back to the interpreter now and then: it handles Ctrl-C only there."""
+        while not over.wait(0.1):
+            with self._life:
+                if self._closed:
+                    return
+                self._nudged = True
+                self.vcpu.kick()
 
     def stop(self) -> None:
-        """Make `run` return ``"stopped"``, from any thread. Not lost when given before `run`."""
-        self._stop.set()
-        self.vcpu.kick()
+        """Make `run` return ``"stopped"``, from any thread. Not lost when given before `run`; nothing once closed."""
+        with self._life:
+            if not self._closed:
+                self._stop.set()
+                self.vcpu.kick()
 
     @property
     def running(self) -> bool:
         """Whether `run` is active on some thread."""
         return self._busy.locked()
 
-    def _begin(self) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             raise PyvmmError("this machine is closed; make another one")
+        if os.getpid() != self._process:
+            raise PyvmmError(
+                "this machine belongs to the process that forked this one; make another one here"
+            )
+
+    def _begin(self) -> None:
+        self._check_usable()
         self.board.start_io()
         self.clock.resume()
 
@@ -209,6 +273,7 @@ class Machine:
 
     def _judge(self, exit_: VmExit) -> RunResult | None:
         """What an exit means for the run; None to go on."""
+        self._raise_fault()  # also when another request came before the device's
         match exit_.reason:
             case ExitReason.KICK:
                 if self._stop.is_set():
@@ -236,8 +301,6 @@ class Machine:
                 return RunResult("exit", exit_.code, exit_)
             case SystemRequest.RESET:
                 return RunResult("reset", 0, exit_)
-            case SystemRequest.FAULT:
-                self._raise_fault()
         return None
 
     def _raise_fault(self) -> None:
@@ -253,7 +316,16 @@ class Machine:
     # Taking apart ---------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Push the reset button: every device and the vCPU at their power-on values, then firmware or kernel anew."""
+        """Push the reset button: every device and the vCPU at their power-on values, then firmware or kernel anew.
+
+        Raises
+        ------
+        PyvmmError
+            The machine is running.
+        """
+        self._check_usable()
+        if self._busy.locked():
+            raise PyvmmError("the machine is running: stop it, then reset it")
         self._parts.reset()
         self.vcpu.state = CpuState()
         self._parts.start(self.vcpu)
@@ -275,9 +347,26 @@ class Machine:
         return True
 
     def close(self) -> None:
-        """Stop and free everything: disks are flushed and unlocked. A closed machine cannot run again."""
-        if not self._closed:
+        """Stop and free everything: disks are flushed and unlocked. A closed machine cannot run again.
+
+        A process that was forked leaves the machine to its parent.
+
+        Raises
+        ------
+        PyvmmError
+            A device of the running machine called it, or a signal handler during `run`.
+        """
+        if self._closed or os.getpid() != self._process:
+            return
+        if threading.get_ident() in self._users:
+            raise PyvmmError("the machine is running and this thread waits for it: stop() it, then close it")
+        with self._life:
+            if self._closed:
+                return
+            self._stop.set()
+            self.vcpu.kick()
             self._closed = True
+        with self._busy:  # until a run on another thread has ended
             self._parts.close()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -109,19 +110,20 @@ class Pc:
             device.reset()
 
     def close(self) -> None:
-        """Engine first, then the I/O thread, devices, images, board."""
-        if hasattr(self, "vm"):
-            self.vm.close()
-        self.board.stop_io()
-        for sink in self.sinks:
-            sink.drain()
-        for device in reversed(self.devices.values()):
-            device.close()
-        for sink in self.sinks:
-            sink.close()
-        for image in self.images:
-            image.close()
-        self.board.close()
+        """I/O thread first (its callbacks reach the engine), then engine, devices, sinks, images, board.
+
+        All of it also when a device's `close` raises; the exception comes at the end.
+        """
+        with ExitStack() as stack:  # runs from the last line up
+            stack.callback(self.board.close)
+            parts: list[Image | CharSink | Device] = [*self.images, *self.sinks, *self.devices.values()]
+            for part in parts:
+                stack.callback(part.close)
+            for sink in self.sinks:
+                stack.callback(sink.drain)
+            if hasattr(self, "vm"):
+                stack.callback(self.vm.close)
+            stack.callback(self.board.stop_io)
 
 
 def build(config: MachineConfig) -> Pc:
