@@ -2,11 +2,11 @@
 
 Usage: bind_unicorn.py LD OBJCOPY ARCHIVE OUTPUT SYMBOL...
 
-The archive's members that an x86 engine needs are linked into one relocatable object (``ld -r``). In it each SYMBOL becomes
-undefined, and its code gets the name ``original_SYMBOL``: every call and table entry then goes to the function of that name in
-csrc/translator, or the final link fails. This catches calls inside one source file too, because the library is compiled
-with -fPIC: no reference to a global function is bound by the compiler (System V ABI, AMD64 supplement §4.4.1; checked below
-as far as relocations show it). All that is not called from outside becomes local, the rest hidden.
+The archive's members that an x86 engine needs are linked into one relocatable object (``ld -r``). In it each SYMBOL
+becomes undefined, and its code gets the name ``original_SYMBOL``: every call and table entry then goes to the function of
+that name in csrc/translator, or the final link fails. This catches calls inside one source file too: the library is
+compiled with -fPIC, so that the compiler binds no reference to a global function (System V ABI, AMD64 supplement §4.4).
+All that is not called from outside becomes local, the rest hidden.
 
 Left out: ELF other than little-endian 64-bit relocatable files, as these are.
 """
@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 # uc_open takes the address of these for each architecture; it is only ever called for x86, so theirs may be 0.
 ABSENT = (
-    "aarch64 arm m68k mips mips64 mips64el mipsel ppc ppc64 riscv32 riscv64 s390x sparc sparc64 tricore".split()
+    *("aarch64", "arm", "m68k", "mips", "mips64", "mips64el", "mipsel", "ppc", "ppc64", "riscv32", "riscv64"),
+    *("s390x", "sparc", "sparc64", "tricore"),
 )
 ENTRY_POINTS = ("uc_init_", "reg_read_", "reg_write_")
 KEPT = ("uc_*", "*_x86_64", "original_*")

@@ -51,7 +51,9 @@ class TranslatorEngine:
         """
         slow = self._tested_tier() == "slow"
         error = new_error()
-        pointer = check_pointer(lib.translator_vm_new(board.pointer, slow, error), error, exception=EngineError)
+        pointer = check_pointer(
+            lib.translator_vm_new(board.pointer, slow, error), error, exception=EngineError
+        )
         return EngineVm(pointer, self.name, (self, board))
 
     def _tested_tier(self) -> Tier:
