@@ -48,7 +48,7 @@ void vcpu_kick(Vcpu *vcpu)
 static bool interrupt_ready(const Vcpu *vcpu)
 {
     const Board *board = vcpu->vm->board;
-    return __atomic_load_n(&board->nmi_pending, __ATOMIC_ACQUIRE) ||
+    return (!vcpu->nmi_blocked && __atomic_load_n(&board->nmi_pending, __ATOMIC_ACQUIRE)) ||
            (vcpu->halted_if && intr_pin_level(&board->intr));
 }
 
@@ -198,6 +198,7 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
     int result = vcpu->vm->ops->vcpu_set_state(vcpu, state);
     vcpu->halted = state->halted;
     vcpu->halted_if = state->rflags >> 9 & 1;
+    vcpu->nmi_blocked = state->nmi_blocked;
     return result;
 }
 

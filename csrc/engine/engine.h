@@ -78,6 +78,7 @@ struct Vcpu {
     uint32_t kicked;       /* atomic */
     uint32_t halted;       /* after HLT, until an interrupt can be taken */
     uint32_t halted_if;    /* RFLAGS.IF at that HLT */
+    uint32_t nmi_blocked;  /* at that HLT: an NMI was being handled */
     pthread_mutex_t lock;  /* with `wake`: where a halted vCPU sleeps */
     pthread_cond_t wake;
     uint64_t instructions; /* where the engine can count, else 0 */

@@ -391,6 +391,7 @@ static int run_library(TranslatorVcpu *vcpu, VmExit *exit)
         vcpu->hlt_pending = false;
         exit->reason = EXIT_HLT;
         exit->value = vcpu->env->eflags;
+        vcpu->base.nmi_blocked = (vcpu->env->hflags2 & HF2_NMI) != 0;
         exit->rip = translator_rip(vcpu);
     } else if (code) {
         describe_failure(vcpu, code, exit);
