@@ -1,4 +1,4 @@
-"""What ``pyvmm run`` says of files that cannot be used: one line that names the file, exit code 1, the file untouched."""
+"""What ``pyvmm run`` says of bad files: one line that names the file, exit code 1, and the file untouched."""
 
 from __future__ import annotations
 

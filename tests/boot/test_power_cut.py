@@ -1,4 +1,4 @@
-"""``kill -9`` while a Linux guest writes to a qcow2: what the guest flushed is there, and the image has no corruption."""
+"""``kill -9`` while a Linux guest writes to a qcow2: what it flushed is there, and the image has no corruption."""
 
 from __future__ import annotations
 
