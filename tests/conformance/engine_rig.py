@@ -90,6 +90,7 @@ class Sink(Device):
         self.log: list[tuple[str, int, int, int]] = []
         self.answers: list[int] = []
         self.memory = b""
+        self.on_read: Callable[[], None] = lambda: None
         self.on_write: Callable[[int, int], None] | None = None
 
     def pio_read(self, region: int, offset: int, size: int) -> int:
@@ -99,6 +100,7 @@ class Sink(Device):
         elif self.answers:
             value = self.answers.pop(0)
         self.log.append(("in", offset, size, value))
+        self.on_read()
         return value
 
     def pio_write(self, region: int, offset: int, size: int, value: int) -> None:
@@ -265,7 +267,7 @@ class Rig:
 
     # Running ---------------------------------------------------------------------------------------------------------
 
-    def run(self, surface: Iterable[ExitReason] = (), seconds: float = 20) -> VmExit:
+    def run(self, surface: Iterable[ExitReason] = (), seconds: float = 2) -> VmExit:
         """Until the program ends, or an exit that is asked for. A program that does not end fails the test."""
         late = threading.Event()
 
