@@ -141,8 +141,12 @@ static void describe_emulation(KvmVcpu *vcpu, VmExit *exit)
     char bytes[3 * sizeof failure->instruction + 1] = "";
     for (uint32_t i = 0; i < failure->instruction_size; i++)
         snprintf(bytes + 3 * i, 4, " %02x", failure->instruction[i]);
-    snprintf(exit->text, sizeof exit->text, "KVM cannot emulate the instruction at %#llx%s%s; --engine translator can",
-             (unsigned long long)exit->rip, failure->instruction_size ? ", which begins" : "", bytes);
+    if (failure->instruction_size)
+        snprintf(exit->text, sizeof exit->text, "KVM cannot emulate the instruction at %#llx, which begins%s",
+                 (unsigned long long)exit->rip, bytes);
+    else
+        snprintf(exit->text, sizeof exit->text, "KVM cannot fetch or emulate the instruction at %#llx",
+                 (unsigned long long)exit->rip);
 }
 
 static void describe_internal(KvmVcpu *vcpu, VmExit *exit)

@@ -21,7 +21,7 @@ static const struct {
     uint16_t offset;
     bool essential;
 } MSRS[] = {
-    {0x10, offsetof(CpuState, tsc), false},
+    {0x10, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
     {0x174, offsetof(CpuState, sysenter_cs), true},
     {0x175, offsetof(CpuState, sysenter_esp), true},
     {0x176, offsetof(CpuState, sysenter_eip), true},
@@ -175,7 +175,7 @@ static int get_msrs(KvmVcpu *vcpu, CpuState *state)
 static int set_msrs(KvmVcpu *vcpu, const CpuState *state)
 {
     MsrTable table;
-    for (size_t next = 0; next < MSR_COUNT;) {
+    for (size_t next = vcpu->tsc_read && state->tsc == vcpu->tsc_read; next < MSR_COUNT;) {
         memset(&table, 0, sizeof table);
         for (size_t i = next; i < MSR_COUNT; i++) {
             table.entries[i - next].index = MSRS[i].index;
@@ -255,6 +255,7 @@ int kvm_get_state(Vcpu *base, CpuState *state)
         result = get_fpu(vcpu, state);
     if (result == 0)
         result = get_msrs(vcpu, state);
+    vcpu->tsc_read = state->tsc;
     return result;
 }
 

@@ -33,6 +33,7 @@ typedef struct KvmVcpu {
     uint32_t io_left;   /* elements of a string instruction's port access not yet answered */
     bool stepping;
     uint64_t step_rip;  /* linear: where the step began */
+    uint64_t tsc_read;  /* by kvm_get_state: the same value coming back means "as it was", and the TSC runs on */
     bool failed;
     KvmFailure failure;
     gva_t breakpoints[KVM_MAX_BREAKPOINTS];

@@ -279,6 +279,25 @@ static void test_state(void)
     rig_free(rig);
 }
 
+static void test_tsc(void)
+{
+    static const uint8_t CODE[] = "\xfa\xf4";
+    Rig *rig = rig_new(CODE, sizeof CODE);
+    CpuState *state = &rig->state, after;
+    uint64_t before, second = rig->board->tsc_hz;
+    CHECK_EQ(vcpu_get_state(rig->vcpu, state), 0);
+    before = state->tsc;
+    usleep(1000);
+    CHECK_EQ(vcpu_set_state(rig->vcpu, state), 0); /* unchanged: it runs on */
+    CHECK_EQ(vcpu_get_state(rig->vcpu, &after), 0);
+    CHECK(after.tsc - before >= second / 1000);
+    state->tsc = before + 3600 * second;
+    CHECK_EQ(vcpu_set_state(rig->vcpu, state), 0);
+    CHECK_EQ(vcpu_get_state(rig->vcpu, &after), 0);
+    CHECK(after.tsc >= state->tsc && after.tsc - state->tsc < 1000 * second);
+    rig_free(rig);
+}
+
 static void test_step(void)
 {
     static const uint8_t CODE[] = "\x40\x40\xe6\x77\x40\xfa\xf4"; /* inc ax; inc ax; out 0x77,al; inc ax; cli; hlt */
@@ -368,6 +387,7 @@ int main(void)
     RUN(test_no_kick_is_lost);
     RUN(test_interrupt);
     RUN(test_state);
+    RUN(test_tsc);
     RUN(test_step);
     RUN(test_breakpoint);
     RUN(test_triple_fault);
