@@ -3,8 +3,8 @@
 Usage: bind_unicorn.py LD OBJCOPY ARCHIVE OUTPUT SYMBOL...
 
 The archive's members that an x86 engine needs are linked into one relocatable object (``ld -r``). In it each SYMBOL
-becomes undefined, and its code gets the name ``original_SYMBOL``: every call and table entry then goes to the function of
-that name in csrc/translator, or the final link fails. This catches calls inside one source file too: the library is
+becomes undefined, and its code gets the name ``original_SYMBOL``: every call and table entry then goes to the function
+of that name in csrc/translator, or the final link fails. This catches calls inside one source file too: the library is
 compiled with -fPIC, so that the compiler binds no reference to a global function (System V ABI, AMD64 supplement §4.4).
 All that is not called from outside becomes local, the rest hidden.
 

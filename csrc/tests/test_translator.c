@@ -1,6 +1,7 @@
 /* The translator on bare boards: tiny guest programs in each mode. In both tiers. */
 #include "tests/check.h"
 #include "translator/translator.h"
+#include "translator/vm.h"
 
 static bool slow;
 
@@ -11,6 +12,8 @@ typedef struct Rig {
     CpuState state;
     uint8_t out[64];
     size_t out_count;
+    uint64_t last_value;
+    uint32_t last_size;
 } Rig;
 
 static void sink_write(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
@@ -18,6 +21,8 @@ static void sink_write(void *device, uint32_t region, uint64_t offset, uint32_t 
     Rig *rig = device;
     if (rig->out_count < sizeof rig->out)
         rig->out[rig->out_count++] = (uint8_t)value;
+    rig->last_value = value;
+    rig->last_size = size;
 }
 
 static uint64_t sink_read(void *device, uint32_t region, uint64_t offset, uint32_t size) { return 0x1122334455667788; }
@@ -33,6 +38,7 @@ static Rig *rig_new(enum ClockKind clock)
     CHECK_EQ(guest_memory_add(rig->board->memory, 0, 1 << 20, 0, &error), 0);
     CHECK_EQ(guest_memory_add(rig->board->memory, 0xffff0000, 1 << 16, MEMSLOT_READ_ONLY, &error), 0);
     CHECK_EQ(bus_add(rig->board->pio, 0x77, 1, &SINK, rig, 0, NULL, "sink", &error), 0);
+    CHECK_EQ(bus_add(rig->board->pio, 0x100, 4, &SINK, rig, 0, NULL, "wide sink", &error), 0);
     CHECK_EQ(bus_add(rig->board->mmio, 0xd0000000, 0x1000, &SINK, rig, 0, NULL, "sink", &error), 0);
     rig->vm = translator_vm_new(rig->board, slow, &error);
     rig->vcpu = vcpu_new(rig->vm, 0, &error);
@@ -238,6 +244,104 @@ static void test_virtual_clock(void)
     }
 }
 
+/* What the library leaves out, one replaced function after the other (translator/library.h): 64-bit, at 0x2000. */
+__asm__(".pushsection .rodata\n"
+        ".code64\n"
+        "long_code:\n"
+        "long_ports: mov $0x100, %edx; in %dx, %ax; movzwl %ax, %r8d; in %dx, %eax; mov %eax, %r9d; hlt\n"
+        "long_out16: mov $0x100, %edx; mov $0xffffbeef, %eax; out %ax, %dx; hlt\n"
+        "long_out32: mov $0x100, %edx; mov $0xdeadbeef, %eax; out %eax, %dx; hlt\n"
+        "long_registers: mov $0xc0000103, %ecx; mov $0x77, %eax; xor %edx, %edx; wrmsr\n"
+        "  xor %eax, %eax; rdmsr; mov %eax, %r8d; rdtscp; mov %ecx, %r9d\n"
+        "  mov $5, %eax; mov %rax, %cr8; mov %cr8, %r10; mov $0x40000000, %eax; cpuid; mov %ebx, %r11d; hlt\n"
+        "long_sysenter: sysenter; hlt\n" /* these two are the same in 32-bit code */
+        "long_entered: mov $0x1234, %edi; hlt\n"
+        /* two functions in one page, the first rewritten, then the second, through another mapping */
+        "long_two: mov $0x6000, %ebx; mov $0x6100, %ebp; call *%rbx; call *%rbp\n"
+        "  movb $22, 0x206001; movb $33, 0x206101; call *%rbx; mov %eax, %r8d; call *%rbp; mov %eax, %r9d; hlt\n"
+        "long_last: mov $0x8000, %ebx; call *%rbx; movb $22, 0x208001; hlt\n"
+        "long_store: mov $100, %ecx\n"
+        "1: mov %rcx, 0x9000; dec %ecx; jnz 1b; hlt\n"
+        "long_end:\n"
+        ".popsection\n");
+extern const uint8_t long_code[], long_ports[], long_out16[], long_out32[], long_registers[], long_sysenter[],
+    long_entered[], long_two[], long_last[], long_store[], long_end[];
+enum { LONG_CODE = 0x2000, LONG_TABLES = 0x10000, R8 = 8, R9, R10, R11 };
+
+/* Identity at 0; the same bytes again at 2 MiB without execute permission. */
+static Rig *long_rig_new(void)
+{
+    Rig *rig = rig_new(CLOCK_KIND_REALTIME);
+    const uint64_t top = LONG_TABLES + 0x1007, middle = LONG_TABLES + 0x2007, low[] = {0x87, 0x87 | 1ull << 63};
+    load(rig, LONG_TABLES, &top, sizeof top);
+    load(rig, LONG_TABLES + 0x1000, &middle, sizeof middle);
+    load(rig, LONG_TABLES + 0x2000, low, sizeof low);
+    load(rig, LONG_CODE, long_code, (size_t)(long_end - long_code));
+    for (gpa_t at = 0x6000; at <= 0x8000; at += at == 0x6000 ? 0x100 : 0x1f00)
+        load(rig, at, "\xb8\x0b\x00\x00\x00\xc3", 6); /* mov eax,11; ret */
+    return rig;
+}
+
+static const uint64_t *run_long(Rig *rig, const uint8_t *label)
+{
+    CpuState *s = &rig->state;
+    cpu_state_reset(s);
+    s->cr0 = 0x80010031, s->cr3 = LONG_TABLES, s->cr4 = 0x220, s->efer = 0xd01;
+    for (int i = 0; i < 6; i++)
+        s->segment[i] = (Segment){.selector = 0x10, .attributes = 0xc093, .limit = 0xffffffff};
+    s->segment[SEG_CS] = (Segment){.selector = 8, .attributes = 0xa09b, .limit = 0xffffffff};
+    if (label == long_sysenter) { /* an AMD processor has none in 64-bit mode */
+        s->cr0 = 0x11, s->efer = 0;
+        s->segment[SEG_CS].attributes = 0xc09b;
+        s->sysenter_cs = 8, s->sysenter_esp = 0xa000, s->sysenter_eip = LONG_CODE + (uint64_t)(long_entered - long_code);
+    }
+    s->gpr[REG_RSP] = 0xa000;
+    s->rip = LONG_CODE + (uint64_t)(label - long_code);
+    vcpu_set_state(rig->vcpu, s);
+    CHECK_EQ(run(rig, HLT).reason, EXIT_HLT);
+    CHECK_EQ(vcpu_get_state(rig->vcpu, s), 0);
+    return s->gpr;
+}
+
+static void test_replaced_instructions(void)
+{
+    Rig *rig = long_rig_new();
+    const uint64_t *r = run_long(rig, long_ports);
+    CHECK_EQ(r[R8], 0x7788);
+    CHECK_EQ(r[R9], 0x55667788);
+    run_long(rig, long_out16);
+    CHECK_EQ(rig->last_value, 0xbeef);
+    CHECK_EQ(rig->last_size, 2);
+    run_long(rig, long_out32);
+    CHECK_EQ(rig->last_value, 0xdeadbeef);
+    CHECK_EQ(rig->last_size, 4);
+    r = run_long(rig, long_registers);
+    CHECK_EQ(r[R8], 0x77);
+    CHECK_EQ(r[R9], 0x77);
+    CHECK_EQ(r[R10], 5);
+    CHECK_EQ(r[R11], load_le32((const uint8_t *)"pyvm"));
+    CHECK_EQ(run_long(rig, long_sysenter)[REG_RDI], 0x1234);
+    rig_free(rig);
+}
+
+static void test_code_pages(void)
+{
+    Rig *rig = long_rig_new();
+    TranslatorVcpu *vcpu = container_of(rig->vcpu, TranslatorVcpu, base);
+    const uint64_t *r = run_long(rig, long_two);
+    CHECK_EQ(r[R8], 22);
+    CHECK_EQ(r[R9], 33);
+    if (!slow) {
+        CHECK(vcpu->slots[0].has_code[0] >> 2 & 1);
+        run_long(rig, long_last); /* the page's only block is gone */
+        CHECK_EQ(vcpu->slots[0].has_code[0] >> 8 & 1, 0);
+        vcpu->last_written_page = 1; /* no address of a page: a slow store would change it */
+        run_long(rig, long_store);
+        CHECK_EQ(vcpu->last_written_page, 1);
+    }
+    rig_free(rig);
+}
+
 int main(void)
 {
     for (int tier = 0; tier < 2; tier++) {
@@ -250,6 +354,8 @@ int main(void)
         RUN(test_kick_of_a_loop);
         RUN(test_rom_ignores_writes);
         RUN(test_virtual_clock);
+        RUN(test_replaced_instructions);
+        RUN(test_code_pages);
         RUN(test_step_and_breakpoints);
     }
     return 0;
