@@ -85,6 +85,15 @@ void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         /* SMAP would end a block at each STAC and CLAC: dear under translation, and no safety to the host. */
         r[EBX] &= ~EBX_SMAP;
         break;
+    case 0xd: /* XSAVE's components: x87 and SSE in the legacy region and a header, 576 bytes */
+        if (subleaf > 1)
+            memset(r, 0, 4 * sizeof *r);
+        if (subleaf == 0) {
+            r[EAX] = 3;
+            r[EBX] = r[ECX] = 576;
+            r[EDX] = 0;
+        }
+        break;
     case 0x15: /* TSC = crystal * EBX / EAX */
         r[EAX] = 1;
         r[EBX] = 1;

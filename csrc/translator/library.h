@@ -54,6 +54,7 @@ REPLACED(void, helper_rdmsr_x86_64, Env *env);
 REPLACED(void, helper_wrmsr_x86_64, Env *env);
 REPLACED(uint64_t, helper_read_crN_x86_64, Env *env, int number);
 REPLACED(void, helper_write_crN_x86_64, Env *env, int number, uint64_t value);
+REPLACED(void, helper_xsetbv_x86_64, Env *env, uint32_t index, uint64_t value);
 REPLACED(void, helper_rdtsc_x86_64, Env *env);
 REPLACED(void, helper_rdtscp_x86_64, Env *env);
 REPLACED(void, helper_cpuid_x86_64, Env *env);

@@ -16,6 +16,7 @@ enum { VECTOR_UD = 6, VECTOR_GP = 13, EFER_SCE = 1, EFER_LME = 1 << 8, CR4_TSD =
 #define CR0_PG (1u << 31)
 /* VME to OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP: features that CPUID tells of, and old ones that do nothing */
 #define CR4_KNOWN 0x350fffu
+#define XCR0_KNOWN 3u
 enum { CODE64 = 0xaf9b00, CODE32 = 0xcf9b00, DATA32 = 0xcf9300, DPL3 = 3 << DESCRIPTOR_DPL_SHIFT };
 enum { REG_AX, REG_CX, REG_DX, REG_BX, REG_SP };
 enum { CS = 1, SS = 2 };
@@ -156,6 +157,14 @@ void helper_write_crN_x86_64(Env *env, int number, uint64_t value)
         original_helper_write_crN_x86_64(env, number, value);
     else
         vcpu->cr8 = value;
+}
+
+/* SDM vol. 2C XSETBV: of the components that CPUID leaf 0xd tells of; without x87 never. */
+void helper_xsetbv_x86_64(Env *env, uint32_t index, uint64_t value)
+{
+    if (index != 0 || value & ~(uint64_t)XCR0_KNOWN || !(value & 1))
+        raise_gp(translator_current(), RETURN_ADDRESS);
+    original_helper_xsetbv_x86_64(env, index, value);
 }
 
 static uint64_t checked_tsc(TranslatorVcpu *vcpu, uintptr_t return_address)

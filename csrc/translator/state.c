@@ -167,6 +167,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     env->hflags = state->interrupt_shadow ? env->hflags | HF_INHIBIT_IRQ : env->hflags & ~(uint32_t)HF_INHIBIT_IRQ;
     env->hflags2 = state->nmi_blocked ? env->hflags2 | HF2_NMI : env->hflags2 & ~(uint32_t)HF2_NMI;
     env_set_eflags(env, state->rflags);
+    env->eflags = state->rflags | 2; /* between runs the library keeps all flags here, and takes them apart on entry */
     env_update_hflags(env, translator_library_msr(vcpu, MSR_EFER));
     vcpu->hlt_pending = false;
     vcpu->triple_fault = false;

@@ -424,6 +424,8 @@ static int step_vcpu(Vcpu *base, VmExit *exit)
     if (code)
         return -ENOMEM;
     vcpu->steps_left = 1;
+    vcpu->resuming = vcpu->breakpoint_count > 0;
+    vcpu->resume_address = translator_rip(vcpu);
     int result = run_library(vcpu, exit);
     vcpu->steps_left = -1;
     before = translator_enter(vcpu);
