@@ -46,19 +46,19 @@ void board_free(Board *board)
 
 void board_request(Board *board, enum SystemRequest request, uint32_t code)
 {
-    uint32_t none = SYSTEM_NONE;
-    if (!__atomic_compare_exchange_n(&board->system_request, &none, request, false, __ATOMIC_ACQ_REL,
+    uint64_t none = SYSTEM_NONE;
+    if (!__atomic_compare_exchange_n(&board->system, &none, (uint64_t)code << 32 | request, false, __ATOMIC_SEQ_CST,
                                      __ATOMIC_RELAXED))
         return;
-    __atomic_store_n(&board->system_code, code, __ATOMIC_RELEASE);
     if (board->kick)
         board->kick(board->engine);
 }
 
 enum SystemRequest board_take_request(Board *board, uint32_t *code)
 {
-    *code = __atomic_load_n(&board->system_code, __ATOMIC_ACQUIRE);
-    return __atomic_exchange_n(&board->system_request, SYSTEM_NONE, __ATOMIC_ACQ_REL);
+    uint64_t taken = __atomic_exchange_n(&board->system, SYSTEM_NONE, __ATOMIC_SEQ_CST);
+    *code = (uint32_t)(taken >> 32);
+    return (enum SystemRequest)(uint32_t)taken;
 }
 
 void board_set_a20(Board *board, enum A20Source source, bool on)

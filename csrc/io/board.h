@@ -33,8 +33,13 @@ typedef struct Board {
     EventLog *log;
     IntrPin intr;
     uint32_t nmi_pending;    /* atomic count of NMI edges */
-    uint32_t system_request; /* atomic enum SystemRequest; the first one wins until taken */
-    uint32_t system_code;
+    union {
+        uint64_t system; /* atomic: both halves at once */
+        struct {
+            uint32_t system_request; /* enum SystemRequest; the first one wins until taken */
+            uint32_t system_code;
+        };
+    };
     uint32_t a20;            /* atomic: 1 = enabled */
     uint32_t a20_sources;    /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
     uint64_t tsc_hz;         /* guest TSC frequency */

@@ -102,11 +102,41 @@ static void debug_ports(void)
     board_free(board);
 }
 
+static void *request_codes(void *opaque)
+{
+    for (uint32_t i = 1; i <= 200000; i++)
+        board_request(opaque, SYSTEM_EXIT, i);
+    while (__atomic_load_n(&((Board *)opaque)->system_request, __ATOMIC_ACQUIRE))
+        sched_yield();
+    board_request(opaque, SYSTEM_POWEROFF, 0);
+    return NULL;
+}
+
+/* A request from another thread is taken with its own code. */
+static void a_request_and_its_code_are_one(void)
+{
+    Board *board = board_new(CLOCK_KIND_REALTIME, NULL);
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, request_codes, board), 0);
+    uint32_t code, last = 0;
+    for (bool over = false; !over;) {
+        enum SystemRequest request = board_take_request(board, &code);
+        over = request == SYSTEM_POWEROFF;
+        if (request != SYSTEM_EXIT)
+            continue;
+        CHECK(code > last);
+        last = code;
+    }
+    pthread_join(thread, NULL);
+    board_free(board);
+}
+
 int main(void)
 {
     RUN(port92);
     RUN(port61);
     RUN(requests);
     RUN(debug_ports);
+    RUN(a_request_and_its_code_are_one);
     return 0;
 }
