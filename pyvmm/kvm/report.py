@@ -1,6 +1,6 @@
 """What went wrong under KVM, as an object and as text: refused instructions, refused entries, triple faults.
 
-KVM gives a number and sometimes a few bytes (api.rst 5); the rest is read from the registers and the guest's memory: the
+KVM gives a number and sometimes a few bytes (api.rst 5); the rest is read from registers and guest memory: the
 instruction, the device that it touches, the IDT through which exceptions should have gone (Intel SDM 3A §6.10 to
 §6.15), and the stack. Left out: which exception came first in a triple fault; KVM does not tell.
 """
@@ -287,6 +287,8 @@ class _Reader:
             return Gate(vector, handler, f"the IDT entry at {where:#x} is not present")
         if gate_type not in (0xE, 0xF) if long else gate_type not in (5, 6, 7, 0xE, 0xF):
             return Gate(vector, handler, f"the IDT entry at {where:#x} has type {gate_type:#x}, no gate")
+        if gate_type == 5:
+            return Gate(vector, f"task {selector:#06x}", "")
         return Gate(vector, handler, self.handler_problem(selector, offset, long=long))
 
     def handler_problem(self, selector: int, offset: int, *, long: bool) -> str:
