@@ -44,11 +44,16 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         assert capability in PROBES, f"no probe for {capability!r}"
         if not has(found, capability):
             pytest.skip(f"{request.param}: has no {capability}")
+    engine_name, defect = getattr(request.function, "defect", ("", ""))
+    if engine_name == found.name:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=defect))
     return found
 
 
 @pytest.fixture
-def make_rig(engine: Engine) -> Iterator[MakeRig]:
+def make_rig(
+    engine: Engine, request: pytest.FixtureRequest, record_exercised: Callable[..., None]
+) -> Iterator[MakeRig]:
     """``make_rig(clock="virtual")``: a machine that is closed after the test."""
     made: list[Rig] = []
 
@@ -57,6 +62,8 @@ def make_rig(engine: Engine) -> Iterator[MakeRig]:
         return made[-1]
 
     yield make
+    if made:
+        record_exercised(engine=request.node.callspec.params["engine"], guest="test programs")
     for rig in made:
         rig.close()
 

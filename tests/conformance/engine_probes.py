@@ -1,6 +1,7 @@
 """What an engine can do: a small guest on that engine decides. Nothing here asks which host or engine it is.
 
-``surface-*``, ``step``, ``breakpoints`` and ``virtual-clock`` are abilities of the engine; the others are the CPU's, told
+``surface-*``, ``step``, ``breakpoints`` and ``virtual-clock`` are abilities of the engine;
+the others are the CPU's, told
 by CPUID or by running the mode.
 """
 

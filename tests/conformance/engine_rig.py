@@ -1,7 +1,8 @@
 """A bare machine for testing engines: RAM, ROM, one vCPU, a device that notes what is done to it, and handlers.
 
 The same rig serves every engine. A test says what it needs of one (`needs`), and a probe on that engine decides.
-Handlers in the guest note every exception and interrupt: what the CPU pushed, CR2, DR6 and the stack pointer. What they do
+Handlers in the guest note every exception and interrupt: what the CPU pushed, CR2, DR6 and the stack pointer.
+What they do
 then is set by vector: end the program, go on where the frame says, or go on at a given address. A program ends with HLT
 while interrupts are off.
 
@@ -18,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyvmm
 from pyvmm.board import Board
-from pyvmm.cpu.state import CODE_16, CODE_32, CODE_64, CR0_PE, CR0_PG, DATA_16, DATA_32, CpuState
+from pyvmm.cpu.state import CODE_16, CODE_32, CODE_64, CR0_PG, DATA_16, DATA_32, CpuState
 from pyvmm.devices.base import Device
 from pyvmm.devices.pic import Pic
 from pyvmm.engine import Engine, EngineVm, ExitReason, Vcpu, VmExit
@@ -50,7 +51,18 @@ USER_VECTOR, TRAP_VECTOR = 0x30, 0x31
 VECTORS = 0x34
 STUB = 16
 
-CS64, DS0, CS32_3, DS3, CS64_3, CS32, CS16, DS16, TR, LDTR = 8, 0x10, 0x1B, 0x23, 0x2B, 0x30, 0x38, 0x40, 0x48, 0x58
+CS64, DS0, CS32_3, DS3, CS64_3, CS32, CS16, DS16, TR, LDTR = (
+    8,
+    0x10,
+    0x1B,
+    0x23,
+    0x2B,
+    0x30,
+    0x38,
+    0x40,
+    0x48,
+    0x58,
+)
 ABSENT_DATA, ABSENT_CODE, SHORT_DATA, READ_ONLY_DATA, SPARE = 0x68, 0x70, 0x78, 0x80, 0x88
 
 HALT, CONTINUE, SKIP, EOI = range(4)
@@ -150,7 +162,11 @@ class Rig:
 
     def _install(self) -> None:
         memory = self.memory
-        for base, code in ((HANDLERS_16, handlers(16)), (HANDLERS_32, handlers(32)), (HANDLERS_64, handlers(64))):
+        for base, code in (
+            (HANDLERS_16, handlers(16)),
+            (HANDLERS_32, handlers(32)),
+            (HANDLERS_64, handlers(64)),
+        ):
             memory.load(base, code)
         ivt, idt_32, idt_64 = bytearray(), bytearray(), bytearray()
         for vector in range(256):
@@ -267,7 +283,7 @@ class Rig:
 
     # Running ---------------------------------------------------------------------------------------------------------
 
-    def run(self, surface: Iterable[ExitReason] = (), seconds: float = 2) -> VmExit:
+    def run(self, surface: Iterable[ExitReason] = (), seconds: float = 20) -> VmExit:
         """Until the program ends, or an exit that is asked for. A program that does not end fails the test."""
         late = threading.Event()
 
@@ -374,6 +390,16 @@ def needs(*capabilities: str) -> Callable[[T], T]:
 
     def mark(function: T) -> T:
         function.needs = (*getattr(function, "needs", ()), *capabilities)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def defect_of(engine: str, reason: str) -> Callable[[T], T]:
+    """What is known to be wrong in the engine of that name: the test must fail there, and pass on every other."""
+
+    def mark(function: T) -> T:
+        function.defect = (engine, reason)  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -6,12 +6,51 @@ import pytest
 
 from pyvmm.engine import ExitReason
 from tests.conformance.engine_rig import (
-    ABSENT_CODE, ABSENT_DATA, AC, AC_, BP, BR, CODE, CONTINUE, CS32, DATA, DB, DE, DF_, GDT, GP, IDT_32, IDT_64, IST_STACK,
-    MF, NM, NP, OF_, PF_, SKIP, SPARE, SS, STACK, TF, TS, TSS, TRAP_VECTOR, UD, USER_CODE, USER_STACK, USER_VECTOR, XM,
-    Mode, Rig, needs,
+    ABSENT_CODE,
+    ABSENT_DATA,
+    AC,
+    AC_,
+    BP,
+    BR,
+    CODE,
+    CONTINUE,
+    CS32,
+    DATA,
+    DB,
+    DE,
+    DF_,
+    GDT,
+    GP,
+    IDT_32,
+    IDT_64,
+    IST_STACK,
+    MF,
+    NM,
+    NP,
+    OF_,
+    PF_,
+    SKIP,
+    SPARE,
+    SS,
+    STACK,
+    TRAP_VECTOR,
+    TS,
+    UD,
+    USER_CODE,
+    USER_STACK,
+    USER_VECTOR,
+    XM,
+    Mode,
+    Rig,
+    defect_of,
+    needs,
 )  # fmt: skip
 from tests.conformance.engine_tables import descriptor, gate_64
 
+PRIVILEGED = (
+    "hlt", "cli", "sti", "mov cr3, rax", "mov rax, cr0", "lgdt [rsp]", "lidt [rsp]", "invlpg [rsp]", "rdmsr", "wrmsr",
+    "wbinvd", "clts", "mov rax, dr7", "swapgs", "ltr ax", "lldt ax", "lmsw ax", "sysret", "in al, 0xe0",
+)  # fmt: skip
 MODES: tuple[Mode, ...] = ("real", "pm16", "pm32", "paging32", "pae", "compat", "long")
 
 # A program of one faulting instruction, its vector, error code, and how far the pushed IP is from its start.
@@ -36,7 +75,7 @@ def test_vector_and_rip(rig: Rig, mode: Mode, name: str) -> None:
     assert len(rig.faults) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="Unicorn has no INT1 (0xf1): #UD (SDM vol. 2A, INT n/INTO/INT3/INT1)")
+@defect_of("translator", "Unicorn has no INT1 (0xf1): #UD (SDM vol. 2A, INT n/INTO/INT3/INT1)")
 def test_int1(rig: Rig) -> None:
     """0xf1 is a trap with vector 1."""
     fault = rig.fault("long", b"\xf1\xf4")
@@ -50,7 +89,9 @@ def test_overflow_and_bound(rig: Rig, mode: Mode) -> None:
     rig.memory.write_u32(0x7E80, 0x00200010 if mode in ("real", "pm16") else 0x10)
     rig.memory.write_u32(0x7E84, 0x20)
     bound = "bound ax, [0x7e80]" if mode in ("real", "pm16") else "bound eax, [0x7e80]"
-    rig.finish(mode, f"mov al, 0x7f; add al, 1; into; mov eax, 0x18; {bound}; mov eax, 0x21; there: {bound}; hlt")
+    rig.finish(
+        mode, f"mov al, 0x7f; add al, 1; into; mov eax, 0x18; {bound}; mov eax, 0x21; there: {bound}; hlt"
+    )
     assert rig.vectors == [OF_, BR]
     assert rig.faults[0].ip == CODE + 5
 
@@ -78,7 +119,11 @@ def test_error_codes_of_selectors(rig: Rig, mode: Mode) -> None:
         (f"mov ax, {CS32}; mov ss, ax", GP, CS32),
         (f"push {ABSENT_CODE}; push 0x9000; {'retfq' if mode == 'long' else 'retf'}", NP, ABSENT_CODE),
         (f"mov ax, {beyond}; ltr ax", GP, beyond),
-        ("int 0x77", GP, 0x77 * 8 + 2),  # gate not present is #NP; this one is null: type error, #GP with IDT bit
+        (
+            "int 0x77",
+            GP,
+            0x77 * 8 + 2,
+        ),  # gate not present is #NP; this one is null: type error, #GP with IDT bit
     ):
         rig.forget()
         rig.resume_at(0x9000)
@@ -91,7 +136,9 @@ def test_error_codes_of_selectors(rig: Rig, mode: Mode) -> None:
 @needs("long")
 @pytest.mark.parametrize("mode", ["pm32", "long"])
 def test_absent_gate(rig: Rig, mode: Mode) -> None:
-    """A gate that is not present is #NP with IDT bit; a software INT through a gate of lower DPL is #GP (SDM 3A §6.12.1)."""
+    """A gate that is not present is #NP with IDT bit; a software INT through a gate of lower DPL is #GP (SDM
+    3A §6.12.1).
+    """
     base, size = (IDT_64, 16) if mode == "long" else (IDT_32, 8)
     at = base + size * USER_VECTOR + 5
     rig.memory.write_u8(at, rig.memory.read_u8(at) & 0x7F)
@@ -140,16 +187,18 @@ def test_math_fault(rig: Rig) -> None:
 
 
 @needs("long")
-@pytest.mark.xfail(strict=True, reason="Unicorn has no unmasked SSE exceptions (SDM vol. 1 §11.5)")
+@defect_of("translator", "Unicorn has no unmasked SSE exceptions (SDM vol. 1 §11.5)")
 def test_simd_fault(rig: Rig) -> None:
     """Unmasked, division by zero is #XM."""
     rig.memory.write_u32(DATA, 0x1D80)
-    program = f"ldmxcsr dword ptr [{DATA}]; mov eax, 1; cvtsi2ss xmm0, eax; xorps xmm1, xmm1; divss xmm0, xmm1; hlt"
+    program = (
+        f"ldmxcsr dword ptr [{DATA}]; mov eax, 1; cvtsi2ss xmm0, eax; xorps xmm1, xmm1; divss xmm0, xmm1; hlt"
+    )
     assert rig.fault("long", program).vector == XM
 
 
 @needs("long")
-@pytest.mark.xfail(strict=True, reason="Unicorn does not check alignment (SDM vol. 3A §6.15, #AC)")
+@defect_of("translator", "Unicorn does not check alignment (SDM vol. 3A §6.15, #AC)")
 def test_alignment_check(rig: Rig) -> None:
     """CR0.AM and EFLAGS.AC in ring 3: #AC(0)."""
     state = rig.state("long", USER_CODE, 3)
@@ -176,7 +225,7 @@ def test_lock_prefix_is_checked(rig: Rig) -> None:
 
 
 @needs("long")
-@pytest.mark.xfail(strict=True, reason="Unicorn takes LOCK before loads (SDM vol. 2A, LOCK)")
+@defect_of("translator", "Unicorn takes LOCK before loads (SDM vol. 2A, LOCK)")
 def test_lock_prefix_on_a_load(rig: Rig) -> None:
     """LOCK MOV is #UD."""
     assert rig.fault("long", b"\xf0\x8b\x03\xf4").vector == UD
@@ -192,8 +241,7 @@ def test_instruction_length(rig: Rig) -> None:
 @needs("long")
 def test_privileged_instructions_in_ring_3(rig: Rig) -> None:
     """#GP(0) at the instruction, from ring 3 to ring 0's stack (SDM vol. 3A §5.9)."""
-    for text in ("hlt", "cli", "sti", "mov cr3, rax", "mov rax, cr0", "lgdt [rsp]", "lidt [rsp]", "invlpg [rsp]", "rdmsr",
-                 "wrmsr", "wbinvd", "clts", "mov rax, dr7", "swapgs", "ltr ax", "lldt ax", "lmsw ax", "sysret", "in al, 0xe0"):  # fmt: skip
+    for text in PRIVILEGED:
         rig.forget()
         fault = rig.fault("long", f"nop; {text}; int 0x30", cpl=3)
         assert (fault.vector, fault.error, fault.ip) == (GP, 0, USER_CODE + 1), text
@@ -286,7 +334,9 @@ def test_call_gate(rig: Rig) -> None:
     target = 0x9000
     gate = (target & 0xFFFF) | CS32 << 16 | 1 << 32 | 0xEC00 << 32 | (target >> 16) << 48
     rig.state("pm32", 0)
-    rig.memory.load(target, rig_code := b"\x8b\x44\x24\x08\x0f\x20\xc1\x66\x8c\xca\xca\x04\x00")  # mov eax,[esp+8]...
+    rig.memory.load(
+        target, rig_code := b"\x8b\x44\x24\x08\x0f\x20\xc1\x66\x8c\xca\xca\x04\x00"
+    )  # mov eax,[esp+8]...
     assert rig_code
     program = f"push 0x1234; .byte 0x9a; .long 0; .short {SPARE | 3}; mov ebx, esp; int 0x30"
     rig.start("pm32", program, cpl=3)
@@ -306,4 +356,3 @@ def test_accessed_bit_is_set(rig: Rig) -> None:
     assert rig.memory.read_u8(GDT + SPARE + 5) == 0x93
     es = rig.vcpu.state.es
     assert (es.selector, es.base, es.limit, es.attributes) == (SPARE, 0x1000, 0xFFFFFFFF, 0xC093)
-    assert TSS and TF

@@ -12,7 +12,22 @@ import pytest
 from pyvmm.devices.pit import Pit
 from pyvmm.engine import ExitReason
 from tests.conformance.engine_rig import (
-    CODE, CONTINUE, DATA, DS0, EOI, IDT_32, IDT_64, IRQ_BASE, MMIO, NMI, NP, STACK, UD, Mode, Rig, needs,
+    CODE,
+    CONTINUE,
+    DATA,
+    DS0,
+    EOI,
+    IDT_32,
+    IDT_64,
+    IRQ_BASE,
+    MMIO,
+    NMI,
+    NP,
+    STACK,
+    UD,
+    Mode,
+    Rig,
+    needs,
 )  # fmt: skip
 
 MODES: tuple[Mode, ...] = ("real", "pm16", "pm32", "paging32", "pae", "compat", "long")
@@ -212,7 +227,10 @@ def test_interrupts_in_string_instructions(make_rig: MakeRig, text: str) -> None
     rig.memory.load(source, data)
     if text in ("repe cmpsb",):
         rig.memory.load(target, data)
-    rig.start("pm32", f"mov esi, {source}; mov edi, {target}; mov ecx, {count}; mov edx, 0xe0; mov eax, 0xff; sti; {text}; cli; hlt")
+    rig.start(
+        "pm32",
+        f"mov esi, {source}; mov edi, {target}; mov ecx, {count}; mov edx, 0xe0; mov eax, 0xff; sti; {text}; cli; hlt",
+    )
     done = threading.Event()
 
     def pulses() -> None:
@@ -229,7 +247,13 @@ def test_interrupts_in_string_instructions(make_rig: MakeRig, text: str) -> None
         thread.join()
     state = rig.vcpu.state
     assert state.ecx == 0
-    uses = {"rep movsb": (1, 1), "rep stosb": (0, 1), "repe cmpsb": (1, 1), "repne scasb": (0, 1), "rep outsb": (1, 0)}
+    uses = {
+        "rep movsb": (1, 1),
+        "rep stosb": (0, 1),
+        "repe cmpsb": (1, 1),
+        "repne scasb": (0, 1),
+        "rep outsb": (1, 0),
+    }
     assert state.esi == source + count * uses[text][0]
     assert state.edi == target + count * uses[text][1]
     if text == "rep movsb":

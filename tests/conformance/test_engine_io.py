@@ -8,7 +8,22 @@ import pytest
 from pyvmm.devices.i8042 import I8042
 from pyvmm.engine import ExitReason
 from tests.conformance.engine_rig import (
-    CODE, CONTINUE, DATA, GP, HIGH, MMIO, PF_, PORT, ROM, UD, USER_CODE, USER_STACK, USER_VECTOR, Mode, Rig, needs,
+    CODE,
+    CONTINUE,
+    DATA,
+    GP,
+    HIGH,
+    MMIO,
+    PF_,
+    PORT,
+    ROM,
+    UD,
+    USER_CODE,
+    USER_STACK,
+    USER_VECTOR,
+    Mode,
+    Rig,
+    needs,
 )  # fmt: skip
 
 MODES: tuple[Mode, ...] = ("real", "pm16", "pm32", "paging32", "pae", "compat", "long")
@@ -59,7 +74,9 @@ def test_string_of_thousands(rig: Rig) -> None:
 
 def test_rep_zero_and_unmapped_port(rig: Rig) -> None:
     """REP with a count of zero does nothing; a port that nobody has reads all ones."""
-    state = rig.finish("pm32", f"xor ecx, ecx; mov dx, {PORT}; rep insb; rep outsd; mov dx, 0x9999; in eax, dx; hlt")
+    state = rig.finish(
+        "pm32", f"xor ecx, ecx; mov dx, {PORT}; rep insb; rep outsd; mov dx, 0x9999; in eax, dx; hlt"
+    )
     assert state.eax == 0xFFFFFFFF
     assert not rig.sink.log
 
@@ -90,7 +107,9 @@ def test_mmio_of_eight_bytes(rig: Rig) -> None:
     rig.mmio_sink.memory = bytes(range(0x40, 0x80))
     state = rig.finish("long", f"""
         mov ebx, {MMIO}; mov rdi, 0x1122334455667788; mov [rbx+16], rdi; mov rbp, [rbx+8]; hlt""")  # fmt: skip
-    assert rig.mmio_sink.bytes_written == dict(zip(range(16, 24), bytes.fromhex("8877665544332211"), strict=True))
+    assert rig.mmio_sink.bytes_written == dict(
+        zip(range(16, 24), bytes.fromhex("8877665544332211"), strict=True)
+    )
     assert state.rbp == 0x4F4E4D4C4B4A4948
 
 
@@ -153,7 +172,10 @@ def test_rom(rig: Rig, mode: Mode) -> None:
 
 
 def test_a20(make_rig: object) -> None:
-    """A20 off: odd megabytes are the even ones (PC/AT), on again: not. Switched by the guest at the keyboard controller."""
+    """A20 off: odd megabytes are the even ones (PC/AT), on again: not.
+
+    Switched by the guest at the keyboard controller.
+    """
     rig: Rig = make_rig()  # type: ignore[operator]
     keyboard = I8042(rig.board, rig.board.irq_line(1), rig.board.irq_line(12))
     rig.devices.append(keyboard)
@@ -163,8 +185,10 @@ def test_a20(make_rig: object) -> None:
     rig.memory.write_u32(HIGH + 0x500, 0x22222222)
     state = rig.finish("real", """
         mov ax, 0xffff; mov es, ax; mov ebx, dword ptr es:[0x510]
-        mov al, 0xd1; out 0x64, al; mov al, 0xdd; out 0x60, al; mov ecx, dword ptr es:[0x510]; mov dword ptr es:[0x510], 0x33333333
-        mov al, 0xd1; out 0x64, al; mov al, 0xdf; out 0x60, al; mov edx, dword ptr es:[0x510]; mov esi, dword ptr [0x500]; hlt""")  # fmt: skip
+        mov al, 0xd1; out 0x64, al; mov al, 0xdd; out 0x60, al; mov ecx, dword ptr es:[0x510];
+        mov dword ptr es:[0x510], 0x33333333
+        mov al, 0xd1; out 0x64, al; mov al, 0xdf; out 0x60, al; mov edx, dword ptr es:[0x510];
+        mov esi, dword ptr [0x500]; hlt""")  # fmt: skip
     assert (state.ebx, state.ecx, state.edx, state.esi) == (0x22222222, 0x11111111, 0x22222222, 0x33333333)
 
 
@@ -175,7 +199,8 @@ def test_permission_bitmap(rig: Rig, mode: Mode) -> None:
     cases = [
         ("in al, 0xe0", 1, True), ("out 0xe0, al", 0, False), ("in ax, 0xe0", 1, False), ("in ax, 0xe0", 2, True),
         ("out 0xe0, eax", 3, False), ("out 0xe0, eax", 4, True), ("mov dx, 0xe0; insb", 0, False),
-        ("mov dx, 0xe0; lea rsi, [rsp-64]; rep outsd" if mode == "long" else "mov dx, 0xe0; lea esi, [esp-64]; rep outsd", 4, True),
+        ("mov dx, 0xe0; lea rsi, [rsp-64]; rep outsd" if mode == "long" else "mov dx, 0xe0; "
+            "lea esi, [esp-64]; rep outsd", 4, True),
     ]  # fmt: skip
     for text, count, allowed in cases:
         rig.forget()
@@ -279,7 +304,9 @@ def test_exceptions_are_surfaced(rig: Rig) -> None:
 @needs("long")
 def test_exits_are_counted(rig: Rig) -> None:
     """By reason, surfaced or not."""
-    rig.finish("long", f"mov ecx, 10; l: out 0xe0, al; loop l; mov ebx, {MMIO}; mov eax, dword ptr [rbx]; hlt")
+    rig.finish(
+        "long", f"mov ecx, 10; l: out 0xe0, al; loop l; mov ebx, {MMIO}; mov eax, dword ptr [rbx]; hlt"
+    )
     counts = rig.vcpu.exit_counts
     assert counts[ExitReason.IO] == 10
     assert counts[ExitReason.MMIO] == 1

@@ -33,7 +33,7 @@ def test_next_instruction(rig: Rig, mode: Mode) -> None:
     """An instruction that rewrites the very next one, in the same block."""
     register = "bx" if mode != "pm32" else "ebx"
     state = rig.finish(mode, f"mov {register}, there; mov byte ptr [{register}], 0x43; there: inc ecx; nop; hlt"
-                       if mode == "pm32" else f"mov bx, there; mov byte ptr [bx], 0x43; there: inc cx; nop; hlt",
+                       if mode == "pm32" else "mov bx, there; mov byte ptr [bx], 0x43; there: inc cx; nop; hlt",
                        rbx=0, rcx=0)  # fmt: skip
     assert state.ecx == 0
     assert state.bx == (CODE & 0xFFFF) + {"pm32": 8}.get(mode, 6) + 1
@@ -149,7 +149,9 @@ def test_other_threads_write_code(rig: Rig) -> None:
 def test_other_threads_write_data(rig: Rig) -> None:
     """A guest that polls memory sees a device's store, and the store before it."""
     rig.memory.write_u32(DATA, 0)
-    rig.start("pm32", f"l: mov eax, dword ptr [{DATA}]; test eax, eax; jz l; mov ebx, dword ptr [{DATA + 64}]; hlt")
+    rig.start(
+        "pm32", f"l: mov eax, dword ptr [{DATA}]; test eax, eax; jz l; mov ebx, dword ptr [{DATA + 64}]; hlt"
+    )
 
     def device() -> None:
         time.sleep(0.02)

@@ -8,8 +8,29 @@ import pytest
 
 from pyvmm.engine import ExitReason
 from tests.conformance.engine_rig import (
-    CODE, CONTINUE, CS16, CS32, CS64, DATA, DS0, DS16, GDT, GP, IDT_32, IDT_64, READ_ONLY_DATA, SS, STACK, TR, UD,
-    Mode, Rig, assemble, far_jump, needs,
+    CODE,
+    CONTINUE,
+    CS16,
+    CS32,
+    CS64,
+    DATA,
+    DS0,
+    DS16,
+    GDT,
+    GP,
+    IDT_32,
+    IDT_64,
+    READ_ONLY_DATA,
+    SS,
+    STACK,
+    TR,
+    UD,
+    Mode,
+    Rig,
+    assemble,
+    defect_of,
+    far_jump,
+    needs,
 )  # fmt: skip
 
 POINTERS = 0x7F00  # pseudo-descriptors for LGDT and LIDT
@@ -153,7 +174,9 @@ def test_v86_int_at_iopl_0(rig: Rig) -> None:
 def test_compatibility_mode_is_32_bit(rig: Rig) -> None:
     """Addresses wrap at 4 GiB and 0x40 is INC, not REX."""
     rig.memory.write_u32(0x50000, 0xABCD)
-    state = rig.finish("compat", "mov ebx, 0xfffffff0; mov eax, dword ptr [ebx+0x50010]; .byte 0x41; hlt", ecx=7)
+    state = rig.finish(
+        "compat", "mov ebx, 0xfffffff0; mov eax, dword ptr [ebx+0x50010]; .byte 0x41; hlt", ecx=7
+    )
     assert state.eax == 0xABCD
     assert state.ecx == 8
 
@@ -166,7 +189,8 @@ def test_64_bit_ignores_segment_bases(rig: Rig) -> None:
     state = rig.finish("long", """
         mov ecx, 0xc0000101; mov eax, 0x50000; xor edx, edx; wrmsr
         mov ecx, 0xc0000102; mov eax, 0x51000; wrmsr
-        xor esi, esi; mov r8, gs:[rsi+0x10]; swapgs; mov r9, gs:[rsi+0x10]; rdgsbase r10; hlt""", cr4=0x10620)  # fmt: skip
+        xor esi, esi; mov r8, gs:[rsi+0x10]; swapgs; mov r9, gs:[rsi+0x10]; rdgsbase r10;
+        hlt""", cr4=0x10620)  # fmt: skip
     assert (state.r8, state.r9, state.r10) == (0x1111, 0x2222, 0x51000)
     assert state.kernel_gs_base == 0x50000
     assert state.gs.base == 0x51000
@@ -174,7 +198,9 @@ def test_64_bit_ignores_segment_bases(rig: Rig) -> None:
 
 @needs("long")
 def test_long_mode_checks(rig: Rig) -> None:
-    """Clearing CR4.PAE in long mode, EFER.LME under paging and CR0.PG without PE are #GP(0) (SDM 3A §4.1.1, vol. 2 MOV CR)."""
+    """Clearing CR4.PAE in long mode, EFER.LME under paging and CR0.PG without PE are #GP(0) (SDM 3A §4.1.1,
+    vol. 2 MOV CR).
+    """
     rig.on(GP, action=2)
     for program in (
         "mov rax, cr4; and rax, -33; mov cr4, rax",
@@ -197,7 +223,7 @@ def test_canonical_addresses(rig: Rig) -> None:
 
 
 @needs("long")
-@pytest.mark.xfail(strict=True, reason="Unicorn raises #GP for every non-canonical access (SDM vol. 3A §6.15, #SS)")
+@defect_of("translator", "Unicorn raises #GP for every non-canonical access (SDM vol. 3A §6.15, #SS)")
 def test_canonical_stack_addresses(rig: Rig) -> None:
     """By way of RSP or RBP it is #SS(0)."""
     fault = rig.fault("long", "mov rbp, 0x800000000000; mov rbx, [rbp]")
@@ -205,7 +231,7 @@ def test_canonical_stack_addresses(rig: Rig) -> None:
 
 
 @needs("protected-32")
-@pytest.mark.xfail(strict=True, reason="Unicorn does not check segment limits of data accesses (SDM vol. 3A §5.3)")
+@defect_of("translator", "Unicorn does not check segment limits of data accesses (SDM vol. 3A §5.3)")
 @pytest.mark.parametrize("mode", ["real", "pm16", "pm32"])
 def test_segment_limits(rig: Rig, mode: Mode) -> None:
     """An access past a segment's limit is #GP(0); in real mode past 0xffff (SDM vol. 3A §5.3, table 20-1)."""
@@ -214,7 +240,10 @@ def test_segment_limits(rig: Rig, mode: Mode) -> None:
 
 
 @needs("protected-32")
-@pytest.mark.xfail(strict=True, reason="Unicorn does not check segment types of data accesses (SDM vol. 3A §5.5)")
+@defect_of("translator", "Unicorn does not check segment types of data accesses (SDM vol. 3A §5.5)")
 def test_read_only_segment(rig: Rig) -> None:
     """A store through a read-only segment is #GP(0)."""
-    assert rig.fault("pm32", f"mov ax, {READ_ONLY_DATA}; mov ds, ax; mov dword ptr [{DATA}], eax; hlt").vector == GP
+    assert (
+        rig.fault("pm32", f"mov ax, {READ_ONLY_DATA}; mov ds, ax; mov dword ptr [{DATA}], eax; hlt").vector
+        == GP
+    )

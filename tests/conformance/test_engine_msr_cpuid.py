@@ -1,0 +1,254 @@
+"""CPUID, model-specific registers, the TSC, and fast system calls (Intel SDM vol. 2, vol. 4; AMD64 APM vol. 2 §6.1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.engine_rig import (
+    CODE,
+    CS32,
+    CS64,
+    DS0,
+    GP,
+    IF,
+    STACK,
+    UD,
+    USER_CODE,
+    USER_STACK,
+    Mode,
+    Rig,
+    assemble,
+    needs,
+)  # fmt: skip
+
+STAR = CS64 << 32 | 0x1B << 48
+KERNEL = 0x9000
+SYSRETQ = ".byte 0x48, 0x0f, 0x07"
+
+
+def cpuid(rig: Rig, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+    """EAX, EBX, ECX, EDX as the guest reads them."""
+    state = rig.finish("long", "cpuid; hlt", rax=leaf, rcx=subleaf)
+    return state.eax, state.ebx, state.ecx, state.edx
+
+
+def test_cpuid_features(rig: Rig) -> None:
+    """What is not on this board is not told of, and what code would need is."""
+    _, _, ecx, edx = cpuid(rig, 1)
+    assert ecx >> 31 & 1, "hypervisor present"
+    for name, register, bit in (("AVX", ecx, 28), ("APIC", edx, 9), ("x2APIC", ecx, 21), ("TSC deadline", ecx, 24),
+                                ("MONITOR", ecx, 3), ("MCE", edx, 7)):  # fmt: skip
+        assert not register >> bit & 1, name
+    for name, register, bit in (("FPU", edx, 0), ("PSE", edx, 3), ("TSC", edx, 4), ("MSR", edx, 5), ("PAE", edx, 6),
+                                ("CX8", edx, 8), ("PGE", edx, 13), ("CMOV", edx, 15), ("SSE2", edx, 26)):  # fmt: skip
+        assert register >> bit & 1, name
+    assert not cpuid(rig, 7)[1] & (1 << 5 | 1 << 16), "AVX2, AVX512"
+    assert not cpuid(rig, 0xD)[0] & 4, "XCR0 has no AVX"
+
+
+def test_cpuid_ranges(rig: Rig) -> None:
+    """The last basic and extended leaf, and zeroes above the hypervisor's."""
+    assert cpuid(rig, 0)[0] >= 0x15
+    assert cpuid(rig, 0x80000000)[0] >= 0x80000008
+    assert 0x40000010 <= cpuid(rig, 0x40000000)[0] < 0x40000100
+    assert cpuid(rig, 0x80000008)[0] & 0xFF == 40
+
+
+@pytest.mark.parametrize("hz", [1_000_000_000, 2_500_000_000, 123_456_789])
+def test_tsc_frequency(rig: Rig, hz: int) -> None:
+    """Leaf 0x15 (crystal times ratio) and 0x40000010 (kHz) say what the board's is; AMD's bit: invariant."""
+    rig.board.tsc_hz = hz
+    eax, ebx, ecx, _ = cpuid(rig, 0x15)
+    assert ecx * ebx // eax == hz
+    assert cpuid(rig, 0x40000010)[0] == hz // 1000
+    assert cpuid(rig, 0x80000007)[3] >> 8 & 1
+
+
+def test_tsc_counts_the_clock(rig: Rig) -> None:
+    """Monotonic, at the board's frequency by the board's clock, also through WRMSR."""
+    rig.board.tsc_hz = 3_000_000_000
+    before = rig.board.clock.now
+    state = rig.finish("long", """
+        rdtsc; shl rdx, 32; lea rsi, [rdx+rax]; mov ebx, 200000
+        l: rdtsc; shl rdx, 32; add rax, rdx; cmp rax, rsi; jb bad; mov rsi, rax; dec ebx; jnz l
+        mov ecx, 0x10; xor eax, eax; mov edx, 0x1000; wrmsr; rdtsc; hlt
+        bad: ud2""", rbx=0)  # fmt: skip
+    after = rig.board.clock.now
+    assert not rig.faults
+    assert before * 3 <= state.rsi <= after * 3 + 3
+    assert state.edx == 0x1000
+
+
+@needs("long")
+def test_tsd(rig: Rig) -> None:
+    """CR4.TSD: RDTSC and RDTSCP are #GP(0) above ring 0 only."""
+    cr4 = rig.state("long", 0).cr4 | 4
+    for text in ("rdtsc", "rdtscp"):
+        rig.forget()
+        fault = rig.fault("long", f"nop; {text}; ud2", cpl=3, cr4=cr4)
+        assert (fault.vector, fault.error, fault.ip) == (GP, 0, USER_CODE + 1)
+        rig.forget()
+        assert rig.fault("long", f"{text}; ud2", cr4=cr4).vector == UD
+        rig.forget()
+        assert rig.fault("long", f"{text}; ud2", cpl=3).vector == UD
+
+
+@needs("rdtscp")
+def test_tsc_aux(rig: Rig) -> None:
+    """RDTSCP gives IA32_TSC_AUX in ECX."""
+    state = rig.finish(
+        "long", "mov ecx, 0xc0000103; mov eax, 0x1234567; xor edx, edx; wrmsr; xor ecx, ecx; rdtscp; hlt"
+    )
+    assert state.rcx == 0x1234567
+    assert state.tsc_aux == 0x1234567
+
+
+def test_unknown_msr(rig: Rig) -> None:
+    """RDMSR and WRMSR of what does not exist: #GP(0), registers as they were."""
+    for text in ("rdmsr", "wrmsr"):
+        for index in (0x123456, 0x4B564DFF, 0xC0001234):
+            rig.forget()
+            fault = rig.fault("long", f"mov ecx, {index}; {text}; hlt", rax=5, rdx=6)
+            assert (fault.vector, fault.error, fault.ip) == (GP, 0, CODE + 5)
+            assert (rig.vcpu.state.rax, rig.vcpu.state.rdx) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0xC0000080, 1 << 1), (0xC0000080, 1 << 20), (0xC0000082, 1 << 47), (0xC0000100, 1 << 63), (0xC0000102,
+        1 << 48),
+        (0x176, 1 << 50), (0x277, 0x02), (0x277, 0x08), (0xC0000103, 1 << 32), (0x1B, 0xFEE00800),
+    ],
+)  # fmt: skip
+def test_msr_values_that_are_refused(rig: Rig, index: int, value: int) -> None:
+    """Reserved bits, non-canonical addresses, memory types that do not exist: #GP(0), nothing stored."""
+    before = rig.state("long", 0)
+    fault = rig.fault("long", "wrmsr", rcx=index, rax=value & 0xFFFFFFFF, rdx=value >> 32)
+    assert (fault.vector, fault.error) == (GP, 0)
+    after = rig.vcpu.state
+    assert (after.efer, after.pat, after.lstar) == (before.efer, before.pat, before.lstar)
+
+
+def test_msrs_keep_values(rig: Rig) -> None:
+    """Written by the guest, seen in the state, and the other way round."""
+    names = {
+        0x174: "sysenter_cs", 0x175: "sysenter_esp", 0x176: "sysenter_eip", 0xC0000081: "star", 0xC0000082: "lstar",
+        0xC0000083: "cstar", 0xC0000084: "fmask", 0xC0000102: "kernel_gs_base",
+    }  # fmt: skip
+    for index, name in names.items():
+        state = rig.finish("long", "wrmsr; xor eax, eax; rdmsr; hlt", rcx=index, rax=0x4321, rdx=0)
+        assert (getattr(state, name), state.eax) == (0x4321, 0x4321), name
+        state = rig.finish("long", "rdmsr; hlt", rcx=index, **{name: 0x8765})
+        assert state.eax == 0x8765, name
+
+
+@needs("long")
+def test_xcr0(rig: Rig) -> None:
+    """XSETBV takes x87 and SSE; AVX, no x87, or another register is #GP(0) (SDM vol. 2C XSETBV)."""
+    cr4 = rig.state("long", 0).cr4 | 1 << 18
+    assert rig.finish("long", "xsetbv; xgetbv; hlt", cr4=cr4, rax=3, rdx=0, rcx=0).eax == 3
+    for eax, edx, ecx in ((7, 0, 0), (2, 0, 0), (3, 1, 0), (3, 0, 1)):
+        rig.forget()
+        fault = rig.fault("long", "xsetbv", cr4=cr4, rax=eax, rdx=edx, rcx=ecx)
+        assert (fault.vector, fault.error) == (GP, 0)
+    rig.forget()
+    assert rig.fault("long", "xgetbv", rcx=0).vector == UD
+
+
+@needs("long")
+def test_cr8(rig: Rig) -> None:
+    """Four bits in 64-bit mode; more is #GP(0)."""
+    state = rig.finish("long", "mov eax, 9; mov cr8, rax; xor eax, eax; mov rbx, cr8; hlt")
+    assert (state.rbx, state.cr8) == (9, 9)
+    fault = rig.fault("long", "mov eax, 16; mov cr8, rax")
+    assert (fault.vector, fault.error) == (GP, 0)
+
+
+# Fast system calls ------------------------------------------------------------------------------------------------
+
+
+def kernel(rig: Rig, text: str, bits: int = 64) -> None:
+    """What LSTAR, CSTAR and SYSENTER_EIP point to."""
+    rig.memory.load(KERNEL, assemble(text, bits, KERNEL))  # type: ignore[arg-type]
+
+
+@needs("long")
+def test_syscall_and_sysret(rig: Rig) -> None:
+    """RCX, R11, FMASK, selectors, and back to 64 bits."""
+    kernel(rig, f"mov r8, rcx; mov r9, r11; mov r10w, cs; mov r12w, ss; pushfq; pop r13; {SYSRETQ}")
+    rig.start("long", "mov esp, 0x30000; syscall; pushfq; pop r14; mov r15w, cs; mov bx, ss; ud2", cpl=3, star=STAR,
+              lstar=KERNEL, fmask=0x600, rflags=0x602 | 1, rsp=USER_STACK)  # fmt: skip
+    rig.run()
+    after = rig.vcpu.state
+    assert rig.vectors == [UD]
+    assert after.r8 == USER_CODE + 7
+    assert after.r9 & 0x603 == 0x603
+    assert (after.r10w, after.r12w) == (CS64, DS0)
+    assert after.r13 & 0x601 == 1
+    assert after.r14 & 0x603 == 0x603
+    assert (after.r15w, after.bx) == (0x2B, 0x23)
+
+
+@needs("long", "amd")
+def test_syscall_in_compatibility_mode(rig: Rig) -> None:
+    """To CSTAR in 64-bit mode, and SYSRET back to 32 bits (AMD64 APM vol. 2 §6.1.1)."""
+    kernel(rig, "mov r8, rcx; mov r10w, cs; .byte 0x0f, 0x07")
+    rig.start(
+        "compat", "nop; syscall; mov bx, cs; mov dx, ss; ud2", cpl=3, star=STAR, cstar=KERNEL, lstar=0xDEAD000
+    )
+    rig.run()
+    after = rig.vcpu.state
+    assert rig.vectors == [UD]
+    assert after.r8 == USER_CODE + 3
+    assert (after.r10w, after.bx, after.dx) == (CS64, 0x1B, 0x23)
+
+
+@needs("long")
+def test_syscall_disabled(rig: Rig) -> None:
+    """EFER.SCE clear: #UD, for SYSRET too."""
+    for text, cpl, base in (("syscall", 3, USER_CODE), (SYSRETQ, 0, CODE)):
+        rig.forget()
+        efer = rig.state("long", 0).efer & ~1
+        fault = rig.fault("long", f"nop; {text}", cpl=cpl, efer=efer, star=STAR, lstar=KERNEL)
+        assert (fault.vector, fault.ip) == (UD, base + 1), text
+
+
+@needs("long")
+def test_sysret_to_non_canonical(rig: Rig) -> None:
+    """#GP(0) in ring 0 on Intel; on AMD the fetch faults in ring 3 (SDM vol. 2B SYSRET, APM vol. 3 SYSRET)."""
+    fault = rig.fault("long", SYSRETQ, star=STAR, rcx=1 << 47, r11=2)
+    assert fault.vector == GP
+    assert (fault.cs & 3, fault.ip) in ((0, CODE), (3, 1 << 47))
+
+
+@needs("protected-32")
+@pytest.mark.parametrize("mode", ["pm32", "paging32", "pae"])
+def test_sysenter_and_sysexit(rig: Rig, mode: Mode) -> None:
+    """Ring 3 to 0 with IF off, and back with ECX and EDX (SDM vol. 2B)."""
+    kernel(rig, "mov ebx, esp; mov si, cs; mov di, ss; pushfd; pop ebp; sysexit", 32)
+    registers = {"sysenter_cs": CS32, "sysenter_esp": STACK, "sysenter_eip": KERNEL, "rflags": 2 | IF}
+    rig.start(
+        mode,
+        f"mov ecx, {USER_STACK - 64}; mov edx, {USER_CODE + 12}; sysenter; mov si, si; ud2",
+        cpl=3,
+        **registers,
+    )
+    rig.run()
+    after = rig.vcpu.state
+    fault = rig.faults[0]
+    assert (fault.vector, fault.sp, fault.cs, fault.ss) == (UD, USER_STACK - 64, CS32 + 16 | 3, CS32 + 24 | 3)
+    assert (after.ebx, after.si, after.di) == (STACK, CS32, CS32 + 8)
+    assert not after.ebp & IF
+
+
+@needs("protected-32")
+def test_sysenter_without_cs(rig: Rig) -> None:
+    """IA32_SYSENTER_CS null: #GP(0); SYSEXIT too, and in ring 3."""
+    for text, cpl, base in (("sysenter", 3, USER_CODE), ("sysexit", 0, CODE), ("sysexit", 3, USER_CODE)):
+        rig.forget()
+        fault = rig.fault(
+            "pm32", f"nop; {text}", cpl=cpl, sysenter_cs=0 if cpl == 0 or text == "sysenter" else CS32
+        )
+        assert (fault.vector, fault.error, fault.ip) == (GP, 0, base + 1), (text, cpl)
+    assert rig.fault("real", "sysenter; hlt").vector in (GP, UD)
