@@ -127,7 +127,8 @@ def test_halt_wakes(make_rig: MakeRig, mode: Mode) -> None:
         thread.join()
     assert exit_.reason is ExitReason.HLT
     assert rig.vcpu.state.bx == 0x77
-    assert rig.vectors == [IRQ5] * 3
+    assert len(rig.vectors) >= 3
+    assert set(rig.vectors) == {IRQ5}
 
 
 def test_halt_with_interrupts_off_returns(rig: Rig) -> None:
