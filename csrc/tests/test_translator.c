@@ -152,6 +152,31 @@ static void test_mmio_and_surface(void)
     rig_free(rig);
 }
 
+/* At a surfaced exit nothing after its instruction has been executed, and registers may be changed. */
+static void test_surfaced_exit_is_exact(void)
+{
+    Rig *rig = rig_new(CLOCK_KIND_REALTIME);
+    load(rig, 0x500, "\xe6\x80\x40\xe6\x80\x40\xf4", 7); /* out 0x80,al; inc ax; out 0x80,al; inc ax; hlt */
+    real_mode_at(rig, 0x500);
+    uint32_t mask = HLT | 1u << EXIT_IO;
+    for (int i = 0; i < 2; i++) {
+        VmExit left = run(rig, mask);
+        CHECK_EQ(left.reason, EXIT_IO);
+        CHECK_EQ(left.value, i ? 0x41 : 0);
+        vcpu_get_state(rig->vcpu, &rig->state);
+        CHECK_EQ(rig->state.rip, 0x502 + 3 * i);
+        CHECK_EQ(rig->state.gpr[REG_RAX], i ? 0x41 : 0);
+        rig->state.gpr[REG_RAX] = 0x40;
+        vcpu_set_state(rig->vcpu, &rig->state);
+    }
+    VmExit left = run(rig, mask);
+    CHECK_EQ(left.reason, EXIT_HLT);
+    vcpu_get_state(rig->vcpu, &rig->state);
+    CHECK_EQ(rig->state.gpr[REG_RAX], 0x41);
+    CHECK_EQ(rig->state.rip, 0x507);
+    rig_free(rig);
+}
+
 static void test_triple_fault(void)
 {
     Rig *rig = rig_new(CLOCK_KIND_REALTIME);
@@ -350,6 +375,7 @@ int main(void)
         RUN(test_reset_vector);
         RUN(test_real_mode_interrupts);
         RUN(test_mmio_and_surface);
+        RUN(test_surfaced_exit_is_exact);
         RUN(test_triple_fault);
         RUN(test_kick_of_a_loop);
         RUN(test_rom_ignores_writes);

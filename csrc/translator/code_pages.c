@@ -144,26 +144,40 @@ void tlb_set_dirty_x86_64(void *cpu, uint64_t vaddr)
         original_tlb_set_dirty_x86_64(cpu, vaddr);
 }
 
+static void queue_invalidation(TranslatorVcpu *vcpu, uint64_t start)
+{
+    pthread_mutex_lock(&vcpu->invalidation_lock);
+    if (vcpu->invalidation_count == MAX_INVALIDATIONS) {
+        vcpu->invalidate_all = true;
+    } else {
+        vcpu->invalidations[vcpu->invalidation_count].start = start;
+        vcpu->invalidations[vcpu->invalidation_count].end = start + GUEST_PAGE_SIZE;
+        vcpu->invalidation_count++;
+    }
+    __atomic_store_n(&vcpu->invalidations_pending, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&vcpu->invalidation_lock);
+    translator_kick(vcpu);
+}
+
+/* Every slot that shows the page's bytes (the BIOS is seen at two addresses) may hold blocks of it. */
+static void invalidate_aliases(TranslatorVcpu *vcpu, uint64_t ram_offset)
+{
+    for (size_t i = 0; i < vcpu->slot_count; i++) {
+        CodeSlot *code = &vcpu->slots[i];
+        uint64_t page = (ram_offset - code->slot->ram_offset) >> GUEST_PAGE_BITS;
+        if (ram_offset - code->slot->ram_offset < code->slot->size && (vcpu->slow || has_code(code, page)))
+            queue_invalidation(vcpu, code->ram_addr + (page << GUEST_PAGE_BITS));
+    }
+}
+
 void code_pages_host_wrote(void *opaque, gpa_t gpa, uint64_t size)
 {
     TranslatorVcpu *vcpu = opaque;
     uint64_t page, first = gpa >> GUEST_PAGE_BITS, last = (gpa + size - 1) >> GUEST_PAGE_BITS;
     for (uint64_t number = first; number <= last; number++) {
         CodeSlot *code = slot_of_gpa(vcpu, number << GUEST_PAGE_BITS, &page);
-        if (!code || (!vcpu->slow && !has_code(code, page)))
-            continue;
-        uint64_t start = code->ram_addr + (page << GUEST_PAGE_BITS);
-        pthread_mutex_lock(&vcpu->invalidation_lock);
-        if (vcpu->invalidation_count == MAX_INVALIDATIONS) {
-            vcpu->invalidate_all = true;
-        } else {
-            vcpu->invalidations[vcpu->invalidation_count].start = start;
-            vcpu->invalidations[vcpu->invalidation_count].end = start + GUEST_PAGE_SIZE;
-            vcpu->invalidation_count++;
-        }
-        __atomic_store_n(&vcpu->invalidations_pending, 1, __ATOMIC_SEQ_CST);
-        pthread_mutex_unlock(&vcpu->invalidation_lock);
-        translator_kick(vcpu);
+        if (code)
+            invalidate_aliases(vcpu, code->slot->ram_offset + (page << GUEST_PAGE_BITS));
     }
 }
 

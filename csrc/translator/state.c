@@ -170,6 +170,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     env->eflags = state->rflags | 2; /* between runs the library keeps all flags here, and takes them apart on entry */
     env_update_hflags(env, translator_library_msr(vcpu, MSR_EFER));
     vcpu->hlt_pending = false;
+    vcpu->queue_count = 0; /* execution starts anew: what was not seen of before is gone */
     vcpu->triple_fault = false;
     *(int32_t *)env_field(env, ENV_OLD_EXCEPTION) = -1;
     fpu_in(vcpu, state->xsave);

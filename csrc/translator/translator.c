@@ -167,6 +167,19 @@ static void debug_stop(TranslatorVcpu *vcpu, uint64_t address)
     cpu_loop_exit_noexc_x86_64(vcpu->cpu);
 }
 
+/*
+ * Every instruction while exits inside a block are surfaced: the one after an exit is not executed before the exit was
+ * seen, so that registers are those right after the access, and may be changed.
+ */
+static void on_instruction_surfaced(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
+{
+    TranslatorVcpu *vcpu = opaque;
+    if (likely(!vcpu->queue_count))
+        return;
+    vcpu->env->eip = address - vcpu->env->segs[SEG_CS].base;
+    cpu_loop_exit_noexc_x86_64(vcpu->cpu);
+}
+
 static void on_step(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
 {
     TranslatorVcpu *vcpu = opaque;
@@ -280,8 +293,14 @@ static void engine_notify(void *opaque)
 static void engine_a20(void *opaque, bool on)
 {
     TranslatorVm *vm = opaque;
-    if (vm->vcpu)
+    if (!vm->vcpu)
+        return;
+    /* The line's level is board->a20; it takes effect in the vCPU's thread, which may be this one, or between blocks. */
+    if (translator_current() == vm->vcpu)
         x86_cpu_set_a20_x86_64(vm->vcpu->cpu, on);
+    else
+        __atomic_store_n(&vm->vcpu->a20_pending, 1, __ATOMIC_SEQ_CST);
+    translator_kick(vm->vcpu);
 }
 
 static void free_vcpu(Vcpu *base)
@@ -399,9 +418,31 @@ static int run_library(TranslatorVcpu *vcpu, VmExit *exit)
     return 0;
 }
 
+/* Exits that can happen in the middle of a block; the others end one by themselves. */
+enum { INSIDE_BLOCKS = 1 << EXIT_IO | 1 << EXIT_MMIO | 1 << EXIT_MSR | 1 << EXIT_CPUID };
+
+/* Have, or have no longer, the hook on every instruction. Blocks made without it would not call it. */
+static int watch_instructions(TranslatorVcpu *vcpu, bool watch)
+{
+    if (vcpu->instructions_watched == watch)
+        return 0;
+    TranslatorVcpu *before = translator_enter(vcpu);
+    uc_err code = watch ? uc_hook_add(vcpu->uc, &vcpu->surface_hook, UC_HOOK_CODE, (void *)on_instruction_surfaced,
+                                      vcpu, 1, 0)
+                        : uc_hook_del(vcpu->uc, vcpu->surface_hook);
+    tb_flush_x86_64(vcpu->cpu);
+    translator_enter(before);
+    if (code)
+        return -ENOMEM;
+    vcpu->instructions_watched = watch;
+    return 0;
+}
+
 static int run_vcpu(Vcpu *base, VmExit *exit)
 {
     TranslatorVcpu *vcpu = vcpu_of(base);
+    if (watch_instructions(vcpu, base->surface & INSIDE_BLOCKS) < 0)
+        return -ENOMEM;
     if (!vcpu->queue && (base->surface || vcpu->breakpoint_count)) {
         vcpu->queue = calloc(SURFACE_QUEUE, sizeof *vcpu->queue);
         if (!vcpu->queue)

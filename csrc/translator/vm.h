@@ -59,8 +59,10 @@ typedef struct TranslatorVcpu {
 
     /* Single step and breakpoints */
     int32_t steps_left; /* -1: not stepping */
-    bool step_hook_set;
     uc_hook step_hook;
+    uc_hook surface_hook;
+    bool instructions_watched; /* surface_hook is set */
+    uint32_t a20_pending;      /* atomic: another thread moved the A20 line */
     uc_hook breakpoint_hooks[64];
     size_t breakpoint_count;
     uint64_t resume_address; /* do not stop again at the breakpoint we start from */

@@ -104,6 +104,7 @@ class Image:
     def __init__(self, handle: Any, path: str) -> None:
         self.handle = handle
         self.path = path
+        self._pid = os.getpid()
 
     def __enter__(self) -> Image:
         return self
@@ -114,7 +115,8 @@ class Image:
         self.close()
 
     def __del__(self) -> None:
-        if lib is not None and getattr(self, "handle", None):
+        # A forked child has a copy of the object and no business with the file.
+        if lib is not None and getattr(self, "handle", None) and os.getpid() == self._pid:
             self.close()
 
     def __repr__(self) -> str:
