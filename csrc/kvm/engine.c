@@ -6,6 +6,7 @@
 
 #include "kvm/vm.h"
 
+#define MEGABYTE (1ull << 20)
 #define API_VERSION 12 /* api.rst 4.1: the only one there is */
 
 static const EngineOps OPS;
@@ -82,20 +83,58 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
     return 0;
 }
 
-static int set_slot(KvmVm *vm, size_t index, const Memslot *slot, Error *error)
+/* What [start, end) of a board's slot shows, at `gpa`. */
+static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_t gpa, Error *error)
 {
+    start = MAX(start, slot->gpa);
+    end = MIN(end, slot->gpa + slot->size);
+    if (start >= end)
+        return 0;
     struct kvm_userspace_memory_region region = {
-        .slot = (uint32_t)index,
+        .slot = vm->slot_count,
         .flags = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only ? KVM_MEM_READONLY : 0,
-        .guest_phys_addr = slot->gpa,
-        .memory_size = slot->size,
-        .userspace_addr = (uintptr_t)slot->hva,
+        .guest_phys_addr = gpa + start,
+        .memory_size = end - start,
+        .userspace_addr = (uintptr_t)slot->hva + (start - slot->gpa),
     };
     int result = kvm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
     if (result < 0)
-        return error_set(error, -result, "KVM_SET_USER_MEMORY_REGION slot %zu, %#llx + %#llx: %s", index,
-                         (unsigned long long)slot->gpa, (unsigned long long)slot->size, strerror(-result));
+        return error_set(error, -result, "KVM_SET_USER_MEMORY_REGION slot %u, %#llx + %#llx: %s", vm->slot_count,
+                         (unsigned long long)region.guest_phys_addr, (unsigned long long)region.memory_size,
+                         strerror(-result));
+    vm->slot_count++;
     return 0;
+}
+
+/* All memslots anew. Without A20 the second megabyte is the first one again (IBM PC/AT Technical Reference, 1984). */
+static int map_memory(KvmVm *vm, bool a20, Error *error)
+{
+    const GuestMemory *memory = vm->base.board->memory;
+    int result = 0;
+    while (vm->slot_count) {
+        struct kvm_userspace_memory_region none = {.slot = --vm->slot_count};
+        kvm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &none);
+    }
+    for (size_t i = 0; i < guest_memory_slot_count(memory) && result == 0; i++) {
+        const Memslot *slot = guest_memory_slot(memory, i);
+        if (a20) {
+            result = add_slot(vm, slot, 0, UINT64_MAX, 0, error);
+            continue;
+        }
+        result = add_slot(vm, slot, 0, MEGABYTE, 0, error);
+        if (result == 0)
+            result = add_slot(vm, slot, 0, MEGABYTE, MEGABYTE, error);
+        if (result == 0)
+            result = add_slot(vm, slot, 2 * MEGABYTE, UINT64_MAX, 0, error);
+    }
+    return result;
+}
+
+/* On the vCPU's thread, from the device that holds the gate. */
+static void board_a20(void *opaque, bool on)
+{
+    KvmVm *vm = opaque;
+    vm->a20_error = map_memory(vm, on, NULL);
 }
 
 static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
@@ -120,13 +159,7 @@ static int make_vm(KvmVm *vm, Error *error)
         enable(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
     if (extension(vm->system_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
         enable(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
-    GuestMemory *memory = vm->base.board->memory;
-    for (size_t i = 0; i < guest_memory_slot_count(memory); i++) {
-        int result = set_slot(vm, i, guest_memory_slot(memory, i), error);
-        if (result < 0)
-            return result;
-    }
-    return 0;
+    return map_memory(vm, vm->base.board->a20, error);
 }
 
 /* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate. */
@@ -214,6 +247,7 @@ static void free_vm(EngineVm *base)
     KvmVm *vm = vm_of(base);
     Board *board = base->board;
     board->kick = NULL;
+    board->a20_changed = NULL;
     board->intr.changed = NULL;
     if (vm->vcpu)
         free_vcpu(&vm->vcpu->base);
@@ -258,7 +292,7 @@ EngineVm *kvm_vm_new(Board *board, const char *device, Error *error)
     }
     board->engine = vm;
     board->kick = board_notify;
-    board->a20_changed = NULL;
+    board->a20_changed = board_a20;
     board->intr.engine = vm;
     board->intr.changed = board_notify;
     return &vm->base;

@@ -24,6 +24,7 @@ bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit)
         uint8_t *element = data + (size_t)(count - vcpu->io_left--) * size;
         uint64_t value = 0;
         bool handled;
+        vcpu->answering = true;
         if (out) {
             memcpy(&value, element, size);
             handled = bus_write(vcpu->board->pio, run->io.port, size, value);
@@ -31,6 +32,7 @@ bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit)
             handled = bus_read(vcpu->board->pio, run->io.port, size, &value);
             memcpy(element, &value, size);
         }
+        vcpu->answering = false;
         vcpu->base.counters.exits[EXIT_IO]++;
         if (seen(vcpu, EXIT_IO)) {
             *exit = (VmExit){.reason = EXIT_IO, .size = size, .is_write = out, .handled = handled,
@@ -80,6 +82,7 @@ static bool answer_mmio(KvmVcpu *vcpu, VmExit *exit)
     bool rom = run->mmio.is_write && guest_memory_find(memory, gpa);
     if (run->mmio.is_write)
         memcpy(&value, run->mmio.data, length);
+    vcpu->answering = true;
     for (uint32_t done = 0, size; done < length && !rom; done += size) {
         uint64_t part = 0;
         size = piece(gpa + done, length - done);
@@ -91,6 +94,7 @@ static bool answer_mmio(KvmVcpu *vcpu, VmExit *exit)
             memcpy(run->mmio.data + done, &part, size);
         }
     }
+    vcpu->answering = false;
     if (!seen(vcpu, EXIT_MMIO) || rom)
         return false;
     if (!run->mmio.is_write)
@@ -187,6 +191,13 @@ void kvm_describe_error(KvmVcpu *vcpu, int code, VmExit *exit)
     snprintf(exit->text, sizeof exit->text, "KVM_RUN at %#llx: %s", (unsigned long long)exit->rip, strerror(code));
 }
 
+/* An NMI is being handled: another does not end HLT (SDM 3A §6.7.1). */
+static bool nmi_blocked(KvmVcpu *vcpu)
+{
+    struct kvm_vcpu_events events;
+    return kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) == 0 && events.nmi.masked;
+}
+
 bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit)
 {
     struct kvm_run *run = vcpu->run;
@@ -204,6 +215,7 @@ bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit)
         exit->value = (uint64_t)(run->if_flag != 0) << RFLAGS_IF_BIT;
         if (vcpu->base.surface & 1u << EXIT_HLT || !run->if_flag)
             exit->rip = kvm_vcpu_rip(vcpu);
+        vcpu->base.nmi_blocked = !run->if_flag && nmi_blocked(vcpu);
         return true;
     case KVM_EXIT_X86_RDMSR:
     case KVM_EXIT_X86_WRMSR:

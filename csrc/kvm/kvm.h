@@ -3,8 +3,8 @@
  * below as api.rst), over the same Board as every engine.
  *
  * The interrupt controllers stay the board's own (no in-kernel irqchip): a vector goes in by KVM_INTERRUPT when KVM says
- * that the guest can take it. Left out: an in-kernel irqchip, hence more than one vCPU; the A20 gate (KVM has no
- * such wire: the address line is always on); a virtual clock; exits for CPUID and exceptions (KVM has none).
+ * that the guest can take it. Left out: an in-kernel irqchip, hence more than one vCPU; A20 above 2 MiB (KVM has no
+ * such wire; real mode's megabyte is what memslots imitate); a virtual clock; stopping the TSC while the machine is paused; exits for CPUID and exceptions (KVM has none).
  */
 #ifndef PYVMM_KVM_KVM_H
 #define PYVMM_KVM_KVM_H

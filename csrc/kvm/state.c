@@ -230,6 +230,20 @@ static int set_fpu(KvmVcpu *vcpu, const CpuState *state)
     return result;
 }
 
+/* An NMI that KVM holds until the one before it is done goes back to the board, where every engine finds it. */
+static void take_back_nmi(KvmVcpu *vcpu, struct kvm_vcpu_events *events)
+{
+    if (!events->nmi.pending || vcpu->answering)
+        return;
+    events->flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+    uint32_t edges = events->nmi.pending;
+    events->nmi.pending = 0;
+    if (kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, events) == 0)
+        __atomic_fetch_add(&vcpu->board->nmi_pending, edges, __ATOMIC_SEQ_CST);
+    else
+        events->nmi.pending = 1;
+}
+
 int kvm_get_state(Vcpu *base, CpuState *state)
 {
     KvmVcpu *vcpu = kvm_vcpu_of(base);
@@ -244,7 +258,7 @@ int kvm_get_state(Vcpu *base, CpuState *state)
     if (result == 0 && (result = kvm_ioctl(vcpu->fd, KVM_GET_SREGS, &sregs)) == 0)
         sregs_out(state, &sregs);
     if (result == 0 && (result = kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events)) == 0)
-        events_out(state, &events);
+        take_back_nmi(vcpu, &events), events_out(state, &events);
     if (result == 0 && vcpu->vm->has_debugregs &&
         (result = kvm_ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug)) == 0) {
         memcpy(state->dr, debug.db, sizeof debug.db);
@@ -267,6 +281,8 @@ int kvm_set_state(Vcpu *base, const CpuState *state)
     struct kvm_regs regs;
     struct kvm_sregs sregs;
     struct kvm_vcpu_events events;
+    if (vcpu->answering)
+        return -EBUSY; /* the access that a device is answering now would be lost */
     int result = kvm_vcpu_complete(vcpu);
     vcpu->unhandled = false;
     vcpu->failed = false;
@@ -290,7 +306,8 @@ int kvm_set_state(Vcpu *base, const CpuState *state)
         result = kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
     vcpu->run->cr8 = state->cr8 & 15; /* without an in-kernel APIC, KVM_RUN loads it from here */
     vcpu->run->apic_base = sregs.apic_base;
-    vcpu->run->ready_for_interrupt_injection = 0; /* of the old state: KVM is to say it anew */
+    vcpu->run->ready_for_interrupt_injection =
+        state->rflags >> 9 & 1 && !state->interrupt_shadow && state->pending_exception < 0 && !state->nmi_pending;
     vcpu->run->if_flag = state->rflags >> 9 & 1;
     return result;
 }

@@ -54,7 +54,8 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
 {
     Board *board = vcpu->board;
     struct kvm_run *run = vcpu->run;
-    if (unlikely(__atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL)))
+    uint32_t edges = MIN(__atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL), 2u);
+    while (unlikely(edges--) && *result == 0) /* one to deliver, one that waits for its IRET */
         *result = kvm_ioctl(vcpu->fd, KVM_NMI, NULL);
     run->request_interrupt_window = 0;
     if (likely(!intr_pin_level(&board->intr)) || *result < 0)
@@ -106,6 +107,8 @@ static int run_until_seen(KvmVcpu *vcpu, VmExit *exit)
         }
         if (result == -EINTR || result == -EAGAIN)
             return 0;
+        if (unlikely(vcpu->vm->a20_error))
+            result = vcpu->vm->a20_error;
         if (unlikely(result < 0)) {
             kvm_describe_error(vcpu, -result, exit);
             return 0;
@@ -122,7 +125,7 @@ int kvm_vcpu_complete(KvmVcpu *vcpu)
     uint32_t surface = vcpu->base.surface;
     vcpu->base.surface = 0;
     int result = 0;
-    while (result == 0 && !vcpu->unhandled && (vcpu->io_left || vcpu->incomplete)) {
+    while (result == 0 && !vcpu->unhandled && !vcpu->answering && (vcpu->io_left || vcpu->incomplete)) {
         VmExit exit = {0};
         if (vcpu->io_left)
             kvm_answer_io(vcpu, &exit);

@@ -17,6 +17,8 @@ typedef struct KvmVm {
     int system_fd, fd;
     size_t run_size; /* of the page run that a vCPU shares with the kernel */
     bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only;
+    uint32_t slot_count;  /* memslots that KVM has */
+    int a20_error;        /* -errno: switching A20 failed, and the guest's memory is not whole */
     struct KvmVcpu *vcpu; /* the only one, or NULL */
 } KvmVm;
 
@@ -29,6 +31,7 @@ typedef struct KvmVcpu {
     int thread_id;      /* whose KVM_RUN it is; 0 before the first */
     uint32_t in_guest;  /* atomic: between the last look at the flags and the return of KVM_RUN */
     bool incomplete;    /* an access was answered and KVM_RUN has not yet taken the answer (api.rst 5, kvm_run) */
+    bool answering;     /* a device is being asked: KVM_RUN must wait for the answer */
     bool unhandled;     /* completing an access led to another exit, which nobody looked at yet */
     uint32_t io_left;   /* elements of a string instruction's port access not yet answered */
     bool stepping;
