@@ -346,16 +346,17 @@ def test_kick_before_run(rig: Rig) -> None:
 @pytest.mark.parametrize("mode", ["real", "pm32", "long"])
 def test_kick_in_a_loop_with_interrupts_off(rig: Rig, mode: Mode) -> None:
     """The tightest loop that there is."""
-    start = rig.start(mode, "cli; l: jmp l")
-    threading.Timer(0.02, rig.vcpu.kick).start()
+    start = rig.start(mode, "cli; out 0xe0, al; l: jmp l")
+    rig.sink.on_write = lambda offset, value: threading.Timer(0.02, rig.vcpu.kick).start()
     assert rig.run().reason is ExitReason.KICK
-    assert rig.vcpu.state.rip == start + 1
+    assert rig.vcpu.state.rip == start + 3
 
 
 def test_kick_while_halted(rig: Rig) -> None:
     """A sleeping vCPU returns, and sleeps again when run again."""
     rig.interrupts()
     rig.start("pm32", "sti; hlt; l: jmp l")
+    assert rig.run([ExitReason.HLT]).reason is ExitReason.HLT
     for _ in range(3):
         threading.Timer(0.02, rig.vcpu.kick).start()
         assert rig.run().reason is ExitReason.KICK
