@@ -54,8 +54,8 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
 {
     Board *board = vcpu->board;
     struct kvm_run *run = vcpu->run;
-    uint32_t edges = MIN(__atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL), 2u);
-    while (unlikely(edges--) && *result == 0) /* one to deliver, one that waits for its IRET */
+    uint32_t edges = __atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL);
+    for (uint32_t i = 0; i < MIN(edges, 2u) && *result == 0; i++) /* one to deliver, one that waits for its IRET */
         *result = kvm_ioctl(vcpu->fd, KVM_NMI, NULL);
     run->request_interrupt_window = 0;
     if (likely(!intr_pin_level(&board->intr)) || *result < 0)

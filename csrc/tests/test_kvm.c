@@ -242,6 +242,75 @@ static void test_interrupt(void)
     rig_free(rig);
 }
 
+static void test_nmi(void)
+{
+    /* l: inc bx; jmp l.  At 0x1100: out 0x77,al; hlt (the handler never returns: NMIs stay blocked) */
+    uint8_t code[0x110] = "\x43\xeb\xfd";
+    memcpy(code + 0x100, "\xe6\x77\xf4\xf4", 4);
+    Rig *rig = rig_new(code, sizeof code);
+    uint16_t vector[2] = {0x1100, 0};
+    guest_memory_load(rig->board->memory, 4 * 2, vector, sizeof vector);
+    VmExit left;
+    board_nmi(rig->board);
+    run(rig, 0, &left, EXIT_HLT);
+    CHECK_EQ(rig->out_count, 1);
+    CHECK_EQ(vcpu_get_state(rig->vcpu, &rig->state), 0);
+    CHECK(rig->state.nmi_blocked && rig->state.halted);
+    rig->state.halted = 0;
+    rig->state.rip = 0x1102;
+    CHECK_EQ(vcpu_set_state(rig->vcpu, &rig->state), 0);
+    board_nmi(rig->board);
+    run(rig, 0, &left, EXIT_HLT); /* still blocked: the first HLT ends the run */
+    CHECK_EQ(left.rip, 0x1103);
+    CHECK_EQ(vcpu_get_state(rig->vcpu, &rig->state), 0);
+    CHECK_EQ(rig->board->nmi_pending, 1);
+    rig->state.nmi_blocked = 0;
+    rig->state.halted = 0;
+    CHECK_EQ(vcpu_set_state(rig->vcpu, &rig->state), 0);
+    run(rig, 0, &left, EXIT_HLT);
+    CHECK_EQ(rig->out_count, 2);
+    rig_free(rig);
+}
+
+/* A device that looks at the registers while it answers must not disturb the access. */
+static uint64_t look_read(void *device, uint32_t region, uint64_t offset, uint32_t size)
+{
+    Rig *rig = device;
+    CpuState state;
+    CHECK_EQ(vcpu_get_state(rig->vcpu, &state), 0);
+    CHECK_EQ(state.rip, 0x1000);
+    CHECK_EQ(vcpu_set_state(rig->vcpu, &state), -EBUSY);
+    return 0x5a;
+}
+
+static void test_looking_device(void)
+{
+    static const uint8_t CODE[] = "\xe4\x90\xfa\xf4"; /* in al,0x90; cli; hlt */
+    static const DeviceOps LOOK = {.read = look_read};
+    Rig *rig = rig_new(CODE, sizeof CODE);
+    VmExit left;
+    CHECK_EQ(bus_add(rig->board->pio, 0x90, 1, &LOOK, rig, 0, NULL, "look", NULL), 0);
+    run(rig, 0, &left, EXIT_HLT);
+    CHECK_EQ(vcpu_get_state(rig->vcpu, &rig->state), 0);
+    CHECK_EQ(rig->state.gpr[REG_RAX] & 0xff, 0x5a);
+    rig_free(rig);
+}
+
+static void test_a20(void)
+{
+    /* mov ax,0xffff; mov ds,ax; mov al,[0x510] (0x100500); out 0x77,al; cli; hlt */
+    static const uint8_t CODE[] = "\xb8\xff\xff\x8e\xd8\xa0\x10\x05\xe6\x77\xfa\xf4", LOW = 0x11;
+    for (int on = 0; on < 2; on++) {
+        Rig *rig = rig_new(CODE, sizeof CODE);
+        VmExit left;
+        guest_memory_load(rig->board->memory, 0x500, &LOW, 1);
+        board_set_a20(rig->board, A20_I8042, on);
+        run(rig, 0, &left, EXIT_HLT);
+        CHECK_EQ(rig->out[0], on ? 0x88 : 0x11); /* with A20: the device at 1 MiB */
+        rig_free(rig);
+    }
+}
+
 static void test_state(void)
 {
     static const uint8_t CODE[] = "\xfa\xf4";
@@ -389,6 +458,9 @@ int main(void)
     RUN(test_kick);
     RUN(test_no_kick_is_lost);
     RUN(test_interrupt);
+    RUN(test_nmi);
+    RUN(test_looking_device);
+    RUN(test_a20);
     RUN(test_state);
     RUN(test_tsc);
     RUN(test_step);
