@@ -1,12 +1,12 @@
 """The tree of errors. Each message is one line that names the file, option or register, and what to do.
 
-    PyvmmError
-      ImageError      a disk image
-      BootError       a kernel, an initrd, or a disk that does not boot
-      ConfigError     an option or a MachineConfig value
-      EngineError     an engine that cannot run here
-      DeviceError     a device or its wiring
-      GuestError      an access outside the guest's memory
+PyvmmError
+  ImageError      a disk image
+  BootError       a kernel, an initrd, or a disk that does not boot
+  ConfigError     an option or a MachineConfig value
+  EngineError     an engine that cannot run here
+  DeviceError     a device or its wiring
+  GuestError      an access outside the guest's memory
 """
 
 from __future__ import annotations

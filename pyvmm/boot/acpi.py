@@ -64,7 +64,12 @@ class AcpiTables:
 
 
 def build_tables(
-    memory_size: int, *, com_ports: int = 1, mouse: bool = False, vga: bool = False, pm_timer_bits: int = PM_TIMER_BITS
+    memory_size: int,
+    *,
+    com_ports: int = 1,
+    mouse: bool = False,
+    vga: bool = False,
+    pm_timer_bits: int = PM_TIMER_BITS,
 ) -> AcpiTables:
     """Build all tables for a machine and say where they go.
 
@@ -143,7 +148,9 @@ def io_register(port: int, bits: int, access: int) -> bytes:
     return struct.pack("<BBBBQ", 1, bits, 0, access, port)
 
 
-def build_fadt(facs_gpa: int, dsdt_gpa: int, *, vga: bool = False, pm_timer_bits: int = PM_TIMER_BITS) -> bytes:
+def build_fadt(
+    facs_gpa: int, dsdt_gpa: int, *, vga: bool = False, pm_timer_bits: int = PM_TIMER_BITS
+) -> bytes:
     """Return the fixed description table of revision 4, 244 bytes (§5.2.9)."""
     event, control, timer = layout.ACPI_PM, layout.ACPI_PM + 4, layout.ACPI_PM + 8
     flags = WBINVD | PROC_C1 | SLP_BUTTON_ABSENT | FIX_RTC_ABSENT | RESET_REG_SUP
@@ -213,7 +220,9 @@ def build_dsdt(*, com_ports: int = 1, mouse: bool = False) -> bytes:
     body = aml.name(r"\_S5", aml.package(sleep, sleep, aml.integer(0), aml.integer(0)))
     body += aml.scope(
         r"\_SB",
-        aml.device("PCI0", _hid("PNP0A03"), _uid(0), _windows(), _interrupt_routing(), _isa_bridge(com_ports, mouse)),
+        aml.device(
+            "PCI0", _hid("PNP0A03"), _uid(0), _windows(), _interrupt_routing(), _isa_bridge(com_ports, mouse)
+        ),
         *(_link(index) for index in range(4)),
     )
     return build_table(b"DSDT", 2, body)
@@ -248,7 +257,11 @@ def _windows() -> bytes:
             bits=32,
         ),
         aml.address_range(
-            aml.MEMORY_RANGE, layout.PCI_MMIO_BASE, layout.PCI_MMIO_END - 1, aml.MEMORY_UNCACHED_WRITABLE, bits=32
+            aml.MEMORY_RANGE,
+            layout.PCI_MMIO_BASE,
+            layout.PCI_MMIO_END - 1,
+            aml.MEMORY_UNCACHED_WRITABLE,
+            bits=32,
         ),
         aml.address_range(
             aml.MEMORY_RANGE, wide, wide + layout.PCI_MMIO64_SIZE - 1, aml.MEMORY_UNCACHED_WRITABLE, bits=64

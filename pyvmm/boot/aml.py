@@ -37,7 +37,12 @@ def name_string(path: str) -> bytes:
     prefix = path[: len(path) - len(path.lstrip("\\^"))]
     parts = [part for part in path[len(prefix) :].split(".") if part]
     for part in parts:
-        if len(part) > 4 or not part.isascii() or not part.replace("_", "A").isalnum() or part != part.upper():
+        if (
+            len(part) > 4
+            or not part.isascii()
+            or not part.replace("_", "A").isalnum()
+            or part != part.upper()
+        ):
             raise ValueError(f"{part!r} in {path!r} is not an ACPI name segment")
     segments = b"".join(part.ljust(4, "_").encode() for part in parts)
     if len(parts) > 2:
@@ -210,5 +215,7 @@ def irq_level(*lines: int) -> bytes:
 def address_range(kind: int, first: int, last: int, type_flags: int, *, bits: int) -> bytes:
     """Return a bridge's fixed window from `first` to `last`, as a descriptor of 16, 32 or 64 bits (§6.4.3.5)."""
     tag, letter = {16: (0x88, "H"), 32: (0x87, "I"), 64: (0x8A, "Q")}[bits]
-    window = struct.pack(f"<BBB5{letter}", kind, FIXED_WINDOW, type_flags, 0, first, last, 0, last - first + 1)
+    window = struct.pack(
+        f"<BBB5{letter}", kind, FIXED_WINDOW, type_flags, 0, first, last, 0, last - first + 1
+    )
     return struct.pack("<BH", tag, len(window)) + window

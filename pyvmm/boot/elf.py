@@ -87,7 +87,9 @@ class ElfFile:
                 descriptor = position + 12 + align_up(name_size, 4)
                 if descriptor + size > len(data):
                     where = segment.offset + position
-                    raise self.image.error(f"ELF note at offset {where:#x} ends beyond its segment: corrupt file")
+                    raise self.image.error(
+                        f"ELF note at offset {where:#x} ends beyond its segment: corrupt file"
+                    )
                 name = bytes(data[position + 12 : position + 12 + name_size]).rstrip(b"\0")
                 yield ElfNote(name, kind, bytes(data[descriptor : descriptor + size]))
                 position = align_up(descriptor + size, 4)
@@ -134,9 +136,13 @@ def parse_elf(image: KernelImage) -> ElfFile:
     if not ident.startswith(MAGIC):
         raise image.error("not an ELF file (no \\x7fELF at offset 0)")
     if ident[4] not in EHDR or ident[5] != ELFDATA2LSB or ident[6] != 1:
-        raise image.error("ELF identification at offset 4: not a little-endian 32-bit or 64-bit file of version 1")
+        raise image.error(
+            "ELF identification at offset 4: not a little-endian 32-bit or 64-bit file of version 1"
+        )
     form = EHDR[ident[4]]
-    kind, machine, _, entry, table, _, _, _, entry_size, count = form.unpack(image.part(16, form.size, "ELF header"))
+    kind, machine, _, entry, table, _, _, _, entry_size, count = form.unpack(
+        image.part(16, form.size, "ELF header")
+    )
     if machine not in (EM_386, EM_X86_64):
         raise image.error(f"ELF e_machine is {machine}: not a kernel for x86 (3 or 62)")
     if kind not in (ET_EXEC, ET_DYN):

@@ -123,7 +123,17 @@ class EntryState:
 
         Interrupts are off and the IDT is empty, so a kernel that faults before it made its own IDT shuts down.
         """
-        for name in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16))):
+        for name in (
+            "rax",
+            "rbx",
+            "rcx",
+            "rdx",
+            "rsi",
+            "rdi",
+            "rbp",
+            "rsp",
+            *(f"r{n}" for n in range(8, 16)),
+        ):
             setattr(cpu, name, self.gpr.get(name, 0))
         cpu.rip = self.rip
         cpu.rflags = RFLAGS_FIXED

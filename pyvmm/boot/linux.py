@@ -159,7 +159,9 @@ def read_setup_header(image: KernelImage) -> SetupHeader:
         )
     alignment = header["kernel_alignment"]
     if header["relocatable_kernel"] and (alignment == 0 or alignment & (alignment - 1)):
-        raise image.error(f"setup header: kernel_alignment {alignment:#x} at offset 0x230 is not a power of two")
+        raise image.error(
+            f"setup header: kernel_alignment {alignment:#x} at offset 0x230 is not a power of two"
+        )
     return header
 
 
@@ -191,7 +193,9 @@ def load_linux(
     header = read_setup_header(image)
     limit = header["cmdline_size"] or 255
     if len(append) > limit:
-        raise image.error(f"the command line has {len(append)} bytes, the kernel takes {limit}: shorten --append")
+        raise image.error(
+            f"the command line has {len(append)} bytes, the kernel takes {limit}: shorten --append"
+        )
     address = _load_protected_mode_kernel(image, header, ram)
     size = image.size - header.setup_size
     ramdisk = (0, 0)
@@ -252,7 +256,9 @@ def _load_protected_mode_kernel(image: KernelImage, header: SetupHeader, ram: Ra
         runtime = header["pref_address"] or address
         start, end = min(address, runtime), max(address + size, runtime + header["init_size"])
         if end > FOUR_GIB:
-            raise image.error(f"setup header: load address {address:#x} or pref_address {runtime:#x} is beyond 4 GiB")
+            raise image.error(
+                f"setup header: load address {address:#x} or pref_address {runtime:#x} is beyond 4 GiB"
+            )
         ram.claim(image, start, end - start, "the kernel")
     ram.memory.load(Gpa(address), image.part(header.setup_size, size, "protected-mode kernel"))
     return address

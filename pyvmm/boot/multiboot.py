@@ -99,7 +99,9 @@ def load_multiboot(
         raise image.error(f"{where}: flag 2 demands a video mode, which is not offered")
     unknown = header.flags & REQUIREMENTS & ~(PAGE_ALIGN | MEMORY_INFO)
     if unknown:
-        raise image.error(f"multiboot header at offset {header.offset:#x}: flags {unknown:#x} demand unknown features")
+        raise image.error(
+            f"multiboot header at offset {header.offset:#x}: flags {unknown:#x} demand unknown features"
+        )
     if header.addresses is not None:
         address, size, entry = _load_by_addresses(image, header.offset, header.addresses, ram)
     else:
@@ -111,7 +113,9 @@ def load_multiboot(
     gdt_address = ram.place(image, gdt, "the GDT", above=BOOT_DATA_BASE)
     initrd_address = 0
     if initrd is not None:
-        initrd_address = ram.place_high(initrd, initrd.data, "the initrd", above=HIGH_MEMORY_BASE, limit=FOUR_GIB)
+        initrd_address = ram.place_high(
+            initrd, initrd.data, "the initrd", above=HIGH_MEMORY_BASE, limit=FOUR_GIB
+        )
     info = _boot_information(image, ram, initrd, initrd_address, append)
     ram.memory.load(Gpa(info_address), info)
     return EntryState(
@@ -123,7 +127,13 @@ def load_multiboot(
         data=data,
         description=f"multiboot kernel, 32-bit entry at {entry:#x}",
         kernel=KernelInfo(
-            "multiboot", "", "1", Gpa(address), size, Gpa(initrd_address), initrd.size if initrd is not None else 0
+            "multiboot",
+            "",
+            "1",
+            Gpa(address),
+            size,
+            Gpa(initrd_address),
+            initrd.size if initrd is not None else 0,
         ),
     )
 
@@ -143,7 +153,9 @@ def _load_by_addresses(
         )
     data = image.part(start, size, "multiboot load area")
     if not load <= entry < end:
-        raise image.error(f"multiboot header at offset {offset:#x}: entry_addr {entry:#x} is outside the loaded kernel")
+        raise image.error(
+            f"multiboot header at offset {offset:#x}: entry_addr {entry:#x} is outside the loaded kernel"
+        )
     ram.claim(image, load, end - load, "the kernel")
     ram.memory.load(Gpa(load), data)
     ram.clear(load + size, end - load - size)
@@ -174,7 +186,9 @@ def _boot_information(
     modules = 0
     if initrd is not None:
         name = place(os.fsencode(initrd.name) + b"\0", "the module's name")
-        modules = place(struct.pack("<4I", initrd_address, initrd_address + initrd.size, name, 0), "the module list")
+        modules = place(
+            struct.pack("<4I", initrd_address, initrd_address + initrd.size, name, 0), "the module list"
+        )
     # `size` counts the bytes after itself.
     rows = b"".join(struct.pack("<IQQI", 20, e.base, e.size, e.kind) for e in ram.entries)
     memory_map = place(rows, "the memory map")

@@ -38,7 +38,9 @@ def pvh_entry(elf: ElfFile) -> int | None:
     for note in elf.notes():
         if note.name == NOTE_NAME and note.type == XEN_ELFNOTE_PHYS32_ENTRY:
             if len(note.descriptor) not in (4, 8):
-                raise elf.image.error(f"PVH entry note of {len(note.descriptor)} bytes, expected 4 or 8: corrupt file")
+                raise elf.image.error(
+                    f"PVH entry note of {len(note.descriptor)} bytes, expected 4 or 8: corrupt file"
+                )
             return int.from_bytes(note.descriptor, "little")
     return None
 
@@ -73,7 +75,9 @@ def load_pvh(
     modules = initrd_address = initrd_size = 0
     if initrd is not None:
         initrd_size = initrd.size
-        initrd_address = ram.place_high(initrd, initrd.data, "the initrd", above=HIGH_MEMORY_BASE, limit=FOUR_GIB)
+        initrd_address = ram.place_high(
+            initrd, initrd.data, "the initrd", above=HIGH_MEMORY_BASE, limit=FOUR_GIB
+        )
         entry_bytes = MODULE.pack(initrd_address, initrd_size, 0, 0)
         modules = ram.place(image, entry_bytes, "the module list", above=BOOT_DATA_BASE)
     rows = b"".join(MEMORY_MAP_ENTRY.pack(e.base, e.size, e.kind, 0) for e in ram.entries)
@@ -82,7 +86,16 @@ def load_pvh(
     ram.memory.load(
         Gpa(start_info),
         START_INFO.pack(
-            START_INFO_MAGIC, 1, 0, 1 if initrd else 0, modules, line, acpi_rsdp or 0, memory_map, len(ram.entries), 0
+            START_INFO_MAGIC,
+            1,
+            0,
+            1 if initrd else 0,
+            modules,
+            line,
+            acpi_rsdp or 0,
+            memory_map,
+            len(ram.entries),
+            0,
         ),
     )
     return EntryState(

@@ -55,7 +55,9 @@ class RamMap:
         self.entries = list(entries)
         self.claims: list[Claim] = []
         self.usable: list[tuple[int, int]] = []
-        for entry in sorted((entry for entry in self.entries if entry.kind == E820_RAM), key=lambda entry: entry.base):
+        for entry in sorted(
+            (entry for entry in self.entries if entry.kind == E820_RAM), key=lambda entry: entry.base
+        ):
             end = entry.base + entry.size
             if self.usable and self.usable[-1][1] == entry.base:
                 self.usable[-1] = (self.usable[-1][0], end)
@@ -125,7 +127,9 @@ class RamMap:
                 return address
         return None
 
-    def place(self, image: KernelImage, data: bytes | memoryview, what: str, *, above: int, alignment: int = 8) -> int:
+    def place(
+        self, image: KernelImage, data: bytes | memoryview, what: str, *, above: int, alignment: int = 8
+    ) -> int:
         """Load `data` at the lowest free address from `above` and return where.
 
         Raises
@@ -135,7 +139,9 @@ class RamMap:
         """
         address = self.find_lowest(len(data), alignment, above)
         if address is None:
-            raise image.error(f"no room in RAM for {what} ({len(data)} bytes): give the guest more memory with -m")
+            raise image.error(
+                f"no room in RAM for {what} ({len(data)} bytes): give the guest more memory with -m"
+            )
         self.claim(image, address, len(data), what)
         self.memory.load(Gpa(address), data)
         return address

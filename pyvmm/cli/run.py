@@ -48,6 +48,10 @@ def run(options: argparse.Namespace) -> int:
         notice.erase()
         raise
     with machine:
+        if machine.engine_name == "kvm":
+            notice.say(
+                "--engine kvm is new: one vCPU, interrupts by pyvmm's own 8259, not measured; see docs/kvm.md"
+            )
         if options.verbose:
             notice.say(_describe(config, machine.engine_name))
         notice.progress(f"running: {_describe(config, machine.engine_name)} (Ctrl-A H for help)")

@@ -58,7 +58,9 @@ class CharSink:
 
     def set_preamble(self, data: bytes) -> None:
         """Bytes (at most 16) that go to the descriptor in front of the guest's first one; set before the guest runs."""
-        check(lib.char_sink_set_preamble(self.pointer, data, len(data)), what="preamble", exception=DeviceError)
+        check(
+            lib.char_sink_set_preamble(self.pointer, data, len(data)), what="preamble", exception=DeviceError
+        )
 
     @property
     def waiting(self) -> int:
@@ -86,4 +88,8 @@ class CharSink:
             self.pointer = None
 
     def __repr__(self) -> str:
-        return "CharSink(closed)" if self.pointer is None else f"CharSink({self.total} bytes, {self.waiting} to read)"
+        return (
+            "CharSink(closed)"
+            if self.pointer is None
+            else f"CharSink({self.total} bytes, {self.waiting} to read)"
+        )

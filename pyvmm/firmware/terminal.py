@@ -60,8 +60,7 @@ class SerialConsole:
         self.lost = not self._as_left()
 
     def _as_left(self) -> bool:
-        """Whether the registers are as `setup` left them. IIR last: reading it acknowledges interrupts.
-        """
+        """Whether the registers are as `setup` left them. IIR last: reading it acknowledges interrupts."""
         read, port = self.pio.read, self.port
         return (
             read(port + _IER, 1) == 0

@@ -16,8 +16,19 @@ def translator() -> TranslatorEngine:
 
 
 def engines() -> list[Engine]:
-    """Every engine of this version, best first."""
+    """The engines that `auto` chooses from, best first."""
     return [translator()]
+
+
+def kvm() -> Engine:
+    """KVM, for who asks for it by name: `auto` does not take it before it measures (docs/supported.md)."""
+    from pyvmm.kvm.engine import KvmEngine
+
+    engine = KvmEngine()
+    usable, reason = engine.availability()
+    if not usable:
+        raise EngineError(f"--engine kvm: {reason}")
+    return engine
 
 
 def choose_engine(name: str) -> Engine:
@@ -28,13 +39,15 @@ def choose_engine(name: str) -> Engine:
     ConfigError
         There is no engine of that name.
     EngineError
-        None can run here; the reasons are given.
+        It, or with ``auto`` any, cannot run here; the reasons are given.
     """
+    if name == "kvm":
+        return kvm()
     available = {engine.name: engine for engine in engines()}
     if name != "auto":
         if name not in available:
             raise ConfigError(
-                f"engine {name}: not in this version of pyvmm; choose one of: {', '.join(available)}"
+                f"engine {name}: not in this version of pyvmm; choose one of: auto, kvm, {', '.join(available)}"
             )
         return available[name]
     reasons = []

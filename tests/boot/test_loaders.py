@@ -41,7 +41,15 @@ def multiboot_kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     need("gcc", "ld", "objcopy")
     folder = tmp_path_factory.mktemp("multiboot")
     (folder / "kernel.ld").write_text(LINKER_SCRIPT)
-    flags = ["-m32", "-Os", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fcf-protection=none", "-Wall"]
+    flags = [
+        "-m32",
+        "-Os",
+        "-ffreestanding",
+        "-fno-pic",
+        "-fno-stack-protector",
+        "-fcf-protection=none",
+        "-Wall",
+    ]
     flat = request.param == "flat"
 
     def run(*command: str) -> None:
@@ -61,7 +69,9 @@ def vmlinux(cloud_kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     data = cloud_kernel.read_bytes()
     setup = (data[0x1F1] + 1) * 512
     start = setup + int.from_bytes(data[0x248:0x24C], "little")
-    payload = data[start : start + int.from_bytes(data[0x24C:0x250], "little") - 4]  # 4 bytes of length follow
+    payload = data[
+        start : start + int.from_bytes(data[0x24C:0x250], "little") - 4
+    ]  # 4 bytes of length follow
     command = next(command for magic, command in DECOMPRESSORS.items() if payload.startswith(magic))
     need(command[0])
     path = tmp_path_factory.mktemp("vmlinux") / "vmlinux"

@@ -36,7 +36,8 @@ done
 [ -b /dev/vda ] || {{ echo "no disk"; exit; }}
 i=0
 while true; do
-    yes "block $i" | head -c {BLOCK} | dd of=/dev/vda bs={BLOCK} seek=$((i * {STRIDE})) conv=notrunc,fsync 2>/dev/null && echo "flushed $i"
+    yes "block $i" | head -c {BLOCK} > /block
+    dd if=/block of=/dev/vda bs={BLOCK} seek=$((i * {STRIDE})) conv=notrunc,fsync 2>/dev/null && echo "flushed $i"
     i=$((i + 1))
 done
 """

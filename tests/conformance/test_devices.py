@@ -69,7 +69,9 @@ def _make_port61(bench: Bench) -> NativeDevice:
 
 
 def _make_acpi_pm(bench: Bench) -> NativeDevice:
-    return AcpiPm(bench.board, bench.board.irq_line(9), s5_type=5, acpi_enable=1, acpi_disable=2, timer_bits=24)
+    return AcpiPm(
+        bench.board, bench.board.irq_line(9), s5_type=5, acpi_enable=1, acpi_disable=2, timer_bits=24
+    )
 
 
 KINDS = [

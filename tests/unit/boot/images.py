@@ -25,7 +25,9 @@ class FakeMemory:
         """Copy `data` in, checking every byte to be in RAM of the map."""
         end = gpa + len(data)
         ram = [entry for entry in self.entries if entry.kind == E820_RAM]
-        assert any(e.base <= gpa and end <= e.base + e.size for e in ram), f"load to {gpa:#x}-{end:#x} is not in RAM"
+        assert any(e.base <= gpa and end <= e.base + e.size for e in ram), (
+            f"load to {gpa:#x}-{end:#x} is not in RAM"
+        )
         self.bytes[gpa:end] = data
         self.writes.append((gpa, end))
 

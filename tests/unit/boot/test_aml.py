@@ -95,7 +95,10 @@ def test_resources() -> None:
     assert aml.resource_template(aml.irq_edge(4)).hex() == "1108" + "0a05" + "221000" + "7900"
     assert aml.irq_level(10, 11).hex() == "23000c18"
     assert aml.io_ports(0x3F8, 8).hex() == "4701f803f8030108"
-    assert aml.address_range(aml.BUS_RANGE, 0, 255, 0, bits=16).hex() == "880d00" + "020c00" + "00000000ff0000000001"
+    assert (
+        aml.address_range(aml.BUS_RANGE, 0, 255, 0, bits=16).hex()
+        == "880d00" + "020c00" + "00000000ff0000000001"
+    )
     wide = aml.address_range(aml.MEMORY_RANGE, 1 << 39, (1 << 40) - 1, 1, bits=64)
     assert wide[:6].hex() == "8a2b00000c01"
     assert len(wide) == 0x2B + 3

@@ -62,7 +62,9 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("data", [make_bzimage(), make_pvh(), make_flat_multiboot()], ids=["linux", "pvh", "multiboot"])
+@pytest.mark.parametrize(
+    "data", [make_bzimage(), make_pvh(), make_flat_multiboot()], ids=["linux", "pvh", "multiboot"]
+)
 def test_without_low_ram(data: bytes) -> None:
     """Boot data goes above 1 MiB where there is no RAM below."""
     entries = [entry for entry in FakeMemory().entries if entry.base >= MIB or entry.kind != 1]

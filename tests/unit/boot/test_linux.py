@@ -57,7 +57,10 @@ def test_32_bit_entry() -> None:
         memory = FakeMemory()
         state = load(memory, data, **options)
         assert (state.mode, state.rip, state.cr3) == ("protected", 0x1000000, 0)
-        assert struct.unpack("<4Q", memory.read(state.gdt[0], 32))[2:] == (0x00CF9B000000FFFF, 0x00CF93000000FFFF)
+        assert struct.unpack("<4Q", memory.read(state.gdt[0], 32))[2:] == (
+            0x00CF9B000000FFFF,
+            0x00CF93000000FFFF,
+        )
 
 
 def test_zero_page() -> None:
@@ -71,7 +74,9 @@ def test_zero_page() -> None:
     assert memory.read(page + 0x1F1, 0x1F) == data[0x1F1:0x210]
     assert memory.read(page + 0x22C, 0x24) == data[0x22C:0x250]
     assert memory.read(page + 0x258, 0x14) == data[0x258:0x26C]
-    assert memory.read(page + 0x26C, 0x2D0 - 0x26C) == bytes(0x2D0 - 0x26C), "nothing behind the header's own length"
+    assert memory.read(page + 0x26C, 0x2D0 - 0x26C) == bytes(0x2D0 - 0x26C), (
+        "nothing behind the header's own length"
+    )
     assert memory.number(page + 0x210, 1) == 0xFF
     assert memory.number(page + 0x214, 4) == 0x1000000
     assert memory.text(memory.number(page + 0x228, 4)) == b"a=1 b"
@@ -125,7 +130,11 @@ def test_initrd_may_not_reach_reserved_memory() -> None:
 
 def test_preferred_address_taken() -> None:
     """A relocatable kernel goes to the next aligned free place above a preferred address that is not all RAM."""
-    entries = [E820Entry(0, 0x9FC00, 1), E820Entry(MIB, 15 * MIB + 4096, 1), E820Entry(0x1100000, 32 * MIB, 1)]
+    entries = [
+        E820Entry(0, 0x9FC00, 1),
+        E820Entry(MIB, 15 * MIB + 4096, 1),
+        E820Entry(0x1100000, 32 * MIB, 1),
+    ]
     memory = FakeMemory(entries=entries)
     state = load(memory, make_bzimage())
     assert state.rip == 0x1200200

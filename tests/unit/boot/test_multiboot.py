@@ -91,7 +91,10 @@ def flat(*addresses: int) -> bytes:
 BAD = [
     (make_flat_multiboot(flags=0x10007), "flag 2 demands a video mode"),
     (make_flat_multiboot(flags=0x10018), "flags 0x18 demand unknown features"),
-    (make_multiboot_header(3, checksum_error=1) + bytes(64), "multiboot header at offset 0x0: wrong checksum"),
+    (
+        make_multiboot_header(3, checksum_error=1) + bytes(64),
+        "multiboot header at offset 0x0: wrong checksum",
+    ),
     (make_multiboot_header(3) + bytes(64), "gives no load addresses"),
     (flat(BASE - 4, BASE, 0, 0, BASE + 32), "contradict"),
     (flat(BASE + 4, BASE, 0, 0, BASE + 32), "contradict"),

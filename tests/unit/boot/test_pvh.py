@@ -80,7 +80,10 @@ BAD = [
     (elf_with(56, b"\0\0"), "0 of 56 bytes"),
     (elf_with(56, b"\xff\xff"), "65535 of 56 bytes"),
     (elf_with(56, b"\xfe\xff"), r"ELF program headers at offset 0x40 .* ends beyond the file"),
-    (elf_with(64 + 8, b"\xff" * 8), "ELF program header 0: 1024 bytes from offset 0xffffffffffffffff end beyond"),
+    (
+        elf_with(64 + 8, b"\xff" * 8),
+        "ELF program header 0: 1024 bytes from offset 0xffffffffffffffff end beyond",
+    ),
     (elf_with(64 + 32, (1 << 63).to_bytes(8, "little")), "ELF program header 0: .* end beyond the file"),
     (elf_with(64 + 40, b"\x01\0"), "p_filesz 1024 exceeds p_memsz 1"),
     (elf_with(64 + 40, b"\xff" * 8), "PT_LOAD segment 0 needs guest memory .* not all RAM"),
@@ -113,6 +116,8 @@ def test_cut_short_anywhere() -> None:
 
 def test_physical_entry() -> None:
     """A virtual entry address is translated by the segment that holds it."""
-    elf = parse_elf(image(make_elf(entry=0xC0100020, loads=((0xC0100000, 0x100000, KERNEL_CODE, 4096),), bits=32)))
+    elf = parse_elf(
+        image(make_elf(entry=0xC0100020, loads=((0xC0100000, 0x100000, KERNEL_CODE, 4096),), bits=32))
+    )
     assert elf.physical_entry() == 0x100020
     assert parse_elf(image(make_elf(entry=0x99))).physical_entry() is None

@@ -31,7 +31,15 @@ def test_pit_ticks_reach_the_pic(board: Board) -> None:
     pic, pit = Pic(board), Pit(board, board.irq_line(0))
     board.pio.add(0x20, 2, pic, region=Pic.MASTER)
     board.pio.add(0x40, 4, pit)
-    for port, value in ((0x20, 0x11), (0x21, 0x20), (0x21, 0x04), (0x21, 0x01), (0x43, 0x34), (0x40, 0), (0x40, 16)):
+    for port, value in (
+        (0x20, 0x11),
+        (0x21, 0x20),
+        (0x21, 0x04),
+        (0x21, 0x01),
+        (0x43, 0x34),
+        (0x40, 0),
+        (0x40, 16),
+    ):
         board.pio.write(port, 1, value)
     board.clock.advance(4097 * 1_000_000_000 // PIT_HZ + 1)
     assert pic.registers.master.irr & 1

@@ -19,6 +19,7 @@ from pyvmm.kvm import KvmEngine
 from pyvmm.kvm.constants import KvmExitReason
 from pyvmm.kvm.report import report
 from pyvmm.machine import pc
+from pyvmm.machine.engines import translator
 from pyvmm.machine.machine import Machine
 
 CODE = 0x1000
@@ -218,3 +219,42 @@ def test_stop_reset_and_run_again(machine: Machine) -> None:
     machine.serial.expect("guest> ", timeout=30)
     machine.serial.send("poweroff\n")
     assert machine.run(timeout=30).reason == "poweroff"
+
+
+@pytest.mark.parametrize("first", ["kvm", "translator"])
+def test_a_running_guest_goes_on_on_the_other_engine(
+    engine: KvmEngine, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RAM, devices and CpuState, FPU and clock included, in the middle of a run; timer interrupts go on."""
+    usable, reason = translator().availability()
+    if not usable:
+        pytest.skip(f"no translator here: {reason}")
+    board = Board()
+    vm = engine.create_vm(board)
+    vm.create_vcpu(0)
+    tsc_hz = board.tsc_hz  # where the host cannot scale it, the guest's rate is the host's
+    vm.close()
+    board.close()
+
+    def make(name: str, disk: Path) -> Machine:
+        chosen = engine if name == "kvm" else translator()
+        monkeypatch.setattr(pc, "choose_engine", lambda _: chosen)
+        shutil.copy(str(files("pyvmm") / "data" / "builtin.qcow2"), disk)
+        return Machine(memory=64 << 20, serial="buffer", tsc_hz=tsc_hz, disks=[DiskConfig(disk)])
+
+    second = "translator" if first == "kvm" else "kvm"
+    with make(first, tmp_path / "first.qcow2") as source, make(second, tmp_path / "second.qcow2") as target:
+        source.serial.expect("guest> ", timeout=30)
+        for slot in source.memory.slots:
+            target.memory.load(slot.gpa, source.memory.read(slot.gpa, slot.size))
+        for name, device in source.devices.items():
+            target.devices[name].restore(device.save())
+        before = source.vcpu.state
+        target.vcpu.state = before
+        after = target.vcpu.state
+        for name in ("rip", "rsp", "rflags", "cr0", "cr3", "cr4", "efer", "star", "lstar", "halted"):
+            assert getattr(after, name) == getattr(before, name), name
+        target.serial.send("ticks\n")
+        assert b"measured over 20 ticks" in target.serial.expect("guest> ", timeout=30)
+        target.serial.send("poweroff\n")
+        assert target.run(timeout=30).reason == "poweroff"
