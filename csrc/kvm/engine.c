@@ -36,12 +36,13 @@ static int open_device(const char *device, Error *error)
     switch (errno) {
     case ENOENT:
         return error_set(error, ENOENT,
-                         "%s: no such file; load the module (modprobe kvm_intel or kvm_amd), switch virtualisation on in"
-                         " the firmware, or inside a virtual machine ask its host for nested virtualisation", device);
+                         "%s: no such file; load the module (modprobe kvm_intel or kvm_amd), switch virtualisation on"
+                         " in the firmware, or inside a virtual machine ask its host for nested virtualisation",
+                         device);
     case EACCES:
     case EPERM:
-        return error_set(error, EACCES, "%s: permission denied; join the group kvm (usermod -aG kvm NAME, log in again)",
-                         device);
+        return error_set(error, EACCES,
+                         "%s: permission denied; join the group kvm (usermod -aG kvm NAME, log in again)", device);
     default:
         return error_set(error, errno, "%s: %s", device, strerror(errno));
     }
@@ -68,7 +69,7 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
     };
     for (size_t i = 0; i < ARRAY_SIZE(NEEDED); i++)
         if (extension(vm->system_fd, NEEDED[i].number) <= 0)
-            return error_set(error, ENOTSUP, "%s: this kernel lacks %s; Linux 4.13 on x86-64 or later is needed", device,
+            return error_set(error, ENOTSUP, "%s: this kernel lacks %s; Linux 4.13 or later is needed", device,
                              NEEDED[i].name);
     vm->has_xcrs = extension(vm->system_fd, KVM_CAP_XCRS) > 0;
     vm->has_debugregs = extension(vm->system_fd, KVM_CAP_DEBUGREGS) > 0;
@@ -78,7 +79,8 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
     vm->has_sync_regs = synced > 0 && (synced & KVM_SYNC_X86_REGS) && (synced & KVM_SYNC_X86_SREGS);
     int size = kvm_ioctl(vm->system_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
     if (size < (int)sizeof(struct kvm_run))
-        return error_set(error, EPROTO, "%s: KVM_GET_VCPU_MMAP_SIZE says %d bytes, less than struct kvm_run", device, size);
+        return error_set(error, EPROTO, "%s: KVM_GET_VCPU_MMAP_SIZE says %d bytes, less than struct kvm_run", device,
+                         size);
     vm->run_size = (size_t)size;
     return 0;
 }

@@ -123,7 +123,7 @@ static bool answer_msr(KvmVcpu *vcpu, VmExit *exit)
     return true;
 }
 
-/* Failures --------------------------------------------------------------------------------------------------------------------- */
+/* Failures --------------------------------------------------------------------------------------------------------- */
 
 static void fail(KvmVcpu *vcpu, VmExit *exit)
 {
@@ -181,7 +181,7 @@ static void describe_entry(KvmVcpu *vcpu, VmExit *exit)
     fail(vcpu, exit);
     vcpu->failure.entry_failure = run->fail_entry.hardware_entry_failure_reason;
     vcpu->failure.cpu = run->fail_entry.cpu;
-    snprintf(exit->text, sizeof exit->text, "KVM: the processor refuses the guest's state at %#llx (entry failure %#llx)",
+    snprintf(exit->text, sizeof exit->text, "KVM: the processor refuses the state at %#llx (entry failure %#llx)",
              (unsigned long long)exit->rip, (unsigned long long)vcpu->failure.entry_failure);
 }
 

@@ -31,7 +31,7 @@ int kvm_kick_signal(Error *error)
     if (sigaction(number, NULL, &old) < 0)
         return error_set(error, errno, "sigaction: %s", strerror(errno));
     if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN && old.sa_handler != on_kick)
-        return error_set(error, EBUSY, "signal SIGRTMIN+4 has a handler already; the KVM engine needs it to kick vCPUs");
+        return error_set(error, EBUSY, "signal SIGRTMIN+4 has a handler; the KVM engine needs it to kick vCPUs");
     if (old.sa_handler != on_kick && sigaction(number, &wanted, NULL) < 0)
         return error_set(error, errno, "sigaction: %s", strerror(errno));
     return number;

@@ -1,9 +1,9 @@
 /*
  * Running a vCPU: events in, KVM_RUN, exits out; kicks; single step and breakpoints.
  *
- * No kick is lost. The one who kicks sets its flag and then looks at `in_guest`; the vCPU sets `in_guest` and then looks
- * at the flags: one of the two sees the other. Who sees `in_guest` sets immediate_exit and sends the signal, so that
- * KVM_RUN returns whether it had begun or not (api.rst 5, immediate_exit). A late one costs an empty KVM_RUN.
+ * No kick is lost. The one who kicks sets its flag and then looks at `in_guest`; the vCPU sets `in_guest` and then
+ * looks at the flags: one of the two sees the other. Who sees `in_guest` sets immediate_exit and sends the signal, so
+ * that KVM_RUN returns whether it had begun or not (api.rst 5, immediate_exit). A late one costs an empty KVM_RUN.
  */
 #include "kvm/vm.h"
 
@@ -160,7 +160,7 @@ uint64_t kvm_vcpu_rip(KvmVcpu *vcpu)
     return sregs.cs.base + regs.rip;
 }
 
-/* Single step and breakpoints --------------------------------------------------------------------------------------------- */
+/* Single step and breakpoints ----------------------------------------------------------------------------------- */
 
 /* KVM_SET_GUEST_DEBUG (api.rst 4.87): breakpoints in the debug registers, which the guest then does not have. */
 static int set_guest_debug(KvmVcpu *vcpu, bool step, bool breakpoints)

@@ -450,6 +450,15 @@ int main(void)
         printf("skipped: /dev/kvm: %s\n", strerror(errno));
         return SKIPPED;
     }
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    EngineVm *vm = board ? kvm_vm_new(board, "/dev/kvm", &error) : NULL;
+    engine_vm_free(vm);
+    board_free(board);
+    if (!vm) {
+        printf("skipped: %s\n", error.text);
+        return SKIPPED;
+    }
     RUN(test_errors);
     RUN(test_ports);
     RUN(test_surfaced_ports);
