@@ -2,13 +2,13 @@
  * Model-specific registers: those that translated code itself depends on stay in the library's CPU; the machine's own are
  * here; what exists only as a name reads 0; anything else is #GP (Intel SDM vol. 4; AMD64 APM vol. 2 appendix A).
  */
+#include "engine/guest_msr.h"
 #include "translator/vm.h"
 
 enum {
     MSR_TSC = 0x10,
     MSR_APIC_BASE = 0x1b,
     MSR_TSC_ADJUST = 0x3b,
-    MSR_BIOS_SIGN = 0x8b,
     MSR_SYSENTER_CS = 0x174,
     MSR_SYSENTER_ESP = 0x175,
     MSR_SYSENTER_EIP = 0x176,
@@ -62,28 +62,6 @@ static bool in_library(uint32_t index)
 {
     return (index >= MSR_SYSENTER_CS && index <= MSR_SYSENTER_EIP) || index == MSR_PAT ||
            (index >= MSR_EFER && index <= 0xc0000084) || (index >= 0xc0000100 && index <= 0xc0000102);
-}
-
-/* Registers that kernels read by CPU family without asking CPUID; writes are dropped. */
-static bool reads_as_zero(uint32_t index)
-{
-    switch (index) {
-    case MSR_BIOS_SIGN:
-    case 0xfe:       /* MTRRcap: no ranges */
-    case 0x2ff:      /* MTRR default type */
-    case 0xc0010010: /* SYSCFG */
-    case 0xc0010015: /* HWCR */
-    case 0xc001001f: /* NB_CFG */
-    case 0xc0010055: /* interrupt pending message */
-    case 0xc0010140: /* OSVW id length */
-    case 0xc0010141: /* OSVW status */
-    case 0xc0011020: /* LS_CFG */
-    case 0xc0011022: /* DC_CFG */
-    case 0xc0011029: /* DE_CFG */
-        return true;
-    default:
-        return false;
-    }
 }
 
 /* The wall clock at which the board's clock read 0, for the guest (KVM's msr.rst, MSR_KVM_WALL_CLOCK_NEW). */
@@ -150,7 +128,7 @@ bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
         return true;
     }
     *value = 0;
-    return reads_as_zero(index);
+    return guest_msr_reads_as_zero(index);
 }
 
 /* SDM vol. 2B WRMSR, vol. 3A §2.2.1 (EFER) and §11.12.2 (PAT): values that are #GP(0), which the library takes. */
@@ -213,5 +191,5 @@ bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
         translator_set_library_msr(vcpu, index, value);
         return true;
     }
-    return reads_as_zero(index);
+    return guest_msr_reads_as_zero(index);
 }
