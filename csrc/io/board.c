@@ -16,13 +16,16 @@ Board *board_new(enum ClockKind clock, Error *error)
     board->log = event_log_new();
     board->clock = clock_new(clock);
     board->irqs = irq_router_new();
+    board->apics = apic_bus_new();
+    board->extint.pin = &board->intr;
+    ext_int_connect(&board->extint, NULL, NULL);
     if (board->log) {
         board->pio = bus_new(BUS_PIO, board->log);
         board->mmio = bus_new(BUS_MMIO, board->log);
     }
     if (board->clock)
         board->io = io_thread_new(board->clock, error);
-    if (board->memory && board->pio && board->mmio && board->irqs && board->io)
+    if (board->memory && board->pio && board->mmio && board->irqs && board->apics && board->io)
         return board;
     if (error && !error->code)
         error_set(error, ENOMEM, "no host memory for the machine");
@@ -38,6 +41,7 @@ void board_free(Board *board)
     bus_free(board->pio);
     bus_free(board->mmio);
     irq_router_free(board->irqs);
+    apic_bus_free(board->apics);
     clock_free(board->clock);
     guest_memory_free(board->memory);
     event_log_free(board->log);
@@ -71,7 +75,23 @@ void board_set_a20(Board *board, enum A20Source source, bool on)
 
 void board_nmi(Board *board)
 {
+    if (!board->lint1_edge || !board->lint1_edge(board->lint1))
+        board_nmi_edge(board);
+}
+
+void board_nmi_edge(Board *board)
+{
     __atomic_fetch_add(&board->nmi_pending, 1, __ATOMIC_SEQ_CST);
     if (board->kick)
         board->kick(board->engine);
+}
+
+int board_msi(Board *board, uint64_t address, uint32_t data)
+{
+    if ((address & ~(uint64_t)0xfffff) != MSI_ADDRESS_BASE) {
+        uint8_t bytes[4];
+        store_le32(bytes, data);
+        return guest_memory_write(board->memory, address, bytes, sizeof bytes);
+    }
+    return board->msi ? board->msi(board->msi_irqchip, address, data) : -ENODEV;
 }

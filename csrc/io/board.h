@@ -10,6 +10,7 @@
 #include "io/clock.h"
 #include "io/event_log.h"
 #include "io/io_thread.h"
+#include "irq/apic_bus.h"
 #include "irq/irq.h"
 #include "memory/memory.h"
 
@@ -31,7 +32,9 @@ typedef struct Board {
     IoThread *io;
     IrqRouter *irqs;
     EventLog *log;
+    ApicBus *apics; /* local and I/O APICs, if any */
     IntrPin intr;
+    ExtInt extint;
     uint32_t nmi_pending;    /* atomic count of NMI edges */
     union {
         uint64_t system; /* atomic: both halves at once */
@@ -47,6 +50,11 @@ typedef struct Board {
     void (*kick)(void *engine);                  /* leave guest code soon, from any thread */
     void (*a20_changed)(void *engine, bool on);  /* on the vCPU's thread */
     void *engine;
+    /* Set by the first local APIC, or by an engine whose irqchip is in the kernel. */
+    int (*msi)(void *irqchip, uint64_t address, uint32_t data); /* how many CPUs took it, or -errno */
+    void *msi_irqchip;
+    bool (*lint1_edge)(void *lapic); /* the NMI source; false: LINT1 does not take it */
+    void *lint1;
 } Board;
 
 Board *board_new(enum ClockKind clock, Error *error);
@@ -56,6 +64,14 @@ void board_request(Board *board, enum SystemRequest request, uint32_t code);
 enum SystemRequest board_take_request(Board *board, uint32_t *code);
 enum A20Source { A20_I8042 = 1, A20_PORT92 = 2 };
 void board_set_a20(Board *board, enum A20Source source, bool on);
+/* The NMI source: through LINT1 of the local APIC when the guest unmasked that, else straight to the CPU. */
 void board_nmi(Board *board);
+void board_nmi_edge(Board *board); /* the CPU's own pin */
+/*
+ * A device's message signalled interrupt: a 4-byte store to `address` (PCI 3.0 §6.8). To 0xfee00000 and the megabyte
+ * after it it is an interrupt (Intel SDM 3A §11.11), elsewhere a store to memory. Any thread, with a device's lock held or
+ * not. Returns how many CPUs took it, or -errno: -ENODEV where there is no APIC, -EFAULT where there is no RAM.
+ */
+int board_msi(Board *board, uint64_t address, uint32_t data);
 
 #endif

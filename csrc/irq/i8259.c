@@ -56,7 +56,7 @@ static void i8259_update(I8259 *pic)
     uint8_t cascade = chip_request(&pic->state.slave, false) >= 0 ? 1u << CASCADE : 0;
     master->lines = (master->lines & ~(1u << CASCADE)) | cascade;
     master->irr = (master->irr & ~(1u << CASCADE)) | cascade;
-    intr_pin_set(&pic->device.board->intr, chip_request(master, true) >= 0);
+    ext_int_set(&pic->device.board->extint, chip_request(master, true) >= 0);
 }
 
 static void chip_set_line(I8259ChipState *chip, unsigned level, bool high)
@@ -276,8 +276,8 @@ static void i8259_reset(Device *device)
 
 static void i8259_destroy(Device *device)
 {
-    device->board->intr.acknowledge = NULL;
-    device->board->intr.irqchip = NULL;
+    irq_router_remove_sink(device->board->irqs, i8259_sink, container_of(device, I8259, device));
+    ext_int_drive(&device->board->extint, NULL, NULL);
 }
 
 static void i8259_save(Device *device, void *state)
@@ -325,7 +325,6 @@ Device *i8259_new(Board *board, IrqRouter *router)
         return NULL;
     }
     i8259_reset(&pic->device);
-    board->intr.acknowledge = i8259_acknowledge;
-    board->intr.irqchip = pic;
+    ext_int_drive(&board->extint, i8259_acknowledge, pic);
     return &pic->device;
 }

@@ -40,7 +40,7 @@ typedef struct I8259State {
 } I8259State;
 _Static_assert(sizeof(I8259State) == 32, "no padding: the bytes are the snapshot's");
 
-/* Listens to GSI 0..15 of the router, drives board->intr and answers its acknowledge cycle. */
+/* Listens to GSI 0..15 of the router, drives board->extint and answers its acknowledge cycle. */
 Device *i8259_new(Board *board, IrqRouter *router);
 
 #endif

@@ -116,6 +116,18 @@ int irq_router_add_sink(IrqRouter *router, IrqSink sink, void *opaque)
     return result;
 }
 
+void irq_router_remove_sink(IrqRouter *router, IrqSink sink, void *opaque)
+{
+    pthread_mutex_lock(&router->lock);
+    for (uint32_t i = 0; i < router->sink_count; i++) {
+        if (router->sinks[i].sink != sink || router->sinks[i].opaque != opaque)
+            continue;
+        router->sinks[i] = router->sinks[--router->sink_count];
+        break;
+    }
+    pthread_mutex_unlock(&router->lock);
+}
+
 void intr_pin_set(IntrPin *pin, bool level)
 {
     if (__atomic_exchange_n(&pin->level, level, __ATOMIC_SEQ_CST) != level && level && pin->changed)
@@ -125,3 +137,35 @@ void intr_pin_set(IntrPin *pin, bool level)
 bool intr_pin_level(const IntrPin *pin) { return __atomic_load_n(&pin->level, __ATOMIC_ACQUIRE); }
 
 int intr_pin_acknowledge(IntrPin *pin) { return pin->acknowledge ? pin->acknowledge(pin->irqchip) : -1; }
+
+void ext_int_set(ExtInt *wire, bool level)
+{
+    __atomic_store_n(&wire->level, level, __ATOMIC_RELEASE);
+    if (wire->changed)
+        wire->changed(wire->sink, level);
+    else
+        intr_pin_set(wire->pin, level);
+}
+
+int ext_int_acknowledge(ExtInt *wire) { return wire->acknowledge ? wire->acknowledge(wire->pic) : -1; }
+
+static int acknowledge_directly(void *wire) { return ext_int_acknowledge(wire); }
+
+void ext_int_drive(ExtInt *wire, int (*acknowledge)(void *pic), void *pic)
+{
+    wire->acknowledge = acknowledge;
+    wire->pic = pic;
+    if (!acknowledge)
+        ext_int_set(wire, false);
+}
+
+void ext_int_connect(ExtInt *wire, void (*changed)(void *sink, bool level), void *sink)
+{
+    wire->changed = changed;
+    wire->sink = sink;
+    if (!changed) {
+        wire->pin->acknowledge = acknowledge_directly;
+        wire->pin->irqchip = wire;
+    }
+    ext_int_set(wire, __atomic_load_n(&wire->level, __ATOMIC_ACQUIRE));
+}

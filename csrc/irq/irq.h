@@ -1,7 +1,8 @@
 /*
  * Interrupt wires: a device pulls an IrqLine; the IrqRouter ORs the lines of one GSI and hands the level to every
- * irqchip that listens (8259 pair, later I/O APIC or KVM); the irqchip raises the CPU's INTR pin, and the engine
- * acknowledges through it. Lock order: device, then irqchip; no call goes back up.
+ * irqchip that listens (8259 pair, I/O APIC, KVM's); the irqchip raises the CPU's INTR pin, and the engine acknowledges
+ * through it. Between the 8259 pair and the pin is the local APIC's LINT0 when the board has one (lapic.h).
+ * Lock order: device, then the router's, the 8259 pair's and the APIC bus's; no call goes back up.
  */
 #ifndef PYVMM_IRQ_IRQ_H
 #define PYVMM_IRQ_IRQ_H
@@ -27,6 +28,7 @@ void irq_line_route(IrqLine *line, uint32_t gsi); /* PCI link moved: the level m
 
 typedef void (*IrqSink)(void *opaque, uint32_t gsi, bool level);
 int irq_router_add_sink(IrqRouter *router, IrqSink sink, void *opaque);
+void irq_router_remove_sink(IrqRouter *router, IrqSink sink, void *opaque); /* it is not called any more */
 
 /* The CPU's INTR pin and its acknowledge cycle (Intel SDM 3A §6.3.2). */
 typedef struct IntrPin {
@@ -40,5 +42,22 @@ typedef struct IntrPin {
 void intr_pin_set(IntrPin *pin, bool level);
 bool intr_pin_level(const IntrPin *pin);
 int intr_pin_acknowledge(IntrPin *pin);
+
+/* The 8259 pair's INT output: the CPU's INTR pin, or what was connected in between. */
+typedef struct ExtInt {
+    uint32_t level;                          /* atomic */
+    IntrPin *pin;                            /* where it goes while nothing is connected */
+    void (*changed)(void *sink, bool level); /* the 8259 pair's lock is held */
+    void *sink;
+    int (*acknowledge)(void *pic); /* set by the 8259 pair */
+    void *pic;
+} ExtInt;
+
+void ext_int_set(ExtInt *wire, bool level);
+int ext_int_acknowledge(ExtInt *wire);
+/* The 8259 pair comes (NULL: goes). */
+void ext_int_drive(ExtInt *wire, int (*acknowledge)(void *pic), void *pic);
+/* A local APIC comes between (NULL: goes). While no vCPU runs. */
+void ext_int_connect(ExtInt *wire, void (*changed)(void *sink, bool level), void *sink);
 
 #endif

@@ -1,0 +1,9 @@
+/* What the APIC bus asks of an I/O APIC. */
+#ifndef PYVMM_IRQ_IOAPIC_INTERNAL_H
+#define PYVMM_IRQ_IOAPIC_INTERNAL_H
+
+#include "irq/ioapic.h"
+
+void ioapic_eoi_locked(IoApic *ioapic, uint8_t vector);
+
+#endif
