@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.asm import assemble, disassemble
     from pyvmm.block import create_image, open_image
@@ -63,7 +61,7 @@ def __getattr__(name: str) -> object:
 
         value: object = version("pyvmm-lab")
     elif name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
+        value = getattr(__import__(_HOME[name], fromlist=[name]), name)
     else:
         raise AttributeError(f"module 'pyvmm' has no attribute {name!r}")
     globals()[name] = value

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any, Literal
+import _thread
 
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.irq import IrqLine
 from pyvmm.memory import GuestMemory
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 
 class Board:
@@ -76,7 +79,7 @@ class Board:
         """A Python device raised: keep the exception and make the run loop return."""
         if self.pending_exception is None:
             self.pending_exception = error
-            self._pending_thread = threading.get_ident()
+            self._pending_thread = _thread.get_ident()
         lib.board_request(self.pointer, lib.SYSTEM_FAULT, 0)
 
     def take_fault(self) -> BaseException | None:
@@ -86,7 +89,7 @@ class Board:
 
     def raise_own_fault(self) -> None:
         """Raise the kept exception when it came from an access that this thread made itself."""
-        if self.pending_exception is not None and self._pending_thread == threading.get_ident():
+        if self.pending_exception is not None and self._pending_thread == _thread.get_ident():
             error = self.take_fault()
             assert error is not None
             raise error

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
 from pyvmm.errors import DeviceError
 from pyvmm.native import check, ffi, lib, new_error
+from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Literal
+
     from pyvmm.board import Board
     from pyvmm.devices.base import Device
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BusRange:
     """A device's claim: addresses [base, base + size), as its region number `region`."""
 

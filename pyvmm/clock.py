@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 from pyvmm.native import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 NS_PER_SECOND = 1_000_000_000
 NEVER = (1 << 64) - 1

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from pyvmm.record import field, record
 
-CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
-DiskInterface = Literal["virtio", "cdrom", "floppy"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from typing import Literal
+
+    CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
+    DiskInterface = Literal["virtio", "cdrom", "floppy"]
+    StrPath = str | os.PathLike[str]
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class DiskConfig:
     """One drive. `format` None: qcow2 is recognised, anything else is taken for raw with a warning."""
 
-    path: Path
+    path: StrPath
     interface: DiskInterface = "virtio"
     format: Literal["raw", "qcow2"] | None = None
     cache: CacheMode = "writeback"
@@ -23,7 +27,7 @@ class DiskConfig:
     """Writes are thrown away when the machine ends."""
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class MachineConfig:
     """A PC.
 
@@ -60,10 +64,10 @@ class MachineConfig:
     clock: Literal["realtime", "virtual"] = "realtime"
     disks: list[DiskConfig] = field(default_factory=list)
     boot_order: str = "cda"
-    kernel: Path | None = None
-    initrd: Path | None = None
+    kernel: StrPath | None = None
+    initrd: StrPath | None = None
     append: str = ""
-    firmware: str | Path = "pyvmm"
+    firmware: StrPath = "pyvmm"
     serial: str = "stdio"
     bios_serial: bool = True
     rtc_base: str = "utc"

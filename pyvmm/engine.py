@@ -3,145 +3,40 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyvmm.cpu.state import CpuState
 from pyvmm.errors import EngineError
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
 from pyvmm.units import Gva
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, NamedTuple, Protocol
+
     from pyvmm.board import Board
+    from pyvmm.exits import ALL_REASONS as ALL_REASONS
+    from pyvmm.exits import EXCEPTION_NAMES as EXCEPTION_NAMES
+    from pyvmm.exits import ExitReason as ExitReason
+    from pyvmm.exits import SystemRequest as SystemRequest
+    from pyvmm.exits import VmExit as VmExit
+else:
+    Protocol = object
 
+    def __getattr__(name):
+        # What `pyvmm.exits` has, for whoever asks here: the start of a guest does not.
+        if name not in ("ALL_REASONS", "EXCEPTION_NAMES", "ExitReason", "SystemRequest", "VmExit"):
+            raise AttributeError(f"module 'pyvmm.engine' has no attribute {name!r}")
+        from pyvmm import exits
 
-class ExitReason(IntEnum):
-    """Why guest code was left (csrc/engine/engine.h)."""
-
-    NONE = lib.EXIT_NONE
-    IO = lib.EXIT_IO
-    MMIO = lib.EXIT_MMIO
-    HLT = lib.EXIT_HLT
-    INTERRUPT = lib.EXIT_INTERRUPT
-    EXCEPTION = lib.EXIT_EXCEPTION
-    CPUID = lib.EXIT_CPUID
-    MSR = lib.EXIT_MSR
-    SHUTDOWN = lib.EXIT_SHUTDOWN
-    SYSTEM = lib.EXIT_SYSTEM
-    KICK = lib.EXIT_KICK
-    DEBUG = lib.EXIT_DEBUG
-    FAIL = lib.EXIT_FAIL
-
-
-class SystemRequest(IntEnum):
-    """What a device asked of the machine, in an exit of reason SYSTEM."""
-
-    NONE = lib.SYSTEM_NONE
-    RESET = lib.SYSTEM_RESET
-    POWEROFF = lib.SYSTEM_POWEROFF
-    EXIT = lib.SYSTEM_EXIT
-    FIRMWARE = lib.SYSTEM_FIRMWARE
-    FAULT = lib.SYSTEM_FAULT
-
-
-ALL_REASONS = frozenset(ExitReason) - {ExitReason.NONE}
-
-EXCEPTION_NAMES = {
-    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
-    12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class VmExit:
-    """One exit. Fields that a reason does not use are 0.
-
-    Attributes
-    ----------
-    reason
-        Why.
-    address
-        Port (IO), guest physical address (MMIO), MSR index, CPUID leaf, or CR2 of a page fault.
-    size
-        Bytes of the access.
-    is_write
-        The guest wrote (OUT, store, WRMSR).
-    value
-        What was written, or what the guest was given; the error code of an exception; the subleaf of CPUID.
-    handled
-        A device answered.
-    rip
-        Linear address of the instruction; after HLT of the next one.
-    vector
-        Of an exception or interrupt.
-    has_error
-        The exception has an error code.
-    request, code
-        What a device asked of the machine, and its number. For an interrupt, code 1 means INT n.
-    text
-        In words, when the engine cannot go on.
-    """
-
-    reason: ExitReason
-    address: int
-    size: int
-    is_write: bool
-    value: int
-    handled: bool
-    rip: int
-    vector: int
-    has_error: bool
-    request: SystemRequest
-    code: int
-    text: str
-
-    def __str__(self) -> str:
-        at = f"at {self.rip:#x}"
-        match self.reason:
-            case ExitReason.IO | ExitReason.MMIO:
-                verb = (
-                    ("OUT" if self.is_write else "IN")
-                    if self.reason is ExitReason.IO
-                    else ("store" if self.is_write else "load")
-                )
-                nobody = "" if self.handled else ", nobody answers"
-                return f"{verb} {self.address:#x} size {self.size} value {self.value:#x} {at}{nobody}"
-            case ExitReason.MSR:
-                return f"{'WRMSR' if self.is_write else 'RDMSR'} {self.address:#x} value {self.value:#x} {at}"
-            case ExitReason.CPUID:
-                return f"CPUID leaf {self.address:#x} subleaf {self.value:#x} {at}"
-            case ExitReason.EXCEPTION:
-                error = f" error {self.value:#x}" if self.has_error else ""
-                fault = f" address {self.address:#x}" if self.vector == 14 else ""
-                return f"exception {EXCEPTION_NAMES.get(self.vector, self.vector)}{error}{fault} {at}"
-            case ExitReason.INTERRUPT:
-                kind = "software interrupt" if self.code else "interrupt"
-                return f"{kind} vector {self.vector:#x} {at}"
-            case ExitReason.SYSTEM:
-                return f"system request {self.request.name.lower()} code {self.code}"
-            case ExitReason.FAIL:
-                return self.text
-            case _:
-                return f"{self.reason.name} {at}"
+        value = globals()[name] = getattr(exits, name)
+        return value
 
 
 def _exit_of(record: Any) -> VmExit:
-    return VmExit(
-        reason=ExitReason(record.reason),
-        address=record.address,
-        size=record.size,
-        is_write=bool(record.is_write),
-        value=record.value,
-        handled=bool(record.handled),
-        rip=record.rip,
-        vector=record.vector,
-        has_error=bool(record.has_error),
-        request=SystemRequest(record.request),
-        code=record.code,
-        text=ffi.string(record.text).decode(errors="replace"),
-    )
+    from pyvmm.exits import exit_of
+
+    return exit_of(record)
 
 
 class Vcpu:
@@ -222,6 +117,8 @@ class Vcpu:
     @property
     def exit_counts(self) -> dict[ExitReason, int]:
         """Exits since the vCPU was made, by reason, whether surfaced or not; reasons that never came are left out."""
+        from pyvmm.exits import ExitReason
+
         counters = ffi.new("ExitCounters *")
         lib.vcpu_counters(self.pointer, counters)
         return {reason: counters.exits[reason] for reason in ExitReason if counters.exits[reason]}
@@ -284,11 +181,32 @@ class EngineVm:
             self.vcpus = []
 
 
-class Availability(NamedTuple):
-    """Whether an engine can run here, and why, in one line."""
+if TYPE_CHECKING:
 
-    usable: bool
-    reason: str
+    class Availability(NamedTuple):
+        """Whether an engine can run here, and why, in one line."""
+
+        usable: bool
+        reason: str
+
+else:
+
+    class Availability(tuple):  # as NamedTuple makes it, without what that imports
+        """Whether an engine can run here, and why, in one line."""
+
+        __slots__ = ()
+        _fields = ("usable", "reason")
+        usable = property(lambda self: self[0], doc="It can.")
+        reason = property(lambda self: self[1], doc="Why, or why not.")
+
+        def __new__(cls, usable, reason):
+            return super().__new__(cls, (usable, reason))
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def __repr__(self):
+            return f"Availability(usable={self.usable!r}, reason={self.reason!r})"
 
 
 class Engine(Protocol):
@@ -298,8 +216,6 @@ class Engine(Protocol):
 
     def availability(self) -> Availability:
         """Try it, and say."""
-        ...
 
     def create_vm(self, board: Board) -> EngineVm:
         """A machine over the board's memory and devices; memory must be complete."""
-        ...

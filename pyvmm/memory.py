@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 from pyvmm.errors import GuestError
 from pyvmm.native import check, ffi, lib, new_error
+from pyvmm.record import record
 from pyvmm.units import Gpa, format_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     import numpy as np
 
 PAGE_SIZE = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Memslot:
     """One contiguous piece of guest memory: `gpa` and `size` in bytes; `read_only` is ROM to the guest."""
 

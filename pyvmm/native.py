@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import PyvmmError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     ffi: Any
     lib: Any
 else:

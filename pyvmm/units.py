@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final, NewType
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NewType
 
-Gpa = NewType("Gpa", int)
-Gva = NewType("Gva", int)
-Hva = NewType("Hva", int)
-Port = NewType("Port", int)
+    Gpa = NewType("Gpa", int)
+    Gva = NewType("Gva", int)
+    Hva = NewType("Hva", int)
+    Port = NewType("Port", int)
+else:
+    Gpa = Gva = Hva = Port = int
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -19,7 +22,7 @@ GIB: Final = 1 << 30
 TIB: Final = 1 << 40
 
 _SUFFIXES: Final = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB, "P": 1 << 50, "E": 1 << 60}
-_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([BKMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
+_SIZE: Final = r"\s*(\d+(?:\.\d+)?)\s*([BKMGTPE]?)(?:I?B)?\s*"
 
 
 def parse_size(text: str | int, *, default_suffix: str = "") -> int:
@@ -39,10 +42,14 @@ def parse_size(text: str | int, *, default_suffix: str = "") -> int:
     """
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size (a number with an optional K, M, G or T)")
-    number, suffix = match.groups()
+    number, suffix = text[:-1], text[-1:]
+    if not (number.isdecimal() and suffix in ("K", "M", "G")):  # as nearly everybody writes it
+        import re
+
+        match = re.fullmatch(_SIZE, text, re.IGNORECASE)
+        if match is None:
+            raise ValueError(f"{text!r} is not a size (a number with an optional K, M, G or T)")
+        number, suffix = match.groups()
     size = float(number) * _SUFFIXES[(suffix or default_suffix).upper()]
     if size != int(size):
         raise ValueError(f"{text!r} is not a whole number of bytes")

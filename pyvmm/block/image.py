@@ -8,13 +8,16 @@ refused.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final
 
 from pyvmm.errors import ImageError
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
+from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any, Final
 
 CACHE_MODES: Final = {"writeback": 0, "none": 1, "writethrough": 2, "unsafe": 3}
 """writeback: the host's page cache; none: O_DIRECT; writethrough: each write is on the disk when it returns;
@@ -31,7 +34,7 @@ NO_BACKING: Final = 16
 _DATA, _ZERO, _ALLOCATED, _OFFSET, _COMPRESSED = 1, 2, 4, 8, 16
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Extent:
     """Bytes [start, start+length) of the disk, which are all of one kind.
 
@@ -49,7 +52,7 @@ class Extent:
     offset: int | None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class ImageInfo:
     """What an image's header says; sizes in bytes. The qcow2 fields are zero, empty or false for raw."""
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
 
 from pyvmm.block.image import (
     FIX,
@@ -19,17 +16,23 @@ from pyvmm.block.image import (
 )
 from pyvmm.errors import ImageError
 from pyvmm.native import check, ffi, lib, new_error
+from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    Progress = Callable[[int, int], None]
+    """Called with bytes done and bytes in all."""
 
 PREALLOCATION: Final = {"off": 0, "metadata": 1, "falloc": 2, "full": 3}
 COMPRESSION: Final = {"zlib": 0, "zstd": 1}
 REPAIR: Final = {None: 0, "leaks": 1, "all": 2}
 _STEP: Final = 64 << 20  # bytes between two calls of a progress function; a multiple of every cluster size
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
 
-
-@dataclass(frozen=True)
+@record(frozen=True)
 class CheckResult:
     """What a check found: counts of clusters, and what a repair put right.
 

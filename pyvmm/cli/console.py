@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from pyvmm.cli import exit_codes
 from pyvmm.cli.prompt import Prompt
-from pyvmm.cli.terminal import HELP, EscapeFilter, Key, Notice, Terminal
+from pyvmm.cli.terminal import HELP, EscapeFilter, Key, Terminal
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from pyvmm.cli.notice import Notice
     from pyvmm.cli.runner import Runner
     from pyvmm.display.serial import CharSink
 

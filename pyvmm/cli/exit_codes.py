@@ -6,7 +6,10 @@ isa-debug-exit device does: such a guest chooses N so that its codes do not meet
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 OK: Final = 0
 """The guest powered off."""

@@ -1,19 +1,22 @@
 """``pyvmm``: finds the command, imports its module only, and turns errors into one line and an exit code.
 
-Exit codes are listed in `pyvmm.cli.exit_codes` and docs/cli.md.
+Exit codes are listed in `pyvmm.cli.exit_codes` and docs/cli.md. Nothing of the standard library is imported here that
+Python has not imported by itself: it would be paid by every start of a guest (docs/adr/0006).
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import NoReturn
 
 from pyvmm.cli import exit_codes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from pyvmm.cli.options import RunOptions
 
 # Each module has `add_parser(subparsers)` and `run(arguments) -> exit code`.
 COMMANDS = {
@@ -22,48 +25,19 @@ COMMANDS = {
     "doctor": ("pyvmm.cli.doctor", "say what this host can run, and how fast"),
 }
 
-EPILOG = """\
-examples:
-  pyvmm run                           the built-in guest
-  pyvmm run debian.qcow2 -m 1G        a disk, through BIOS and boot loader
-  pyvmm run --kernel vmlinuz --initrd initrd.img --append console=ttyS0
-  pyvmm image info debian.qcow2
-
-Inside a guest: Ctrl-A H for help, Ctrl-A X to quit.
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print what is wrong and where the options are listed; exit with code 2."""
-        self.exit(exit_codes.USAGE, f"pyvmm: {message} (see {self.prog} --help)\n")
-
-
-def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser for this command line: only the command that it names brings its options, and its imports."""
-    parser = Parser(
-        prog="pyvmm",
-        description="A virtual machine monitor and full-system x86 emulator.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    named = next((word for word in arguments if not word.startswith("-")), None)
-    for command, (module, summary) in COMMANDS.items():
-        if command == named:
-            import_module(module).add_parser(subparsers)
-        else:
-            subparsers.add_parser(command, help=summary)
-    return parser
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = build_parser(arguments)
+    if arguments[:1] == ["run"]:
+        from pyvmm.cli.options import parse_quickly
+
+        quick = parse_quickly(arguments[1:])
+        if quick is not None:
+            return run_command("run", quick)
+    from pyvmm.cli.parser import build_parser
+
+    parser = build_parser(arguments, COMMANDS)
     options = parser.parse_args(arguments)
     if options.version:
         from pyvmm import __version__
@@ -73,19 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return exit_codes.USAGE
-    return run_command(options)
+    return run_command(options.command, options)
 
 
-def run_command(options: argparse.Namespace) -> int:
+def run_command(command: str, options: RunOptions | argparse.Namespace) -> int:
     """Run the command that was named; an error of the user's or the host's becomes one line on standard error."""
     from pyvmm.errors import ConfigError, EngineError, PyvmmError
 
     try:
-        return int(import_module(COMMANDS[options.command][0]).run(options))
+        return int(__import__(COMMANDS[command][0], fromlist=["run"]).run(options))
     except BrokenPipeError:
         # The reader of our output went away (`pyvmm image info x | head -1`): nobody is left to be told.
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105 - contextlib is slow to import
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError:
+            pass  # no standard output at all
         return exit_codes.ERROR
     except ConfigError as error:
         return fail(str(error), exit_codes.USAGE)

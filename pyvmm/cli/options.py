@@ -6,12 +6,16 @@ write instead.
 
 from __future__ import annotations
 
-import argparse
-import math
-from pathlib import Path
-from typing import Any, cast
+import os
 
-from pyvmm.config import CacheMode, DiskConfig, DiskInterface, MachineConfig
+from pyvmm.config import DiskConfig, MachineConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from pyvmm.config import StrPath
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -20,71 +24,192 @@ CACHES = ("writeback", "none", "writethrough", "unsafe")
 FORMATS = ("raw", "qcow2")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``pyvmm run``."""
-    parser.add_argument("drive", nargs="?", metavar="DISK", help="hard disk image; none: the built-in guest")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "-m", "--memory", default="256M", metavar="SIZE", help="RAM, e.g. 512M (default %(default)s)"
-    )
-    machine.add_argument("--cpus", type=int, default=1, metavar="N", help="vCPUs (default 1)")
-    machine.add_argument(
+class Option:
+    """One option of ``pyvmm run``: what argparse is told of it, as data.
+
+    Attributes
+    ----------
+    names
+        As written; the first long one, without dashes, is the attribute. None of them begins with a dash: a positional.
+    action
+        ``"store"``, ``"store_true"`` or ``"append"``.
+    group
+        Heading in the help; empty for none.
+    """
+
+    __slots__ = ("action", "attribute", "choices", "default", "group", "help", "integer", "metavar", "names")
+
+    def __init__(
+        self,
+        group: str,
+        *names: str,
+        help: str = "",
+        metavar: str | None = None,
+        default: Any = None,
+        choices: tuple[str, ...] | None = None,
+        action: str = "store",
+        integer: bool = False,
+    ) -> None:
+        self.group = group
+        self.names = names
+        self.help = help
+        self.metavar = metavar
+        self.default = False if action == "store_true" else default
+        self.choices = choices
+        self.action = action
+        self.integer = integer
+        self.attribute = (
+            next((name for name in names if name[:2] == "--"), names[0]).lstrip("-").replace("-", "_")
+        )
+
+
+OPTIONS = (
+    Option("", "drive", metavar="DISK", help="hard disk image; none: the built-in guest"),
+    Option(
+        "machine",
+        "-m",
+        "--memory",
+        default="256M",
+        metavar="SIZE",
+        help="RAM, e.g. 512M (default %(default)s)",
+    ),
+    Option("machine", "--cpus", integer=True, default=1, metavar="N", help="vCPUs (default 1)"),
+    Option(
+        "machine",
         "--engine",
         choices=("auto", "translator", "kvm"),
         default="auto",
         help="what runs guest code (default auto)",
-    )
-    machine.add_argument(
+    ),
+    Option(
+        "machine",
         "--clock",
         choices=("realtime", "virtual"),
         default="realtime",
         help="time follows the host, or the guest's progress so that a run repeats (default realtime)",
-    )
-    disks = parser.add_argument_group("disks")
-    disks.add_argument("--format", choices=FORMATS, help="format of DISK (default: qcow2 is recognised)")
-    disks.add_argument(
-        "--cache", choices=CACHES, default="writeback", help="host caching (default writeback)"
-    )
-    disks.add_argument(
-        "--snapshot", action="store_true", help="throw away what the guest writes to its disks"
-    )
-    disks.add_argument("--read-only", action="store_true", help="the guest cannot write to DISK")
-    disks.add_argument(
+    ),
+    Option("disks", "--format", choices=FORMATS, help="format of DISK (default: qcow2 is recognised)"),
+    Option("disks", "--cache", choices=CACHES, default="writeback", help="host caching (default writeback)"),
+    Option("disks", "--snapshot", action="store_true", help="throw away what the guest writes to its disks"),
+    Option("disks", "--read-only", action="store_true", help="the guest cannot write to DISK"),
+    Option(
+        "disks",
         "--disk",
         action="append",
         default=[],
         metavar="path=FILE[,format=F][,cache=C][,readonly][,snapshot]",
         help="one more hard disk (may be repeated)",
-    )
-    disks.add_argument("--cdrom", metavar="ISO", help="CD image")
-    disks.add_argument("--floppy", metavar="IMG", help="floppy image")
-    boot = parser.add_argument_group("boot")
-    boot.add_argument(
-        "--boot", default="cda", metavar="ORDER", help="what the BIOS tries: c disk, d CD, a floppy"
-    )
-    boot.add_argument("--kernel", metavar="FILE", help="load this kernel: bzImage, PVH ELF or multiboot")
-    boot.add_argument("--initrd", metavar="FILE", help="initial RAM disk for --kernel")
-    boot.add_argument("--append", metavar="TEXT", help="command line for --kernel")
-    boot.add_argument("--firmware", default="pyvmm", metavar="pyvmm|FILE", help="BIOS (default: pyvmm's own)")
-    run = parser.add_argument_group("running")
-    run.add_argument(
+    ),
+    Option("disks", "--cdrom", metavar="ISO", help="CD image"),
+    Option("disks", "--floppy", metavar="IMG", help="floppy image"),
+    Option(
+        "boot", "--boot", default="cda", metavar="ORDER", help="what the BIOS tries: c disk, d CD, a floppy"
+    ),
+    Option("boot", "--kernel", metavar="FILE", help="load this kernel: bzImage, PVH ELF or multiboot"),
+    Option("boot", "--initrd", metavar="FILE", help="initial RAM disk for --kernel"),
+    Option("boot", "--append", metavar="TEXT", help="command line for --kernel"),
+    Option("boot", "--firmware", default="pyvmm", metavar="pyvmm|FILE", help="BIOS (default: pyvmm's own)"),
+    Option(
+        "running",
         "--serial",
         default="stdio",
         metavar="stdio|null|file:PATH",
         help="where COM1 goes (default: this terminal)",
-    )
-    run.add_argument("--debug-console", action="store_true", help="show what the guest writes to port 0xE9")
-    run.add_argument(
-        "--no-reboot", action="store_true", help="end instead of resetting the guest (exit code 3)"
-    )
-    run.add_argument("--timeout", metavar="SECONDS", help="end after this long (exit code 124)")
-    run.add_argument("-q", "--quiet", action="store_true", help="no progress line, no notes; errors only")
-    run.add_argument(
-        "-v", "--verbose", action="store_true", help="say which engine ran and what the guest did"
-    )
+    ),
+    Option("running", "--debug-console", action="store_true", help="show what the guest writes to port 0xE9"),
+    Option(
+        "running",
+        "--no-reboot",
+        action="store_true",
+        help="end instead of resetting the guest (exit code 3)",
+    ),
+    Option("running", "--timeout", metavar="SECONDS", help="end after this long (exit code 124)"),
+    Option("running", "-q", "--quiet", action="store_true", help="no progress line, no notes; errors only"),
+    Option(
+        "running", "-v", "--verbose", action="store_true", help="say which engine ran and what the guest did"
+    ),
+)
+"""Every option of ``pyvmm run``: the one place where they are declared."""
 
 
-def machine_config(options: argparse.Namespace) -> MachineConfig:
+class RunOptions:
+    """The options' values by name, as argparse's Namespace has them."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__ = values
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def parse_quickly(words: list[str]) -> RunOptions | None:
+    """Values of a plain command line of ``pyvmm run`` (without the word ``run``); None: ask argparse.
+
+    Plain is: each option written out in full, its value in the next word or after ``=``. Importing argparse and
+    building its parser costs a fifth of a whole start (docs/adr/0006), so it is left to what is not plain:
+    abbreviations, ``-m512M``, help, and every error, for its message.
+    """
+    values: dict[str, Any] = {o.attribute: [] if o.action == "append" else o.default for o in OPTIONS}
+    by_name = {name: option for option in OPTIONS for name in option.names if name[0] == "-"}
+    seen_drive = False
+    remaining = iter(words)
+    for word in remaining:
+        if not word or word == "-":
+            return None
+        if word[0] != "-":
+            if seen_drive:
+                return None
+            values["drive"] = word
+            seen_drive = True
+            continue
+        name, equals, value = word.partition("=")
+        option = by_name.get(name)
+        if option is None or (equals and name[:2] != "--"):
+            return None
+        if option.action == "store_true":
+            if equals:
+                return None
+            values[option.attribute] = True
+            continue
+        if not equals:
+            value = next(remaining, "")
+            if value[:1] == "-":
+                return None
+        if not value or (option.choices is not None and value not in option.choices):
+            return None
+        if option.action == "append":
+            values[option.attribute].append(value)
+        elif option.integer:
+            if not (value.isascii() and value.isdigit() and len(value) < 10):
+                return None
+            values[option.attribute] = int(value)
+        else:
+            values[option.attribute] = value
+    return RunOptions(values)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options to argparse."""
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    for option in OPTIONS:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        keywords: dict[str, Any] = {"help": option.help}
+        if option.action != "store":
+            keywords["action"] = option.action
+        if option.action != "store_true":
+            keywords |= {"default": option.default, "metavar": option.metavar}
+            if option.choices is not None:
+                keywords["choices"] = option.choices
+        if option.integer:
+            keywords["type"] = int
+        if option.names[0][0] != "-":
+            keywords["nargs"] = "?"
+        groups[option.group].add_argument(*option.names, **keywords)
+
+
+def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
     """Check the options and build the machine's configuration.
 
     Raises
@@ -158,8 +283,8 @@ def parse_timeout(text: str | None) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
         raise _wrong("--timeout", text, "not a number of seconds above 0", "--timeout 60")
     return seconds
 
@@ -193,14 +318,14 @@ def parse_disk(text: str) -> DiskConfig:
         )
     return DiskConfig(
         path=_required("--disk", str(values["path"])),
-        format=cast(Any, values.get("format")),
-        cache=cast(CacheMode, values.get("cache", "writeback")),
+        format=values.get("format"),  # type: ignore[arg-type] # one of FORMATS
+        cache=values.get("cache", "writeback"),  # type: ignore[arg-type] # one of CACHES
         read_only=bool(values.get("readonly", False)),
         snapshot=bool(values.get("snapshot", False)),
     )
 
 
-def _disks(options: argparse.Namespace) -> list[DiskConfig]:
+def _disks(options: RunOptions | argparse.Namespace) -> list[DiskConfig]:
     disks = []
     if options.drive is not None:
         disks.append(
@@ -224,7 +349,7 @@ def _disks(options: argparse.Namespace) -> list[DiskConfig]:
             disks.append(
                 DiskConfig(
                     path=_required(option, name),
-                    interface=cast(DiskInterface, interface),
+                    interface=interface,  # type: ignore[arg-type] # one of the two above
                     format="raw",
                     read_only=interface == "cdrom",
                     snapshot=options.snapshot and interface == "floppy",
@@ -233,19 +358,18 @@ def _disks(options: argparse.Namespace) -> list[DiskConfig]:
     return disks
 
 
-def _file(option: str, name: str | None) -> Path | None:
+def _file(option: str, name: str | None) -> StrPath | None:
     return None if name is None else _required(option, name)
 
 
-def _required(option: str, name: str) -> Path:
+def _required(option: str, name: str) -> StrPath:
     from pyvmm.errors import PyvmmError
 
-    path = Path(name)
-    if not path.exists():
+    if not os.path.exists(name):
         raise PyvmmError(f"{'' if option == 'DISK' else option + ' '}{name}: no such file")
-    if path.is_dir():
+    if os.path.isdir(name):
         raise PyvmmError(f"{'' if option == 'DISK' else option + ' '}{name}: is a directory, not an image")
-    return path
+    return name
 
 
 def _wrong(option: str, value: object, why: str, instead: str) -> Exception:

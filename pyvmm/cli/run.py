@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyvmm.cli.options import add_options, machine_config, parse_timeout
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.cli.terminal import Notice
+    import argparse
+
+    from pyvmm.cli.console import Console
+    from pyvmm.cli.notice import Notice
+    from pyvmm.cli.options import RunOptions
+    from pyvmm.cli.runner import Runner
     from pyvmm.config import DiskConfig, MachineConfig
 
 
@@ -25,11 +28,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: RunOptions | argparse.Namespace) -> int:
     """Build the machine, run it to its end, and return the exit code (`pyvmm.cli.exit_codes`)."""
-    from pyvmm.cli.console import Console
+    from pyvmm.cli.notice import Notice
     from pyvmm.cli.runner import Runner
-    from pyvmm.cli.terminal import Notice, Terminal
 
     timeout = parse_timeout(options.timeout)
     config = machine_config(options)
@@ -40,7 +42,6 @@ def run(options: argparse.Namespace) -> int:
         settle_format(disk, notice)
     notice.progress(f"starting: {_describe(config, config.engine)} ... (Ctrl-A H for help)")
     try:
-        from pyvmm.devices.ports import DebugConsole
         from pyvmm.machine.machine import Machine
 
         machine = Machine(config)
@@ -60,11 +61,20 @@ def run(options: argparse.Namespace) -> int:
             # The guest's first character takes the line away: the same stream, hence no race.
             machine.serial.sink.set_preamble(notice.hand_over())
         runner = Runner(machine, notice, reboot=not options.no_reboot, timeout=timeout)
-        terminal = Terminal(sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY))
-        port = machine.devices["debug_console"]
-        debug = port.sink if options.debug_console and isinstance(port, DebugConsole) else None
-        with Console(runner, terminal, notice, send_input=config.serial == "stdio", debug=debug):
-            code = runner.run()
+        consoles: list[Console] = []
+
+        def open_console() -> None:
+            consoles.append(_open_console(runner, notice, options))
+
+        try:
+            if sys.stdin is not None and sys.stdin.isatty():
+                open_console()  # the guest writes to a terminal that is raw already
+                code = runner.run()
+            else:
+                code = runner.run(meanwhile=open_console)
+        finally:
+            for console in consoles:
+                console.__exit__()
         if on_terminal and not machine.serial.sink.total:
             notice.take_back()
         if options.verbose:
@@ -72,6 +82,18 @@ def run(options: argparse.Namespace) -> int:
                 notice.say(line)
     notice.erase()
     return code
+
+
+def _open_console(runner: Runner, notice: Notice, options: RunOptions | argparse.Namespace) -> Console:
+    """Keys, escapes and signals: imported when the guest runs, where it need not wait for them."""
+    from pyvmm.cli.console import Console
+    from pyvmm.cli.terminal import Terminal
+    from pyvmm.devices.ports import DebugConsole
+
+    terminal = Terminal(sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY))
+    port = runner.machine.devices["debug_console"]
+    debug = port.sink if options.debug_console and isinstance(port, DebugConsole) else None
+    return Console(runner, terminal, notice, send_input=options.serial == "stdio", debug=debug).__enter__()
 
 
 def builtin_disk() -> DiskConfig:
@@ -82,8 +104,8 @@ def builtin_disk() -> DiskConfig:
 
     # An editable installation has two folders: the sources, and what was built.
     for folder in pyvmm.__path__:
-        path = Path(folder, "data", "builtin.qcow2")
-        if path.exists():
+        path = os.path.join(folder, "data", "builtin.qcow2")
+        if os.path.exists(path):
             return DiskConfig(path=path, format="qcow2", snapshot=True)
     raise PyvmmError("the built-in guest is missing from this installation; install pyvmm again")
 
@@ -96,7 +118,7 @@ def settle_format(disk: DiskConfig, notice: Notice) -> None:
     """
     if disk.format is not None:
         return
-    with disk.path.open("rb") as file:
+    with open(disk.path, "rb") as file:
         magic = file.read(4)
     if magic == b"QFI\xfb":  # qcow2.txt, "Header", byte 0
         disk.format = "qcow2"
@@ -109,8 +131,7 @@ def _describe(config: MachineConfig, engine: str) -> str:
     """``"translator, 512 MiB, debian.qcow2"``."""
     from pyvmm.units import format_size
 
-    names = [config.kernel.name] if config.kernel is not None else []
-    names += [
-        "the built-in guest" if disk.path.name == "builtin.qcow2" else disk.path.name for disk in config.disks
-    ]
+    files = [] if config.kernel is None else [config.kernel]
+    names = [os.path.basename(path) for path in (*files, *(disk.path for disk in config.disks))]
+    names = ["the built-in guest" if name == "builtin.qcow2" else name for name in names]
     return ", ".join([f"engine {engine}", format_size(config.memory), *names])

@@ -5,16 +5,17 @@ A request is a function: the guest is stopped, the function runs on the machine'
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pyvmm.cli import exit_codes
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.cli.terminal import Notice
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyvmm.cli.notice import Notice
     from pyvmm.machine.machine import Machine, RunResult
 
 
@@ -44,17 +45,22 @@ class Runner:
         self._reboot = reboot
         self._deadline = None if timeout is None else self.started + timeout
         self._timeout = timeout
-        self._requests: deque[_Request] = deque()
-        self._wake = threading.Condition()
+        self._requests: list[_Request] = []
+        self._lock = _thread.allocate_lock()
+        self._bell = _thread.allocate_lock()  # taken; given back by whoever wants a paused machine to look up
+        self._bell.acquire()
         self._exit_code: int | None = None
         self._ended = False
 
-    def run(self) -> int:
-        """Run until the guest ends, somebody quits or the time is over; return the exit code."""
+    def run(self, meanwhile: Callable[[], object] | None = None) -> int:
+        """Run until the guest ends, somebody quits or the time is over; return the exit code.
+
+        `meanwhile` is called once, here, as soon as the guest runs.
+        """
         try:
-            return self._run()
+            return self._run(meanwhile)
         finally:
-            with self._wake:
+            with self._lock:
                 self._ended = True
                 left = list(self._requests)
                 self._requests.clear()
@@ -63,10 +69,10 @@ class Runner:
 
     def quit(self, code: int) -> None:
         """End the run with `code`. From any thread, and from a signal's helper."""
-        with self._wake:
+        with self._lock:
             if self._exit_code is None:
                 self._exit_code = code
-            self._wake.notify_all()
+            self._ring()
         self.machine.stop()
 
     def call(self, function: Callable[[], Any], timeout: float = 5.0) -> Any:
@@ -78,11 +84,11 @@ class Runner:
             When the machine has ended, or does not stop within `timeout` seconds.
         """
         request = _Request(function)
-        with self._wake:
+        with self._lock:
             if self._ended:
                 raise TimeoutError("the machine has ended")
             self._requests.append(request)
-            self._wake.notify_all()
+            self._ring()
         self.machine.stop()
         if not request.done.wait(timeout) or not request.ran:
             raise TimeoutError("the machine did not stop to answer")
@@ -102,7 +108,11 @@ class Runner:
         """Push the reset button."""
         self.call(self.machine.reset)
 
-    def _run(self) -> int:
+    def _ring(self) -> None:
+        if self._bell.locked():
+            self._bell.release()
+
+    def _run(self, meanwhile: Callable[[], object] | None) -> int:
         while True:
             self._serve()
             if self._exit_code is not None:
@@ -112,20 +122,19 @@ class Runner:
                 self._notice.say(f"--timeout {self._timeout:g}: time is over, the guest was ended")
                 return exit_codes.TIMEOUT
             if self.paused:
-                with self._wake:
-                    if not self._requests and self._exit_code is None:
-                        self._wake.wait(left)
+                self._bell.acquire(timeout=-1 if left is None else min(left, _thread.TIMEOUT_MAX))
                 continue
-            code = self._judge(self.machine.run(timeout=left))
+            first, meanwhile = meanwhile, None
+            code = self._judge(self.machine.run(timeout=left, meanwhile=first))
             if code is not None:
                 return code
 
     def _serve(self) -> None:
         while True:
-            with self._wake:
+            with self._lock:
                 if not self._requests:
                     return
-                request = self._requests.popleft()
+                request = self._requests.pop(0)
             request.run()
 
     def _judge(self, result: RunResult) -> int | None:
@@ -159,6 +168,8 @@ class _Request:
     """A function to run on the machine's thread, and what came of it."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
+        import threading
+
         self.function = function
         self.result: Any = None
         self.error: BaseException | None = None

@@ -5,9 +5,11 @@ Names are the Intel SDM's: volume 1 §3.4 for registers, volume 3A §2 and §3.4
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pyvmm.native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 GPR_NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
 """General registers in encoding order."""

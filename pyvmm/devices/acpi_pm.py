@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
 from pyvmm.devices.base import NativeDevice
 from pyvmm.errors import DeviceError
 from pyvmm.native import ffi, lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from pyvmm.board import Board
     from pyvmm.irq import IrqLine
 

@@ -6,13 +6,13 @@ A subclass of a C device that overrides `pio_read` and so on is called in place 
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
-
 from pyvmm.errors import DeviceError
 from pyvmm.native import check_pointer, ffi, lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
     from pyvmm.board import Board
     from pyvmm.bus import Bus
 
@@ -214,6 +214,8 @@ def _to_python(value: Any, type_: Any) -> Any:
 
 
 def _to_dataclass(struct: Any, name: str) -> Any:
+    import dataclasses
+
     fields = ffi.typeof(struct).fields
     made = dataclasses.make_dataclass(name, [field for field, _ in fields], frozen=True)
     return made(*(_to_python(getattr(struct, field), info.type) for field, info in fields))

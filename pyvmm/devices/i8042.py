@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyvmm.devices.base import NativeDevice
 from pyvmm.native import lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
     from pyvmm.irq import IrqLine

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from pyvmm.devices.base import NativeDevice
 from pyvmm.native import lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.board import Board
     from pyvmm.irq import IrqLine
 

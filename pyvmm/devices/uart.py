@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import threading
+import _thread
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
 
 from pyvmm.devices.base import NativeDevice
 from pyvmm.native import ffi, lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
     from pyvmm.board import Board
     from pyvmm.display.serial import CharSink
     from pyvmm.irq import IrqLine
 
+    class Runner(Protocol):
+        """What `SerialPort` needs of a machine."""
 
-class Runner(Protocol):
-    """What `SerialPort` needs of a machine."""
-
-    @property
-    def running(self) -> bool: ...
-    def wait_for(self, done: Callable[[], bool], timeout: float) -> bool: ...
+        @property
+        def running(self) -> bool: ...
+        def wait_for(self, done: Callable[[], bool], timeout: float) -> bool: ...
 
 
 class Uart(NativeDevice):
@@ -69,7 +69,7 @@ class SerialPort:
         self.runner: Runner | None = None
         self._unsent = bytearray()
         self._seen = bytearray()
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
 
     def read(self, size: int | None = None) -> bytes:
         """What the guest wrote since the last call, up to `size` bytes."""
@@ -106,6 +106,8 @@ class SerialPort:
         TimeoutError
             It did not come within `timeout` seconds of wall time, or the guest ended; the message has what came.
         """
+        import re
+
         if self.runner is None:
             raise RuntimeError("this serial port has no machine to run")
         regex = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)

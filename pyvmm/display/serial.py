@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pyvmm.errors import DeviceError
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.board import Board
 
 CAPTURE_DEFAULT = 1 << 20

@@ -7,12 +7,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pyvmm.config import DiskInterface
 from pyvmm.firmware import bda
 from pyvmm.machine import layout
 from pyvmm.units import Gpa
+
+if TYPE_CHECKING:
+    from pyvmm.config import DiskInterface
 
 logger = logging.getLogger("pyvmm.firmware")
 

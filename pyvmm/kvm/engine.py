@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pyvmm.engine import Availability, EngineVm
 from pyvmm.errors import EngineError
 from pyvmm.native import check_pointer, lib, new_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
 

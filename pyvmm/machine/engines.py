@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from pyvmm.engine import Engine
 from pyvmm.errors import ConfigError, EngineError
-from pyvmm.translator import TranslatorEngine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.engine import Engine
+    from pyvmm.translator import TranslatorEngine
+
+_made: list[TranslatorEngine] = []
 
 
-@cache
 def translator() -> TranslatorEngine:
     """The process's translator: its library is opened and tested once."""
-    return TranslatorEngine()
+    if not _made:
+        from pyvmm.translator import TranslatorEngine
+
+        _made.append(TranslatorEngine())
+    return _made[0]
 
 
 def engines() -> list[Engine]:

@@ -6,9 +6,11 @@ the chip set, and what firmware and kernels expect of them.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pyvmm.units import GIB, KIB, MIB, Gpa, Port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # Memory ------------------------------------------------------------------------------------------------------------
 LOW_RAM_END: Final = Gpa(640 * KIB)

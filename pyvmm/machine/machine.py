@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Literal, Self
 
 from pyvmm.config import MachineConfig
 from pyvmm.cpu.state import CpuState
-from pyvmm.engine import ALL_REASONS, ExitReason, SystemRequest, Vcpu, VmExit
 from pyvmm.errors import PyvmmError
 from pyvmm.machine import pc
+from pyvmm.native import lib
+from pyvmm.record import record, replace
+from pyvmm.threads import Flag, Worker
 
-RunReason = Literal[
-    "poweroff", "exit", "reset", "shutdown", "halted", "stopped", "timeout", "breakpoint", "failed"
-]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Any, Literal, Self
+
+    from pyvmm.engine import ExitReason, Vcpu, VmExit
+
+    RunReason = Literal[
+        "poweroff", "exit", "reset", "shutdown", "halted", "stopped", "timeout", "breakpoint", "failed"
+    ]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RunResult:
     """Why `Machine.run` returned.
 
@@ -91,9 +97,9 @@ class Machine:
         self.serial.runner = self
         self.images = self._parts.images
         self.engine_name = self._parts.vm.name
-        self._stop = threading.Event()
-        self._busy = threading.Lock()
-        self._life = threading.RLock()  # held while the vCPU is kicked, so that it is not freed meanwhile
+        self._stop = Flag()
+        self._busy = _thread.allocate_lock()
+        self._life = _thread.RLock()  # held while the vCPU is kicked, so that it is not freed meanwhile
         self._process = os.getpid()
         self._users: set[int] = set()  # threads that run the vCPU, or wait for that
         self._nudged = False
@@ -106,7 +112,9 @@ class Machine:
 
     # Running ---------------------------------------------------------------------------------------------------------
 
-    def run(self, timeout: float | None = None) -> RunResult:
+    def run(
+        self, timeout: float | None = None, *, meanwhile: Callable[[], object] | None = None
+    ) -> RunResult:
         """Run the guest until it ends, or until `stop`.
 
         The vCPU has a thread of its own, so that Ctrl-C works here; a KeyboardInterrupt stops the guest and is raised.
@@ -115,6 +123,8 @@ class Machine:
         ----------
         timeout
             Seconds of wall time; None for no limit. The machine can go on afterwards.
+        meanwhile
+            Called once on this thread when the vCPU's thread has been started: for what the guest need not wait for.
 
         Raises
         ------
@@ -125,34 +135,33 @@ class Machine:
         """
         with self._running():
             outcome: list[RunResult | BaseException] = []
-            done = threading.Event()
 
             def vcpu_main() -> None:
-                self._users.add(threading.get_ident())
+                self._users.add(_thread.get_ident())
                 try:
-                    outcome.append(self._run_loop())
+                    outcome.append(self._run_loop(worker))
                 except BaseException as error:
                     outcome.append(error)
-                finally:
-                    done.set()
 
-            thread = threading.Thread(target=vcpu_main, name=f"vcpu-{self.vcpu.index}", daemon=True)
+            worker = Worker(vcpu_main, f"vcpu-{self.vcpu.index}")
             self._begin()
             timed_out = stopped_here = False
             try:
-                thread.start()  # Ctrl-C may come in here too
-                if not done.wait(timeout):
+                worker.start()  # Ctrl-C may come in here too
+                if meanwhile is not None:
+                    meanwhile()
+                worker.settled()
+                if not worker.wait(timeout):
                     timed_out = stopped_here = True
                     self.stop()
-                    done.wait()
+                    worker.wait()
             except BaseException:
                 stopped_here = True
                 self.stop()
-                done.wait(None if thread.ident is not None else 1.0)
+                worker.settled()
+                worker.wait(None if worker.started else 1.0)
                 raise
             finally:
-                if thread.ident is not None:
-                    thread.join()
                 if stopped_here and not any(
                     isinstance(o, RunResult) and o.reason == "stopped" for o in outcome
                 ):
@@ -163,7 +172,7 @@ class Machine:
                 raise result
             return replace(result, reason="timeout") if timed_out and result.reason == "stopped" else result
 
-    def exits(self, reasons: Iterable[ExitReason] = ALL_REASONS) -> Iterator[VmExit]:
+    def exits(self, reasons: Iterable[ExitReason] | None = None) -> Iterator[VmExit]:
         """Run, and see each exit: teaching mode, by the same loop.
 
         Each exit has been answered when it is seen. Iteration ends with the guest (its last exit is seen) or with the
@@ -172,9 +181,13 @@ class Machine:
         Parameters
         ----------
         reasons
-            Which exits to see; those that end a run are always seen.
+            Which exits to see, all by default; those that end a run are always seen.
         """
-        wanted = tuple(reasons)
+        import threading
+
+        from pyvmm.exits import ALL_REASONS, ExitReason, SystemRequest
+
+        wanted = tuple(ALL_REASONS if reasons is None else reasons)
         self._begin()
         over = threading.Event()
         if threading.current_thread() is threading.main_thread():
@@ -205,21 +218,13 @@ class Machine:
                 finally:
                     self._busy.release()
 
-    @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> _Turn:
         """This thread has the vCPU to itself."""
-        me = threading.get_ident()
-        if me in self._users:
+        if _thread.get_ident() in self._users:
             raise PyvmmError(
                 "the machine is running and this thread waits for it: stop() it, then use it again"
             )
-        with self._busy:
-            self._check_usable()
-            self._users.add(me)
-            try:
-                yield
-            finally:
-                self._users.clear()
+        return _Turn(self)
 
     def _nudge(self, over: threading.Event) -> None:
         """Bring the main thread back to the interpreter now and then: it handles Ctrl-C only there."""
@@ -259,11 +264,12 @@ class Machine:
         self.clock.pause()
         self.serial.drain()
 
-    def _run_loop(self) -> RunResult:
+    def _run_loop(self, worker: Worker) -> RunResult:
         """The vCPU's thread. Only what is rare comes here from C: BIOS calls, and the end."""
-        firmware, system = int(SystemRequest.FIRMWARE), int(ExitReason.SYSTEM)
+        firmware, system = int(lib.SYSTEM_FIRMWARE), int(lib.EXIT_SYSTEM)
         while True:
             reason, request, code = self.vcpu.run_quick()
+            worker.settle()
             if reason == system and request == firmware:
                 self._service(code)
                 continue
@@ -273,6 +279,8 @@ class Machine:
 
     def _judge(self, exit_: VmExit) -> RunResult | None:
         """What an exit means for the run; None to go on."""
+        from pyvmm.exits import ExitReason
+
         self._raise_fault()  # also when another request came before the device's
         match exit_.reason:
             case ExitReason.KICK:
@@ -294,6 +302,8 @@ class Machine:
                 return None
 
     def _judge_request(self, exit_: VmExit) -> RunResult | None:
+        from pyvmm.exits import SystemRequest
+
         match exit_.request:
             case SystemRequest.POWEROFF:
                 return RunResult("poweroff", 0, exit_)
@@ -358,7 +368,7 @@ class Machine:
         """
         if self._closed or os.getpid() != self._process:
             return
-        if threading.get_ident() in self._users:
+        if _thread.get_ident() in self._users:
             raise PyvmmError("the machine is running and this thread waits for it: stop() it, then close it")
         with self._life:
             if self._closed:
@@ -383,3 +393,26 @@ class Machine:
 
     def __repr__(self) -> str:
         return f"Machine({self.config.name}, {self.engine_name}, {self.config.memory >> 20} MiB)"
+
+
+class _Turn:
+    """`Machine._running`: one thread at a time."""
+
+    __slots__ = ("_machine",)
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def __enter__(self) -> None:
+        machine = self._machine
+        machine._busy.acquire()
+        try:
+            machine._check_usable()
+            machine._users.add(_thread.get_ident())
+        except BaseException:
+            machine._busy.release()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._machine._users.clear()
+        self._machine._busy.release()

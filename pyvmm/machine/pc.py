@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
 
 from pyvmm.board import Board
 from pyvmm.config import MachineConfig
@@ -40,12 +37,15 @@ from pyvmm.memory import GuestMemory
 from pyvmm.units import KIB, Gpa, format_size
 
 # What only some machines need (images, BIOS, loaders, virtio) is imported where it is used: a start is quicker without.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from pyvmm.block import Image
     from pyvmm.boot.acpi import AcpiTables
     from pyvmm.firmware.bios import Bios
 
-D = TypeVar("D", bound=Device)
+    D = TypeVar("D", bound=Device)
 
 VIRTUAL_EPOCH_NS = 1_767_225_600 * 1_000_000_000
 """A virtual clock starts at 2026-01-01 00:00 UTC, so that a run repeats."""
@@ -54,21 +54,21 @@ DEFAULT_TSC_HZ = 1_000_000_000
 MAX_ROM = 16 << 20
 
 
-@dataclass
 class Pc:
     """The parts of a machine, in the order in which they were made; `close` frees them the other way."""
 
-    config: MachineConfig
-    board: Board
-    devices: dict[str, Device] = field(default_factory=dict)
-    sinks: list[CharSink] = field(default_factory=list)
-    images: list[Image] = field(default_factory=list)
-    firmware: Bios | None = None
-    rom: bytes | None = None
-    acpi: AcpiTables | None = None
+    vm: EngineVm
+    serial: SerialPort
 
-    vm: EngineVm = field(init=False)
-    serial: SerialPort = field(init=False)
+    def __init__(self, config: MachineConfig, board: Board) -> None:
+        self.config = config
+        self.board = board
+        self.devices: dict[str, Device] = {}
+        self.sinks: list[CharSink] = []
+        self.images: list[Image] = []
+        self.firmware: Bios | None = None
+        self.rom: bytes | None = None
+        self.acpi: AcpiTables | None = None
 
     def add(self, name: str, device: D) -> D:
         """A device with its name on the board."""
@@ -114,6 +114,8 @@ class Pc:
 
         All of it also when a device's `close` raises; the exception comes at the end.
         """
+        from contextlib import ExitStack
+
         with ExitStack() as stack:  # runs from the last line up
             stack.callback(self.board.close)
             parts: list[Image | CharSink | Device] = [*self.images, *self.sinks, *self.devices.values()]

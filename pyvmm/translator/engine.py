@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-import threading
-from typing import TYPE_CHECKING, Literal
 
 from pyvmm.engine import Availability, EngineVm
 from pyvmm.errors import EngineError
 from pyvmm.native import check_pointer, ffi, lib, new_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from pyvmm.board import Board
 
-Tier = Literal["fast", "slow"]
+    Tier = Literal["fast", "slow"]
+
 TIER_VARIABLE = "PYVMM_TRANSLATOR_TIER"
 """``slow`` asks for the slow tier; anything else lets the self-tests decide."""
 
@@ -29,7 +32,7 @@ class TranslatorEngine:
     name = "translator"
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         self.tier: Tier | None = None
         self.warning: str | None = None
 

@@ -33,7 +33,7 @@ def start(*options: str) -> pexpect.spawn[str]:
 def test_session(disk: Path, way: str, record_exercised: RecordExercised) -> None:
     """Every command of the shell; what it wrote is in the image, which is clean."""
     kernel = disk.parent / "guest-kernel.elf"
-    shutil.copy(builtin_disk().path.parent / "guest-kernel.elf", kernel)
+    shutil.copy(Path(builtin_disk().path).parent / "guest-kernel.elf", kernel)
     child = start(str(disk), *(["--kernel", str(kernel)] if way == "kernel" else []))
     session.expect_boot(child)
     session.run_session(child)

@@ -326,11 +326,11 @@ def test_serial_to_a_file(tmp_path: Path) -> None:
 
 
 def test_builtin_disk_is_not_written() -> None:
-    before = builtin_disk().path.read_bytes()
+    before = Path(builtin_disk().path).read_bytes()
     code, output, _ = typed_through_a_pipe(b"disk write 3000 hello\rdisk read 3000\rpoweroff\r")
     assert code == exit_codes.OK
     assert b"hello" in output.partition(b"disk read 3000")[2]
-    assert builtin_disk().path.read_bytes() == before
+    assert Path(builtin_disk().path).read_bytes() == before
 
 
 def test_a_guest_that_halts_for_good_is_said_so(sector: Callable[[str], Path]) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from pyvmm.devices.base import NativeDevice
-from pyvmm.devices.pci.function import PciFunction
 from pyvmm.errors import DeviceError
 from pyvmm.native import check_pointer, ffi, lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyvmm.board import Board
     from pyvmm.devices.pci.device import PciDevice
+    from pyvmm.devices.pci.function import PciFunction
 
 SLOTS = 32
 
@@ -35,6 +35,8 @@ class PciBus(NativeDevice):
     @property
     def functions(self) -> list[PciFunction]:
         """What stands on the bus, in order of slot and function."""
+        from pyvmm.devices.pci.function import PciFunction
+
         return [
             PciFunction(self.bus, devfn) for devfn in range(256) if lib.pci_bus_device_name(self.bus, devfn)
         ]
@@ -50,6 +52,8 @@ class PciBus(NativeDevice):
         DeviceError
             Nobody is there.
         """
+        from pyvmm.devices.pci.function import PciFunction
+
         slot, number = place if isinstance(place, tuple) else (place, 0)
         if not (0 <= slot < SLOTS and 0 <= number < 8):
             raise DeviceError(f"PCI slot {slot} function {number}: slots are 0 to 31, functions 0 to 7")

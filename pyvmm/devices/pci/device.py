@@ -5,19 +5,20 @@ The configuration space, the BARs' coming and going on the buses, and INTx# are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-
 from pyvmm.devices.base import Device, NativeDevice, _Trampoline
 from pyvmm.devices.pci.function import PciFunction
 from pyvmm.errors import DeviceError
 from pyvmm.native import check_pointer, ffi, lib, new_error
+from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
     from pyvmm.devices.pci.bus import PciBus
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Bar:
     """What a base address register asks for.
 

@@ -5,12 +5,13 @@ Source: PCI Local Bus Specification 3.0 §6.1 (header), §6.2.5 (base address re
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from typing import Any, Final
-
 from pyvmm.errors import DeviceError
 from pyvmm.native import ffi, lib
+from pyvmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 CLASS_NAMES: Final = {
     0x0100: "SCSI storage",
@@ -31,7 +32,7 @@ _BAR_64BIT: Final = 4
 _ROM: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PciHeader:
     """The header of configuration space by the names of PCI 3.0 §6.1, as it is at one moment.
 
@@ -55,6 +56,8 @@ class PciHeader:
     @classmethod
     def from_bytes(cls, config: bytes) -> PciHeader:
         """Decode the first 64 bytes of configuration space."""
+        import struct
+
         vendor, device, command, status, revision = struct.unpack_from("<4HB", config)
         line_size, latency, header_type = struct.unpack_from("<3B", config, 0x0C)
         subsystem_vendor, subsystem = struct.unpack_from("<2H", config, 0x2C)
@@ -75,7 +78,7 @@ class PciHeader:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BarState:
     """A base address register: what it asks for, and where the guest has it.
 

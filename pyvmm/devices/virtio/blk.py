@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
-
 from pyvmm.devices.base import NativeDevice
 from pyvmm.devices.virtio.features import feature_names, status_names
 from pyvmm.errors import DeviceError
 from pyvmm.native import check_pointer, ffi, lib, new_error
+from pyvmm.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from pyvmm.block.image import Image
     from pyvmm.board import Board
     from pyvmm.devices.pci.bus import PciBus
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ID_BYTES: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class VirtioBlkCounters:
     """What the device has done since it was made.
 
@@ -95,7 +96,7 @@ class VirtioBlk(NativeDevice):
         native = ffi.new("VirtioBlkCounters *")
         lib.virtio_blk_counters(self.pointer, native)
         return VirtioBlkCounters(
-            **{field.name: int(getattr(native, field.name)) for field in fields(VirtioBlkCounters)}
+            **{name: int(getattr(native, name)) for name in VirtioBlkCounters.__match_args__}
         )
 
     @property

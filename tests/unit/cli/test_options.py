@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyvmm.cli.options import (
+    OPTIONS,
+    Option,
     add_options,
     machine_config,
     parse_disk,
     parse_memory,
+    parse_quickly,
     parse_serial,
     parse_timeout,
 )
@@ -72,10 +79,10 @@ def test_disks_in_order(disk: Path) -> None:
     drive = (disk, "--format", "raw", "--cache", "none")
     made = config(*drive, "--disk", more, "--cdrom", disk, "--floppy", disk)
     assert made.disks == [
-        DiskConfig(path=disk, format="raw", cache="none"),
-        DiskConfig(path=disk, format="qcow2", read_only=True),
-        DiskConfig(path=disk, interface="cdrom", format="raw", read_only=True),
-        DiskConfig(path=disk, interface="floppy", format="raw"),
+        DiskConfig(path=str(disk), format="raw", cache="none"),
+        DiskConfig(path=str(disk), format="qcow2", read_only=True),
+        DiskConfig(path=str(disk), interface="cdrom", format="raw", read_only=True),
+        DiskConfig(path=str(disk), interface="floppy", format="raw"),
     ]
 
 
@@ -88,7 +95,7 @@ def test_a_comma_in_a_path_is_written_twice(tmp_path: Path) -> None:
     odd = tmp_path / "a,b.img"
     odd.write_bytes(b"")
     assert parse_disk(f"path={str(odd).replace(',', ',,')},snapshot=on") == DiskConfig(
-        path=odd, snapshot=True
+        path=str(odd), snapshot=True
     )
 
 
@@ -148,3 +155,112 @@ def test_serial_and_timeout() -> None:
     for text in ("0", "-1", "nan", "inf", "soon"):
         with pytest.raises(ConfigError, match="--timeout"):
             parse_timeout(text)
+
+
+# The two parsers ---------------------------------------------------------------------------------------------------
+
+VALUES = [
+    "512M",
+    "1",
+    "07",
+    "-1",
+    "",
+    "x",
+    "a b",
+    "-",
+    "--",
+    "kvm",
+    "none",
+    "raw",
+    "stdio",
+    "qcow2",
+    "a=b",
+    "-m",
+    "--disk",
+]
+NAMES = [name for option in OPTIONS for name in option.names if name.startswith("-")]
+
+
+def words_of_a_command_line() -> st.SearchStrategy[list[str]]:
+    """Mostly right command lines: every spelling of an option and its value, in any order, with a few slips."""
+    values = st.sampled_from(VALUES)
+
+    def spell(option: Option) -> st.SearchStrategy[list[str]]:
+        name = st.sampled_from(list(option.names))
+        fitting = values if option.choices is None else st.sampled_from([*option.choices, "x"])
+        if option.integer:
+            fitting = st.sampled_from(["1", "2", "07", "255", "-1", "x", " 1", "1_0"])
+        if option.action == "store_true":
+            return st.one_of(name.map(lambda n: [n]), name.map(lambda n: [f"{n}=1"]))
+        if not option.names[0].startswith("-"):
+            return values.map(lambda v: [v])
+        return st.one_of(
+            st.builds(lambda n, v: [n, v], name, fitting),
+            st.builds(lambda n, v: [n, v], name, fitting),
+            st.builds(lambda n, v: [f"{n}={v}"], name, fitting),
+            st.builds(lambda n, v: [f"{n}{v}"], name, fitting),
+            name.map(lambda n: [n]),
+            name.map(lambda n: [n[:-1]]),
+        )
+
+    parts = st.lists(st.sampled_from(OPTIONS).flatmap(spell), max_size=6)
+    return parts.map(lambda rows: [word for row in rows for word in row])
+
+
+def by_argparse(words: list[str]) -> dict[str, object] | None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            return vars(parser.parse_args(words))
+        except SystemExit:
+            return None
+
+
+@given(words_of_a_command_line())
+def test_the_quick_parser_agrees_with_argparse(words: list[str]) -> None:
+    quick = parse_quickly(words)
+    if quick is not None:
+        assert vars(quick) == by_argparse(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["disk.qcow2", "-m", "1G"],
+        ["-m", "1G", "--snapshot", "disk.qcow2", "--engine=kvm"],
+        ["--disk", "path=a", "--disk=path=b,cache=none", "-q", "-v"],
+        ["--kernel", "k", "--initrd", "i", "--append", "console=ttyS0 quiet", "--cpus", "2", "--no-reboot"],
+    ],
+)
+def test_plain_command_lines_need_no_argparse(words: list[str]) -> None:
+    quick = parse_quickly(words)
+    assert quick is not None
+    assert vars(quick) == by_argparse(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["-m512M"],
+        ["--mem", "1G"],
+        ["--engine", "x"],
+        ["a", "b"],
+        ["--cpus", "two"],
+        ["--append", "-x"],
+        ["-m"],
+    ],
+)
+def test_the_rest_is_argparse_s(words: list[str]) -> None:
+    assert parse_quickly(words) is None
+
+
+def test_a_list_is_not_shared_between_parses() -> None:
+    first = parse_quickly(["--disk", "a"])
+    second = parse_quickly(["--disk", "b"])
+    assert first is not None
+    assert second is not None
+    assert (first.disk, second.disk) == (["a"], ["b"])
+    assert by_argparse([])["disk"] == []  # type: ignore[index]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pyvmm.cli import exit_codes
+from pyvmm.cli.notice import Notice
 from pyvmm.cli.prompt import Prompt
 from pyvmm.cli.runner import Runner
-from pyvmm.cli.terminal import Notice
 
 
 class CardboardMachine:
@@ -30,7 +30,9 @@ class CardboardMachine:
         self.vcpu = SimpleNamespace(state=SimpleNamespace(**registers, **segments))
         self.memory = SimpleNamespace(read=lambda gpa, size: (b"\xf4" + b"HELLO" * 9999)[:size])
 
-    def run(self, timeout: float | None = None) -> Any:
+    def run(self, timeout: float | None = None, meanwhile: Callable[[], object] | None = None) -> Any:
+        if meanwhile is not None:
+            meanwhile()
         if self.results:
             reason, code = self.results.pop(0)
             return SimpleNamespace(reason=reason, code=code, exit=SimpleNamespace(text="", rip=0x7C00))
@@ -72,6 +74,14 @@ def test_no_reboot(reason: str) -> None:
     machine = CardboardMachine((reason, 0))
     assert run(machine, reboot=False) == exit_codes.GUEST_STOPPED
     assert machine.resets == 0
+
+
+def test_meanwhile_is_called_once() -> None:
+    calls: list[int] = []
+    machine = CardboardMachine(("reset", 0), ("poweroff", 0))
+    runner = Runner(machine, Notice(quiet=True))  # type: ignore[arg-type]
+    assert runner.run(meanwhile=lambda: calls.append(machine.resets)) == exit_codes.OK
+    assert calls == [0]
 
 
 def test_timeout() -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.cli.terminal import EscapeFilter, Key, Notice, Terminal
+from pyvmm.cli.notice import Notice
+from pyvmm.cli.terminal import EscapeFilter, Key, Terminal
 
 
 def typed(*pieces: bytes) -> list[tuple[Key, bytes]]:
