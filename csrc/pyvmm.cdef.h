@@ -238,6 +238,7 @@ typedef struct {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock;
+    uint64_t kvm_clock, clock_ns;
     uint8_t halted;
     uint8_t interrupt_shadow;
     uint8_t nmi_blocked;
@@ -271,6 +272,12 @@ typedef struct {
 typedef struct { uint64_t exits[16]; } ExitCounters;
 typedef struct Vcpu Vcpu;
 typedef struct EngineVm EngineVm;
+typedef struct { uint64_t count; uint32_t opcode; uint32_t size; uint8_t instruction[16]; } HandOverKind;
+typedef struct { uint64_t total; HandOverKind kinds[32]; } HandOverCounters;
+int engine_vm_attach(EngineVm *vm, Error *error);
+int engine_vm_detach(EngineVm *vm, Error *error);
+bool engine_vm_is_attached(const EngineVm *vm);
+int engine_vm_switch(Vcpu *const *from, Vcpu *const *to, size_t count, Error *error);
 void engine_vm_free(EngineVm *vm);
 Vcpu *vcpu_new(EngineVm *vm, uint32_t index, Error *error);
 void vcpu_free(Vcpu *vcpu);
@@ -280,6 +287,9 @@ void vcpu_kick(Vcpu *vcpu);
 int vcpu_get_state(Vcpu *vcpu, CpuState *state);
 int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
 int vcpu_set_breakpoints(Vcpu *vcpu, const uint64_t *addresses, size_t count);
+int vcpu_set_fallback(Vcpu *vcpu, Vcpu *fallback);
+bool vcpu_has_fallback(const Vcpu *vcpu);
+void vcpu_hand_over_counters(const Vcpu *vcpu, HandOverCounters *counters);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 

@@ -43,3 +43,8 @@ void cpu_state_reset(CpuState *state)
     store_le32(state->xsave + 28, 0xffff);
     store_le64(state->xsave + 512, 3); /* XSTATE_BV: x87 and SSE */
 }
+
+uint64_t cpu_state_elapsed(const CpuState *state, uint64_t now)
+{
+    return state->clock_ns && now > state->clock_ns ? now - state->clock_ns : 0;
+}

@@ -29,6 +29,7 @@ void vcpu_fini(Vcpu *vcpu)
 {
     pthread_mutex_destroy(&vcpu->lock);
     pthread_cond_destroy(&vcpu->wake);
+    free(vcpu->hand_over);
 }
 
 void vcpu_notify(Vcpu *vcpu)
@@ -146,6 +147,8 @@ static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 
 int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 {
+    if (!engine_vm_is_attached(vcpu->vm))
+        return -EXDEV;
     if (!runner_enter(vcpu))
         return -EBUSY;
     int result = run(vcpu, surface, exit);
@@ -175,6 +178,8 @@ static int step(Vcpu *vcpu, VmExit *exit)
 
 int vcpu_step(Vcpu *vcpu, VmExit *exit)
 {
+    if (!engine_vm_is_attached(vcpu->vm))
+        return -EXDEV;
     if (!runner_enter(vcpu))
         return -EBUSY;
     int result = step(vcpu, exit);
@@ -187,7 +192,8 @@ int vcpu_get_state(Vcpu *vcpu, CpuState *state)
     if (runs_elsewhere(vcpu))
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_get_state(vcpu, state);
-    state->halted = vcpu->halted != 0;
+    state->halted |= vcpu->halted != 0;
+    state->nmi_pending = __atomic_load_n(&vcpu->vm->board->nmi_pending, __ATOMIC_ACQUIRE) != 0;
     return result;
 }
 
@@ -196,6 +202,10 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
     if (runs_elsewhere(vcpu))
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_set_state(vcpu, state);
+    uint32_t none = 0; /* NMIs that wait are the board's: this one may be there already */
+    if (state->nmi_pending)
+        __atomic_compare_exchange_n(&vcpu->vm->board->nmi_pending, &none, 1, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_RELAXED);
     vcpu->halted = state->halted;
     vcpu->halted_if = state->rflags >> 9 & 1;
     vcpu->nmi_blocked = state->nmi_blocked;

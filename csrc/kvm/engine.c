@@ -92,9 +92,12 @@ static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_
     end = MIN(end, slot->gpa + slot->size);
     if (start >= end)
         return 0;
+    if (vm->slot_count == KVM_MAX_SLOTS)
+        return error_set(error, ENOSPC, "the KVM engine takes at most %d memslots", KVM_MAX_SLOTS);
+    bool read_only = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only, logged = vm->log_writes && !read_only;
     struct kvm_userspace_memory_region region = {
         .slot = vm->slot_count,
-        .flags = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only ? KVM_MEM_READONLY : 0,
+        .flags = (read_only ? KVM_MEM_READONLY : 0) | (logged ? KVM_MEM_LOG_DIRTY_PAGES : 0),
         .guest_phys_addr = gpa + start,
         .memory_size = end - start,
         .userspace_addr = (uintptr_t)slot->hva + (start - slot->gpa),
@@ -104,8 +107,44 @@ static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_
         return error_set(error, -result, "KVM_SET_USER_MEMORY_REGION slot %u, %#llx + %#llx: %s", vm->slot_count,
                          (unsigned long long)region.guest_phys_addr, (unsigned long long)region.memory_size,
                          strerror(-result));
-    vm->slot_count++;
+    vm->slots[vm->slot_count++] =
+        (KvmSlot){.gpa = start, .size = end - start, .logged = logged, .read_only = read_only};
     return 0;
+}
+
+/* Which pages the guest wrote to since the last time (api.rst 4.8), as runs. */
+static int tell_slot_writes(KvmVm *vm, uint32_t number)
+{
+    const KvmSlot *slot = &vm->slots[number];
+    uint64_t pages = slot->size >> GUEST_PAGE_BITS, words = (pages + 63) / 64;
+    uint64_t *bitmap = calloc(words, sizeof *bitmap);
+    struct kvm_dirty_log log = {.slot = number, .dirty_bitmap = bitmap};
+    int result = bitmap ? kvm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) : -ENOMEM;
+    for (uint64_t page = 0, run = 0; result == 0 && page < pages; page += run + 1) {
+        if (!(page % 64) && !bitmap[page / 64]) {
+            page += 63;
+            run = 0;
+            continue;
+        }
+        for (run = 0; page + run < pages && bitmap[(page + run) / 64] >> ((page + run) % 64) & 1;)
+            run++;
+        if (run)
+            guest_memory_written(vm->base.board->memory, slot->gpa + (page << GUEST_PAGE_BITS),
+                                 run << GUEST_PAGE_BITS);
+    }
+    free(bitmap);
+    return result;
+}
+
+/* Tell those who listen to guest memory what the guest wrote: by KVM's log; without one, everything. */
+static void tell_writes(KvmVm *vm)
+{
+    GuestMemory *memory = vm->base.board->memory;
+    if (!guest_memory_has_listener(memory))
+        return;
+    for (uint32_t i = 0; i < vm->slot_count; i++)
+        if (!vm->slots[i].read_only && (!vm->slots[i].logged || tell_slot_writes(vm, i) < 0))
+            guest_memory_written(memory, vm->slots[i].gpa, vm->slots[i].size);
 }
 
 /* All memslots anew. Without A20 the second megabyte is the first one again (IBM PC/AT Technical Reference, 1984). */
@@ -133,10 +172,26 @@ static int map_memory(KvmVm *vm, bool a20, Error *error)
 }
 
 /* On the vCPU's thread, from the device that holds the gate. */
-static void board_a20(void *opaque, bool on)
+static void vm_a20(EngineVm *base, bool on)
 {
-    KvmVm *vm = opaque;
+    KvmVm *vm = vm_of(base);
+    tell_writes(vm);
     vm->a20_error = map_memory(vm, on, NULL);
+}
+
+/* Slots anew: with them goes what KVM knows of guest page tables, which another engine may have written to. */
+static int attach_vm(EngineVm *base, Error *error)
+{
+    KvmVm *vm = vm_of(base);
+    vm->log_writes = guest_memory_has_listener(base->board->memory);
+    vm->a20_error = 0;
+    return map_memory(vm, __atomic_load_n(&base->board->a20, __ATOMIC_ACQUIRE), error);
+}
+
+static int detach_vm(EngineVm *base, Error *error)
+{
+    tell_writes(vm_of(base));
+    return 0;
 }
 
 static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
@@ -161,7 +216,7 @@ static int make_vm(KvmVm *vm, Error *error)
         enable(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
     if (extension(vm->system_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
         enable(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
-    return map_memory(vm, vm->base.board->a20, error);
+    return 0;
 }
 
 /* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate. */
@@ -236,10 +291,9 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     return &vcpu->base;
 }
 
-/* The Board's kick and its INTR pin. */
-static void board_notify(void *opaque)
+static void vm_notify(EngineVm *base)
 {
-    KvmVm *vm = opaque;
+    KvmVm *vm = vm_of(base);
     if (vm->vcpu)
         vcpu_notify(&vm->vcpu->base);
 }
@@ -247,10 +301,7 @@ static void board_notify(void *opaque)
 static void free_vm(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
-    Board *board = base->board;
-    board->kick = NULL;
-    board->a20_changed = NULL;
-    board->intr.changed = NULL;
+    engine_vm_disown(base);
     if (vm->vcpu)
         free_vcpu(&vm->vcpu->base);
     if (vm->fd >= 0)
@@ -262,6 +313,10 @@ static void free_vm(EngineVm *base)
 
 static const EngineOps OPS = {
     .name = "kvm",
+    .vm_attach = attach_vm,
+    .vm_detach = detach_vm,
+    .vm_notify = vm_notify,
+    .vm_a20 = vm_a20,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,
@@ -270,6 +325,7 @@ static const EngineOps OPS = {
     .vcpu_notify = kvm_vcpu_notify,
     .vcpu_get_state = kvm_get_state,
     .vcpu_set_state = kvm_set_state,
+    .vcpu_update_state = kvm_update_state,
     .vcpu_set_breakpoints = kvm_vcpu_set_breakpoints,
 };
 
@@ -288,14 +344,10 @@ EngineVm *kvm_vm_new(Board *board, const char *device, Error *error)
     }
     *vm = (KvmVm){.base = {.ops = &OPS, .board = board}, .system_fd = -1, .fd = -1};
     vm->system_fd = open_device(device, error);
-    if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || make_vm(vm, error) < 0) {
+    if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || make_vm(vm, error) < 0 ||
+        engine_vm_adopt(&vm->base, error) < 0) {
         free_vm(&vm->base);
         return NULL;
     }
-    board->engine = vm;
-    board->kick = board_notify;
-    board->a20_changed = board_a20;
-    board->intr.engine = vm;
-    board->intr.changed = board_notify;
     return &vm->base;
 }

@@ -11,13 +11,22 @@
 #define KVM_IDENTITY_MAP_GPA 0xfeffc000ull
 #define KVM_TSS_GPA 0xfeffd000ull
 #define KVM_MAX_BREAKPOINTS 4 /* debug registers */
+#define KVM_MAX_SLOTS 96
+
+typedef struct KvmSlot {
+    gpa_t gpa; /* of the board's bytes that it shows; without A20 it may lie elsewhere */
+    uint64_t size;
+    bool logged, read_only; /* KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY */
+} KvmSlot;
 
 typedef struct KvmVm {
     EngineVm base;
     int system_fd, fd;
     size_t run_size; /* of the page run that a vCPU shares with the kernel */
     bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only;
-    uint32_t slot_count;  /* memslots that KVM has */
+    uint32_t slot_count; /* memslots that KVM has */
+    KvmSlot slots[KVM_MAX_SLOTS];
+    bool log_writes;      /* another engine over the board wants to know what the guest writes */
     int a20_error;        /* -errno: switching A20 failed, and the guest's memory is not whole */
     struct KvmVcpu *vcpu; /* the only one, or NULL */
 } KvmVm;
@@ -36,7 +45,7 @@ typedef struct KvmVcpu {
     uint32_t io_left;   /* elements of a string instruction's port access not yet answered */
     bool stepping;
     uint64_t step_rip;  /* linear: where the step began */
-    uint64_t tsc_read;  /* by kvm_get_state: the same value coming back means "as it was", and the TSC runs on */
+    uint64_t tsc_read, kvm_clock_read; /* by kvm_get_state: the same coming back means "as it was", and it runs on */
     bool failed;
     KvmFailure failure;
     gva_t breakpoints[KVM_MAX_BREAKPOINTS];
@@ -66,6 +75,8 @@ bool kvm_write_unknown_msr(uint32_t index, uint64_t value);
 /* state.c */
 int kvm_get_state(Vcpu *vcpu, CpuState *state);
 int kvm_set_state(Vcpu *vcpu, const CpuState *state);
+/* `before`: NULL, or what it holds. */
+int kvm_update_state(Vcpu *vcpu, const CpuState *before, const CpuState *state);
 
 /* cpuid.c */
 int kvm_set_cpuid(KvmVcpu *vcpu, Error *error);
