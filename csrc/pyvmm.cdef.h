@@ -390,6 +390,32 @@ Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *na
                        void (*write)(void *, uint32_t, uint64_t, uint32_t, uint64_t), Error *error);
 void pci_python_set_intx(Device *device, bool level);
 
+/* devices/vga.h */
+#define VGA_MEMORY_SIZE ...
+enum VgaRegion { VGA_REGION_PORTS, VGA_REGION_DISPI, VGA_REGION_WINDOW };
+enum VgaKind { VGA_BLANK, VGA_TEXT, VGA_GRAPHICS };
+typedef struct {
+    uint8_t misc_output, feature_control, sequencer_index, crtc_index, graphics_index, attribute_index, attribute_is_data,
+        dac_mask, dac_read_index, dac_write_index, dac_cycle, dac_reading;
+    uint8_t sequencer[8], crtc[32], graphics[16], attribute[32];
+    uint8_t dac[768], dac_pending[3];
+    uint8_t latch[4];
+    uint8_t reserved;
+    uint16_t dispi_index, dispi[16];
+    PciFunctionState pci;
+    uint8_t reserved2;
+} VGAState;
+typedef struct {
+    uint32_t kind, width, height, bits_per_pixel, columns, rows, cell_width, cell_height, cursor_visible, cursor_row,
+        cursor_column;
+} VgaMode;
+Device *vga_new(Board *board, PciBus *bus, uint32_t devfn, const uint8_t *rom, size_t rom_size, Error *error);
+void vga_mode(Device *device, VgaMode *mode);
+int vga_render(Device *device, uint32_t *pixels, uint32_t width, uint32_t height, bool blink);
+int vga_cells(Device *device, uint16_t *cells, uint32_t columns, uint32_t rows);
+uint8_t *vga_memory(Device *device);
+void vga_clear(Device *device);
+
 /* virtio/virtio_pci.h, virtio_blk.h */
 typedef struct {
     uint64_t desc;
