@@ -16,7 +16,7 @@ _KINDS = ("blank", "text", "graphics")
 
 
 class VgaMode:
-    """What the VGA shows: `kind` is ``"blank"``, ``"text"`` or ``"graphics"``; sizes in pixels, columns and rows in cells.
+    """What the VGA shows: `kind`: ``"blank"``, ``"text"`` or ``"graphics"``; sizes in pixels, columns and rows in cells.
 
     `cursor` is (row, column) in a text mode whose cursor is on and on the screen, else None.
     """
@@ -100,7 +100,7 @@ class Vga(NativeDevice):
         return memoryview(bytes(ffi.buffer(cells)))
 
     def save(self) -> bytes:
-        """Registers as any device's, then video memory: each 64 KiB that is not all zero, after its number (2 bytes)."""
+        """Registers as any device's, then video memory, each 64 KiB not all zero after its number (2 bytes)."""
         memory, zero = self.memory, bytes(_CHUNK)
         chunks = (memory[at : at + _CHUNK] for at in range(0, len(memory), _CHUNK))
         parts = [n.to_bytes(2, "little") + bytes(chunk) for n, chunk in enumerate(chunks) if chunk != zero]

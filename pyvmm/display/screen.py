@@ -67,7 +67,9 @@ class Screen:
             if cells is not None:
                 codes = bytes(cells[::2])
                 lines = (codes[row * mode.columns : (row + 1) * mode.columns] for row in range(mode.rows))
-                return "\n".join("".join(GLYPHS[code] for code in line).rstrip() for line in lines).rstrip("\n")
+                return "\n".join("".join(GLYPHS[code] for code in line).rstrip() for line in lines).rstrip(
+                    "\n"
+                )
         return ""
 
     def attributes(self) -> bytes:

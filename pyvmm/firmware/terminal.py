@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyvmm.firmware.platform import PortBus
 from pyvmm.display.codepage import GLYPHS
+from pyvmm.firmware.platform import PortBus
 from pyvmm.firmware.screen import COLUMNS, NORMAL, ROWS, Screen
 
 # 16550D §8.0, register offsets and bits
