@@ -350,6 +350,8 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
 {
     TranslatorVcpu *vcpu = translator_current();
     Board *board = vcpu->board;
+    /* The loop has just cleared icount_high, with a plain store: done before the flags are read, no kick is lost. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     code_pages_run_invalidations(vcpu);
     if (unlikely(__atomic_load_n(&vcpu->a20_pending, __ATOMIC_RELAXED)) &&
         __atomic_exchange_n(&vcpu->a20_pending, 0, __ATOMIC_SEQ_CST))

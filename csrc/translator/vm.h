@@ -38,6 +38,7 @@ typedef struct TranslatorVcpu {
     void *cpu; /* the library's CPUState */
     Env *env;
     uint16_t *icount_high; /* storing all ones here ends the current translation block chain */
+    void *requested_label;  /* of the block that is being made (exit_check.c) */
     bool slow;
     uint32_t slow_kick; /* atomic: the slow tier's stand-in for icount_high */
 
