@@ -16,6 +16,10 @@ python_add_library(_native MODULE ${BORDER} WITH_SOABI)
 target_link_libraries(_native PRIVATE pyvmm_core)
 target_compile_options(_native PRIVATE -w -Wno-error)
 install(TARGETS _native LIBRARY DESTINATION pyvmm COMPONENT pyvmm)
+if(SKBUILD_SCRIPTS_DIR)
+  # The command. Not by [project.scripts]: older pips write a script that imports `re` first (docs/adr/0006).
+  install(PROGRAMS ${CMAKE_SOURCE_DIR}/bin/pyvmm DESTINATION ${SKBUILD_SCRIPTS_DIR} COMPONENT pyvmm)
+endif()
 
 add_custom_target(wheel ALL DEPENDS _native)
 include(cmake/firmware.cmake OPTIONAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from pyvmm.errors import PyvmmError
 
@@ -21,7 +22,12 @@ else:
             "reinstall it: pip install --force-reinstall pyvmm-lab, or ./dev build in a clone"
         ) from error
 
-__all__ = ["check", "check_pointer", "ffi", "lib", "new_error"]
+__all__ = ["check", "check_pointer", "extension_path", "ffi", "lib", "new_error"]
+
+
+def extension_path() -> str:
+    """File of the compiled module."""
+    return str(sys.modules["pyvmm._native"].__file__)
 
 
 def new_error() -> Any:

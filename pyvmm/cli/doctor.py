@@ -33,13 +33,14 @@ def run(options: argparse.Namespace) -> int:
 
     import pyvmm
     from pyvmm.errors import EngineError
-    from pyvmm.machine.engines import choose_engine, engines
+    from pyvmm.machine.engines import choose_engine, engines, retest
 
     console = Console(highlight=False)
     console.print(
         f"pyvmm {pyvmm.__version__}, Python {platform.python_version()}, Linux {platform.release()},"
         f" {os.cpu_count()} CPUs, {_memory()} MiB of memory free"
     )
+    retest()
     table = Table("engine", "usable", "why", box=None, pad_edge=False)
     for engine in engines():
         usable, reason = engine.availability()

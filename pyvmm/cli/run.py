@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(options: RunOptions | argparse.Namespace) -> int:
     """Build the machine, run it to its end, and return the exit code (`pyvmm.cli.exit_codes`)."""
+    gc.disable()  # a start makes objects and next to no garbage; on again as soon as the guest runs
+    try:
+        return _run(options)
+    finally:
+        gc.enable()
+
+
+def _run(options: RunOptions | argparse.Namespace) -> int:
     from pyvmm.cli.notice import Notice
     from pyvmm.cli.runner import Runner
 
@@ -64,6 +73,7 @@ def run(options: RunOptions | argparse.Namespace) -> int:
         consoles: list[Console] = []
 
         def open_console() -> None:
+            gc.enable()
             consoles.append(_open_console(runner, notice, options))
 
         try:

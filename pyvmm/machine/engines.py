@@ -26,6 +26,13 @@ def engines() -> list[Engine]:
     return [translator()]
 
 
+def retest() -> None:
+    """Forget what this process and earlier ones found out about the engines: the next question tests them again."""
+    from pyvmm.translator import TranslatorEngine
+
+    _made[:] = [TranslatorEngine(remember=False)]
+
+
 def kvm() -> Engine:
     """KVM, for who asks for it by name: `auto` does not take it before it measures (docs/supported.md)."""
     from pyvmm.kvm.engine import KvmEngine

@@ -8,6 +8,7 @@ import os
 from pyvmm.engine import Availability, EngineVm
 from pyvmm.errors import EngineError
 from pyvmm.native import check_pointer, ffi, lib, new_error
+from pyvmm.translator import tested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,16 +23,25 @@ TIER_VARIABLE = "PYVMM_TRANSLATOR_TIER"
 
 
 class TranslatorEngine:
-    """The engine. One object tests the translator once; machines share it.
+    """The engine. One object tests the translator at most once; machines share it.
 
     The library is linked into the extension with some of its functions replaced (docs/adr/0004). Self-tests run small
     guests through every one of the defects that the replacements mend. When the fast tier fails one, the slow tier is
     tried; when that fails too, the engine refuses with the name of the test.
+
+    That the fast tier passed is remembered in the user's cache folder (`pyvmm.translator.tested`), for this
+    installation and this boot of the host.
+
+    Parameters
+    ----------
+    remember
+        False: test whatever is remembered, as ``pyvmm doctor`` does.
     """
 
     name = "translator"
 
-    def __init__(self) -> None:
+    def __init__(self, *, remember: bool = True) -> None:
+        self._remember = remember
         self._lock = _thread.allocate_lock()
         self.tier: Tier | None = None
         self.warning: str | None = None
@@ -67,10 +77,14 @@ class TranslatorEngine:
 
     def _choose_tier(self) -> Tier:
         tiers: tuple[Tier, ...] = ("slow",) if os.environ.get(TIER_VARIABLE) == "slow" else ("fast", "slow")
+        if tiers[0] == "fast" and self._remember and tested.is_remembered():
+            return "fast"
         failures: list[str] = []
         for tier in tiers:
             error = new_error()
             if lib.translator_self_test(tier == "slow", error) == 0:
+                if tier == "fast":
+                    tested.remember()
                 if failures:
                     self.warning = f"translator runs in its slow tier (3-4 times slower): {failures[0]}"
                 return tier

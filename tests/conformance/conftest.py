@@ -25,7 +25,7 @@ _opened: dict[str, Engine] = {}
 def _engine(name: str) -> Engine:
     if name not in _opened:
         if name == _SLOW:
-            _opened[name] = TranslatorEngine()
+            _opened[name] = TranslatorEngine(remember=False)
             with mock.patch.dict(os.environ, {TIER_VARIABLE: "slow"}):
                 _opened[name].availability()
         else:

@@ -49,7 +49,7 @@ assert alone[0] == [0x60, "syscall"] and alone[1] == 0 and alone[2] == 7, alone
 for _ in range(2):
     assert machine() == "py"  # CPUID's signature (csrc/translator/cpuid.c)
     assert emulate() == alone
-engine = TranslatorEngine()
+engine = TranslatorEngine(remember=False)
 assert engine.availability().usable and engine.tier == "fast", engine.availability()
 assert emulate() == alone
 print("passed")
