@@ -14,6 +14,7 @@ enum {
 };
 #define RESET_PAT 0x0007040600070406ull
 #define RESET_APIC_BASE 0xfee00900ull /* enabled, bootstrap processor */
+#define APIC_BASE_BSP (1ull << 8)
 
 void cpu_state_reset(CpuState *state)
 {
@@ -44,7 +45,9 @@ void cpu_state_reset(CpuState *state)
     store_le64(state->xsave + 512, 3); /* XSTATE_BV: x87 and SSE */
 }
 
-uint64_t cpu_state_elapsed(const CpuState *state, uint64_t now)
+void cpu_state_reset_ap(CpuState *state)
 {
-    return state->clock_ns && now > state->clock_ns ? now - state->clock_ns : 0;
+    cpu_state_reset(state);
+    state->apic_base &= ~APIC_BASE_BSP;
+    state->wait_for_sipi = 1;
 }

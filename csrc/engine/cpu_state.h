@@ -25,9 +25,6 @@ enum { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI };
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS };                         /* encoding order */
 
 #define CPU_XSAVE_SIZE 4096
-/* In pending_exception: an external interrupt that was acknowledged and not yet delivered; RFLAGS.IF was set then.
- */
-#define PENDING_INTERRUPT 0x100
 
 typedef struct CpuState {
     uint64_t gpr[16];
@@ -47,24 +44,21 @@ typedef struct CpuState {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock; /* paravirtual clock MSRs, 0 = off */
-    /* What runs on while a state is on its way: `tsc` and `kvm_clock` (what the paravirtual clock read, ns) are as
-     * of the board's time clock_ns; 0: as of now, whenever that is. */
-    uint64_t kvm_clock, clock_ns;
     /* Between instructions */
     uint8_t halted;
+    uint8_t wait_for_sipi; /* an application processor after RESET# or INIT (SDM 3A §9.4); needs an in-kernel APIC */
     uint8_t interrupt_shadow; /* after STI or MOV SS */
     uint8_t nmi_blocked;
     uint8_t nmi_pending;
-    int16_t pending_exception; /* -1, or what to deliver first: a vector, or PENDING_INTERRUPT + vector */
+    int16_t pending_exception; /* -1, or a vector to deliver first */
     uint8_t pending_has_error;
     uint32_t pending_error;
     uint8_t xsave[CPU_XSAVE_SIZE];
 } CpuState;
 
-/* How far TSC and paravirtual clock have run on when the board's clock reads `now`, in ns. */
-uint64_t cpu_state_elapsed(const CpuState *state, uint64_t now);
-
-/* After RESET# (SDM 3A table 10-1): real mode at F000:FFF0. */
+/* The bootstrap processor after RESET# (SDM 3A table 10-1): real mode at F000:FFF0. */
 void cpu_state_reset(CpuState *state);
+/* Any other processor: it waits for a startup IPI. */
+void cpu_state_reset_ap(CpuState *state);
 
 #endif

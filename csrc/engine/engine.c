@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -17,8 +18,40 @@ void vcpu_free(Vcpu *vcpu)
         vcpu->vm->ops->vcpu_free(vcpu);
 }
 
+int engine_vm_reset(EngineVm *vm)
+{
+    int result = vm->ops->vm_reset ? vm->ops->vm_reset(vm) : 0;
+    __atomic_store_n(&vm->board->system, SYSTEM_NONE, __ATOMIC_SEQ_CST);
+    for (Vcpu *vcpu = vm->vcpus; vcpu && result == 0; vcpu = vcpu->next)
+        result = vcpu_reset(vcpu);
+    return result;
+}
+
+void engine_vm_pause(EngineVm *vm)
+{
+    if (vm->ops->vm_pause)
+        vm->ops->vm_pause(vm);
+}
+
+void engine_vm_firmware_call(EngineVm *vm, uint32_t number)
+{
+    Vcpu *caller = vm->vcpus;
+    for (Vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+        if (__atomic_load_n(&vcpu->runner, __ATOMIC_RELAXED) == (uintptr_t)pthread_self())
+            caller = vcpu;
+    if (!caller)
+        return;
+    caller->firmware_call = number;
+    __atomic_fetch_or(&caller->kicked, KICK_FIRMWARE, __ATOMIC_SEQ_CST);
+    vcpu_notify(caller);
+}
+
 void vcpu_init(Vcpu *vcpu, EngineVm *vm, uint32_t index)
 {
+    Vcpu **last = &vm->vcpus;
+    while (*last)
+        last = &(*last)->next;
+    *last = vcpu;
     vcpu->vm = vm;
     vcpu->index = index;
     pthread_mutex_init(&vcpu->lock, NULL);
@@ -27,9 +60,13 @@ void vcpu_init(Vcpu *vcpu, EngineVm *vm, uint32_t index)
 
 void vcpu_fini(Vcpu *vcpu)
 {
+    for (Vcpu **link = &vcpu->vm->vcpus; *link; link = &(*link)->next)
+        if (*link == vcpu) {
+            *link = vcpu->next;
+            break;
+        }
     pthread_mutex_destroy(&vcpu->lock);
     pthread_cond_destroy(&vcpu->wake);
-    free(vcpu->hand_over);
 }
 
 void vcpu_notify(Vcpu *vcpu)
@@ -42,8 +79,29 @@ void vcpu_notify(Vcpu *vcpu)
 
 void vcpu_kick(Vcpu *vcpu)
 {
-    __atomic_store_n(&vcpu->kicked, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&vcpu->kicked, KICK_ONCE, __ATOMIC_SEQ_CST);
     vcpu_notify(vcpu);
+}
+
+void engine_vm_call_in(EngineVm *vm)
+{
+    for (Vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next) {
+        __atomic_fetch_or(&vcpu->kicked, KICK_CALLED_IN, __ATOMIC_SEQ_CST);
+        vcpu_notify(vcpu);
+    }
+}
+
+void engine_vm_let_go(EngineVm *vm)
+{
+    for (Vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+        __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_CALLED_IN, __ATOMIC_SEQ_CST);
+}
+
+void vcpu_name_thread(const Vcpu *vcpu)
+{
+    char name[16]; /* what the kernel keeps */
+    snprintf(name, sizeof name, "vcpu-%u", vcpu->index);
+    pthread_setname_np(pthread_self(), name);
 }
 
 static bool interrupt_ready(const Vcpu *vcpu)
@@ -80,20 +138,33 @@ static void wait_for_interrupt(Vcpu *vcpu)
         vcpu->halted = 0;
 }
 
-/* What must leave the loop before, or instead of, running guest code. */
+/*
+ * What must leave the loop before, or instead of, running guest code. A request to the machine is for whoever comes first:
+ * one vCPU returns with it, and its caller tells the others (vcpu_kick). A BIOS call is the asking vCPU's own.
+ */
 static bool leave_now(Vcpu *vcpu, VmExit *exit)
 {
     Board *board = vcpu->vm->board;
     if (__atomic_load_n(&board->system_request, __ATOMIC_ACQUIRE)) {
-        exit->reason = EXIT_SYSTEM;
         exit->request = board_take_request(board, &exit->code);
-        return true;
+        if (exit->request != SYSTEM_NONE) { /* else another vCPU was first */
+            exit->reason = EXIT_SYSTEM;
+            return true;
+        }
     }
-    if (__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_ACQ_REL)) {
-        exit->reason = EXIT_KICK;
-        return true;
+    uint32_t kicked = __atomic_load_n(&vcpu->kicked, __ATOMIC_ACQUIRE);
+    if (!kicked)
+        return false;
+    exit->reason = EXIT_KICK;
+    if (kicked & KICK_FIRMWARE) {
+        exit->reason = EXIT_SYSTEM;
+        exit->request = SYSTEM_FIRMWARE;
+        exit->code = vcpu->firmware_call;
+        __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_FIRMWARE, __ATOMIC_ACQ_REL);
+    } else if (kicked & KICK_ONCE) {
+        __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_ONCE, __ATOMIC_ACQ_REL);
     }
-    return false;
+    return true;
 }
 
 enum {
@@ -147,8 +218,6 @@ static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 
 int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 {
-    if (!engine_vm_is_attached(vcpu->vm))
-        return -EXDEV;
     if (!runner_enter(vcpu))
         return -EBUSY;
     int result = run(vcpu, surface, exit);
@@ -178,8 +247,6 @@ static int step(Vcpu *vcpu, VmExit *exit)
 
 int vcpu_step(Vcpu *vcpu, VmExit *exit)
 {
-    if (!engine_vm_is_attached(vcpu->vm))
-        return -EXDEV;
     if (!runner_enter(vcpu))
         return -EBUSY;
     int result = step(vcpu, exit);
@@ -193,7 +260,6 @@ int vcpu_get_state(Vcpu *vcpu, CpuState *state)
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_get_state(vcpu, state);
     state->halted |= vcpu->halted != 0;
-    state->nmi_pending = __atomic_load_n(&vcpu->vm->board->nmi_pending, __ATOMIC_ACQUIRE) != 0;
     return result;
 }
 
@@ -202,13 +268,26 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
     if (runs_elsewhere(vcpu))
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_set_state(vcpu, state);
-    uint32_t none = 0; /* NMIs that wait are the board's: this one may be there already */
-    if (state->nmi_pending)
-        __atomic_compare_exchange_n(&vcpu->vm->board->nmi_pending, &none, 1, false, __ATOMIC_SEQ_CST,
-                                    __ATOMIC_RELAXED);
-    vcpu->halted = state->halted;
+    vcpu->halted = state->halted && !vcpu->vm->halts_inside;
     vcpu->halted_if = state->rflags >> 9 & 1;
     vcpu->nmi_blocked = state->nmi_blocked;
+    return result;
+}
+
+int vcpu_reset(Vcpu *vcpu)
+{
+    CpuState *state = malloc(sizeof *state);
+    if (!state)
+        return -ENOMEM;
+    if (vcpu->index == 0)
+        cpu_state_reset(state);
+    else
+        cpu_state_reset_ap(state);
+    int result = vcpu_set_state(vcpu, state);
+    free(state);
+    if (result == 0 && vcpu->vm->ops->vcpu_reset)
+        result = vcpu->vm->ops->vcpu_reset(vcpu);
+    __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_FIRMWARE, __ATOMIC_ACQ_REL);
     return result;
 }
 

@@ -20,7 +20,7 @@ enum SystemRequest {
     SYSTEM_RESET,    /* CPU and board reset (i8042, port 0x92, 0xcf9, triple fault policy) */
     SYSTEM_POWEROFF, /* ACPI S5 */
     SYSTEM_EXIT,     /* exit port: code is the guest's */
-    SYSTEM_FIRMWARE, /* a BIOS service call: code is the service number */
+    SYSTEM_FIRMWARE, /* a BIOS service call of the vCPU that returns with it: code is the service number */
     SYSTEM_FAULT,    /* a Python device raised: the exception is kept on the Python side */
 };
 
@@ -39,22 +39,26 @@ typedef struct Board {
     union {
         uint64_t system; /* atomic: both halves at once */
         struct {
-            uint32_t system_request; /* enum SystemRequest; the first one wins until taken */
+            uint32_t system_request; /* enum SystemRequest; the first one wins until a vCPU takes it */
             uint32_t system_code;
         };
     };
     uint32_t a20;            /* atomic: 1 = enabled */
     uint32_t a20_sources;    /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
     uint64_t tsc_hz;         /* guest TSC frequency */
-    /* Set by the engine that is attached (engine/engine.h, engine_vm_attach). */
+    /* Set by the engine. */
     void (*kick)(void *engine);                  /* leave guest code soon, from any thread */
+    void (*firmware_call)(void *engine, uint32_t number); /* on the vCPU's thread */
     void (*a20_changed)(void *engine, bool on);  /* on the vCPU's thread */
-    void *engine;                                /* atomic */
+    void *engine;
     /* Set by the first local APIC, or by an engine whose irqchip is in the kernel. */
     int (*msi)(void *irqchip, uint64_t address, uint32_t data); /* how many CPUs took it, or -errno */
     void *msi_irqchip;
     bool (*lint1_edge)(void *lapic); /* the NMI source; false: LINT1 does not take it */
     void *lint1;
+    Device *pic;                   /* the 8259 pair, or NULL: set by itself */
+    const EngineIrqchip *irqchip;  /* set by an engine that has interrupt controllers of its own (irq/irq.h) */
+    void *irqchip_engine;
 } Board;
 
 Board *board_new(enum ClockKind clock, Error *error);

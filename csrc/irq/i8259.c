@@ -56,7 +56,8 @@ static void i8259_update(I8259 *pic)
     uint8_t cascade = chip_request(&pic->state.slave, false) >= 0 ? 1u << CASCADE : 0;
     master->lines = (master->lines & ~(1u << CASCADE)) | cascade;
     master->irr = (master->irr & ~(1u << CASCADE)) | cascade;
-    ext_int_set(&pic->device.board->extint, chip_request(master, true) >= 0);
+    bool up = !pic->device.board->irqchip && chip_request(master, true) >= 0;
+    ext_int_set(&pic->device.board->extint, up);
 }
 
 static void chip_set_line(I8259ChipState *chip, unsigned level, bool high)
@@ -272,17 +273,23 @@ static void i8259_reset(Device *device)
     pic->state.master.icw3 = 1u << CASCADE;
     pic->state.slave.icw3 = CASCADE;
     i8259_update(pic);
+    if (device->board->irqchip)
+        device->board->irqchip->pic_set(device->board->irqchip_engine, &pic->state);
 }
 
 static void i8259_destroy(Device *device)
 {
     irq_router_remove_sink(device->board->irqs, i8259_sink, container_of(device, I8259, device));
     ext_int_drive(&device->board->extint, NULL, NULL);
+    device->board->pic = NULL;
 }
 
 static void i8259_save(Device *device, void *state)
 {
-    *(I8259State *)state = container_of(device, I8259, device)->state;
+    I8259 *pic = container_of(device, I8259, device);
+    *(I8259State *)state = pic->state;
+    if (device->board->irqchip)
+        device->board->irqchip->pic_get(device->board->irqchip_engine, state);
 }
 
 static bool chip_is_valid(const I8259ChipState *chip)
@@ -300,7 +307,7 @@ static int i8259_restore(Device *device, const void *state)
     saved.slave.elcr &= ELCR_SLAVE_MASK;
     pic->state = saved;
     i8259_update(pic);
-    return 0;
+    return device->board->irqchip ? device->board->irqchip->pic_set(device->board->irqchip_engine, &pic->state) : 0;
 }
 
 static const DeviceClass i8259_class = {
@@ -326,5 +333,6 @@ Device *i8259_new(Board *board, IrqRouter *router)
     }
     i8259_reset(&pic->device);
     ext_int_drive(&board->extint, i8259_acknowledge, pic);
+    board->pic = &pic->device;
     return &pic->device;
 }

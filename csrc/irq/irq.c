@@ -128,10 +128,20 @@ void irq_router_remove_sink(IrqRouter *router, IrqSink sink, void *opaque)
     pthread_mutex_unlock(&router->lock);
 }
 
+uint32_t irq_router_levels(IrqRouter *router)
+{
+    uint32_t levels = 0;
+    pthread_mutex_lock(&router->lock);
+    for (uint32_t gsi = 0; gsi < IRQ_GSI_COUNT; gsi++)
+        levels |= (uint32_t)(router->asserted[gsi] != 0) << gsi;
+    pthread_mutex_unlock(&router->lock);
+    return levels;
+}
+
 void intr_pin_set(IntrPin *pin, bool level)
 {
     if (__atomic_exchange_n(&pin->level, level, __ATOMIC_SEQ_CST) != level && level && pin->changed)
-        pin->changed(__atomic_load_n(&pin->engine, __ATOMIC_SEQ_CST));
+        pin->changed(pin->engine);
 }
 
 bool intr_pin_level(const IntrPin *pin) { return __atomic_load_n(&pin->level, __ATOMIC_ACQUIRE); }
