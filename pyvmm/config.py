@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
     DiskInterface = Literal["virtio", "cdrom", "floppy"]
+    Irqchip = Literal["auto", "user", "kernel"]
     StrPath = str | os.PathLike[str]
 
 
@@ -36,9 +37,12 @@ class MachineConfig:
     memory
         RAM in bytes, a multiple of 4096; 1 MiB to 256 GiB.
     cpus
-        vCPUs; the translator has one.
+        vCPUs, 1 to 255; the translator has one.
     engine
         ``"auto"``, ``"translator"`` or ``"kvm"``.
+    irqchip
+        Who has the interrupt controllers under KVM: ``"user"`` is pyvmm, for one vCPU; ``"kernel"`` is KVM. ``"auto"``
+        is user for one vCPU, whose state then moves freely between engines, and kernel for more.
     clock
         ``"realtime"`` follows the host; ``"virtual"`` follows the guest's progress, so that a run repeats.
     disks
@@ -54,8 +58,6 @@ class MachineConfig:
         ``machine.serial`` in Python.
     bios_serial
         Mirror the BIOS's INT 10h text to COM1.
-    vga
-        ``"std"``: a VGA with Bochs's VBE extension, seen as ``machine.screen``; ``"none"``: no display.
     tsc_hz
         Guest TSC frequency told to the guest; None: the host's on a realtime clock, 1 GHz on a virtual one.
     """
@@ -63,6 +65,7 @@ class MachineConfig:
     memory: int = 256 << 20
     cpus: int = 1
     engine: Literal["auto", "translator", "kvm"] = "auto"
+    irqchip: Irqchip = "auto"
     clock: Literal["realtime", "virtual"] = "realtime"
     disks: list[DiskConfig] = field(default_factory=list)
     boot_order: str = "cda"
@@ -73,6 +76,5 @@ class MachineConfig:
     serial: str = "stdio"
     bios_serial: bool = True
     rtc_base: str = "utc"
-    vga: Literal["std", "none"] = "std"
     tsc_hz: int | None = None
     name: str = "pyvmm"

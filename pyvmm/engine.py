@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, NamedTuple, Protocol
 
     from pyvmm.board import Board
+    from pyvmm.config import Irqchip
     from pyvmm.exits import ALL_REASONS as ALL_REASONS
     from pyvmm.exits import EXCEPTION_NAMES as EXCEPTION_NAMES
     from pyvmm.exits import ExitReason as ExitReason
@@ -33,10 +34,10 @@ else:
         return value
 
 
-def _exit_of(record: Any) -> VmExit:
+def _exit_of(record: Any, vcpu: int) -> VmExit:
     from pyvmm.exits import exit_of
 
-    return exit_of(record)
+    return exit_of(record, vcpu)
 
 
 class Vcpu:
@@ -64,7 +65,7 @@ class Vcpu:
         for reason in surface:
             mask |= 1 << reason
         self._check(lib.vcpu_run(self.pointer, mask, self._exit))
-        return _exit_of(self._exit)
+        return _exit_of(self._exit, self.index)
 
     def run_quick(self) -> tuple[int, int, int]:
         """The same with nothing surfaced, as (reason, request, code): what the machine's loop needs, and no more."""
@@ -74,12 +75,20 @@ class Vcpu:
     @property
     def last_exit(self) -> VmExit:
         """The exit of the last run."""
-        return _exit_of(self._exit)
+        return _exit_of(self._exit, self.index)
 
     def step(self) -> VmExit:
         """Execute one instruction: an exit of reason DEBUG, or what the instruction did (HLT, SHUTDOWN...)."""
         self._check(lib.vcpu_step(self.pointer, self._exit))
-        return _exit_of(self._exit)
+        return _exit_of(self._exit, self.index)
+
+    def reset(self) -> None:
+        """After RESET#. Any but the first vCPU then waits for a startup IPI. Only while the vCPU does not run."""
+        self._check(lib.vcpu_reset(self.pointer))
+
+    def name_thread(self) -> None:
+        """Call this thread ``vcpu-N``, for `top -H` and debuggers."""
+        lib.vcpu_name_thread(self.pointer)
 
     def kick(self) -> None:
         """Make `run` return an exit of reason KICK, from any thread; not lost when given before `run`."""
@@ -153,6 +162,8 @@ class EngineVm:
         self.name = name
         self._owner = owner
         self.vcpus: list[Vcpu] = []
+        self.warning: str | None = None
+        """One line on what was asked for and is unwise."""
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A vCPU in its reset state.
@@ -167,6 +178,25 @@ class EngineVm:
         vcpu = Vcpu(pointer, index, self)
         self.vcpus.append(vcpu)
         return vcpu
+
+    def reset(self) -> None:
+        """Every vCPU after RESET#, the first one to run and the others to wait for a startup IPI; no vCPU may run.
+
+        Also what the engine holds of the board's devices. Reset these first.
+        """
+        check(lib.engine_vm_reset(self.pointer), what="reset", exception=EngineError)
+
+    def pause(self) -> None:
+        """The guest's own clocks (TSC, kvmclock) stand still until a vCPU runs again; no vCPU may run."""
+        lib.engine_vm_pause(self.pointer)
+
+    def call_in(self) -> None:
+        """Every vCPU's `run` returns an exit of reason KICK, now and until `let_go`; from any thread."""
+        lib.engine_vm_call_in(self.pointer)
+
+    def let_go(self) -> None:
+        """The end of `call_in`."""
+        lib.engine_vm_let_go(self.pointer)
 
     def __iter__(self) -> Iterator[Vcpu]:
         return iter(self.vcpus)
@@ -217,5 +247,5 @@ class Engine(Protocol):
     def availability(self) -> Availability:
         """Try it, and say."""
 
-    def create_vm(self, board: Board) -> EngineVm:
-        """A machine over the board's memory and devices; memory must be complete."""
+    def create_vm(self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto") -> EngineVm:
+        """A machine over the board's memory and devices, for so many vCPUs; memory must be complete."""

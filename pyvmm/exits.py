@@ -78,6 +78,8 @@ class VmExit:
         What a device asked of the machine, and its number. For an interrupt, code 1 means INT n.
     text
         In words, when the engine cannot go on.
+    vcpu
+        Index of the vCPU.
     """
 
     reason: ExitReason
@@ -92,6 +94,7 @@ class VmExit:
     request: SystemRequest
     code: int
     text: str
+    vcpu: int = 0
 
     def __str__(self) -> str:
         at = f"at {self.rip:#x}"
@@ -123,7 +126,7 @@ class VmExit:
                 return f"{self.reason.name} {at}"
 
 
-def exit_of(record: Any) -> VmExit:
+def exit_of(record: Any, vcpu: int = 0) -> VmExit:
     return VmExit(
         reason=ExitReason(record.reason),
         address=record.address,
@@ -137,4 +140,5 @@ def exit_of(record: Any) -> VmExit:
         request=SystemRequest(record.request),
         code=record.code,
         text=ffi.string(record.text).decode(errors="replace"),
+        vcpu=vcpu,
     )

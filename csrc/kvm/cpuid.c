@@ -2,6 +2,9 @@
  * What CPUID tells the guest: what this KVM supports (KVM_GET_SUPPORTED_CPUID, api.rst 4.46), without what this machine
  * does not have, with the hypervisor range that the translator shows too (csrc/translator/cpuid.c).
  *
+ * Topology is told where the guest has local APICs, in Intel's way (leaves 1, 4, 0xb) and, on AMD's processors, in theirs
+ * too (0x80000008, 0x8000001d, 0x8000001e).
+ *
  * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; KVM's cpuid.rst for the paravirtual clock's range.
  */
 #include <stdlib.h>
@@ -22,6 +25,9 @@ enum {
     ADDRESS_BITS = 40,
 };
 
+/* Leaf 0 */
+#define ECX_AUTHENTIC_AMD 0x444d4163u
+#define ECX_HYGON_GENUINE 0x656e6975u
 /* Leaf 1 */
 #define ECX_MONITOR (1u << 3)
 #define ECX_VMX (1u << 5)
@@ -62,38 +68,101 @@ static struct kvm_cpuid_entry2 *find_or_append(CpuidTable *table, uint32_t leaf)
     return append(table, leaf);
 }
 
-static void adjust(struct kvm_cpuid_entry2 *entry, uint32_t index)
+static bool has_lapic(const KvmVcpu *vcpu) { return vcpu->vm->irqchip != IRQCHIP_USER; }
+
+/* Leaves 4 and 0x8000001d: which logical processors share a cache, EAX[25:14], and Intel's cores in a package, [31:26]. The
+ * last level is a package's, the others a core's. */
+static void adjust_cache(struct kvm_cpuid_entry2 *entry, const CpuTopology *topology)
 {
+    uint32_t level = entry->eax >> 5 & 7, reserved = entry->function == 4 ? 0 : entry->eax & 0xfc000000;
+    if (!(entry->eax & 31))
+        return; /* no more caches */
+    uint32_t shift = level >= 3 ? cpu_topology_package_shift(topology) : cpu_topology_core_shift(topology);
+    uint32_t cores = MIN((1u << cpu_topology_bits(topology->cores)) - 1, 63u);
+    entry->eax = (entry->eax & 0x3fff) | MIN((1u << shift) - 1, 0xfffu) << 14;
+    entry->eax |= entry->function == 4 ? cores << 26 : reserved;
+}
+
+static void adjust_features(struct kvm_cpuid_entry2 *entry, const KvmVcpu *vcpu, uint32_t apic_id)
+{
+    const CpuTopology *topology = &vcpu->vm->topology;
+    uint32_t siblings = 1u << cpu_topology_package_shift(topology);
+    /* No machine-check or memory-type registers behind the bits. */
+    entry->ecx &= ~(ECX_MONITOR | ECX_VMX | ECX_X2APIC | ECX_TSC_DEADLINE);
+    entry->ecx |= ECX_HYPERVISOR;
+    entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE | EDX_HTT);
+    entry->ebx = (entry->ebx & 0xffff) | MIN(siblings, 255u) << 16 | apic_id << 24;
+    if (!has_lapic(vcpu))
+        return;
+    entry->ecx |= ECX_X2APIC;
+    if (kvm_ioctl(vcpu->vm->fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_DEADLINE_TIMER) > 0)
+        entry->ecx |= ECX_TSC_DEADLINE;
+    entry->edx |= EDX_APIC | (siblings > 1 ? EDX_HTT : 0);
+}
+
+static void adjust(struct kvm_cpuid_entry2 *entry, const KvmVcpu *vcpu, uint32_t apic_id)
+{
+    const CpuTopology *topology = &vcpu->vm->topology;
+    uint32_t in_package = topology->cores * topology->threads;
     switch (entry->function) {
     case 0:
         entry->eax = MAX(entry->eax, 0x15u);
         break;
     case 1:
-        /* No local APIC on this board yet, and no machine-check or memory-type registers behind the bits. */
-        entry->ecx &= ~(ECX_MONITOR | ECX_VMX | ECX_X2APIC | ECX_TSC_DEADLINE);
-        entry->ecx |= ECX_HYPERVISOR;
-        entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE | EDX_HTT);
-        entry->ebx = (entry->ebx & 0xffff) | 1u << 16 | index << 24;
+        adjust_features(entry, vcpu, apic_id);
+        break;
+    case 4:
+    case 0x8000001d:
+        adjust_cache(entry, topology);
         break;
     case 0x80000001:
-        entry->ecx &= ~(ECX_CMP_LEGACY | ECX_SVM | ECX_EXT_APIC | ECX_TOPOLOGY);
+        entry->ecx &= ~(ECX_CMP_LEGACY | ECX_SVM | ECX_EXT_APIC | (has_lapic(vcpu) ? 0 : ECX_TOPOLOGY));
+        entry->ecx |= in_package > 1 && vcpu->vm->is_amd ? ECX_CMP_LEGACY : 0;
         entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        entry->edx |= has_lapic(vcpu) && vcpu->vm->is_amd ? EDX_APIC : 0;
+        break;
+    case 0x8000001e:
+        entry->eax = apic_id;
+        entry->ebx = (topology->threads - 1) << 8 | (apic_id >> cpu_topology_core_shift(topology) & 0xff);
+        entry->ecx = 0; /* one node */
         break;
     case 0x80000007:
         entry->edx |= EDX_INVARIANT_TSC;
         break;
     case 0x80000008:
         entry->eax = (entry->eax & ~0xffu) | MIN(entry->eax & 0xff, (uint32_t)ADDRESS_BITS);
-        entry->ecx = 0; /* one core */
+        entry->ecx = cpu_topology_package_shift(topology) << 12 | MIN(in_package - 1, 0xffu);
         break;
     }
 }
 
 /* Topology, performance counters, virtualisation and what KVM says of itself: not this machine's. */
-static bool left_out(uint32_t leaf)
+static bool left_out(uint32_t leaf, bool topology)
 {
-    return leaf == 4 || leaf == 0xa || leaf == 0xb || leaf == 0x1f || leaf == 0x8000000a || leaf == 0x8000001e ||
-           leaf >> 28 == 4;
+    return leaf == 0xa || leaf == 0xb || leaf == 0x1f || leaf == 0x8000000a || leaf >> 28 == 4 ||
+           ((leaf == 4 || leaf == 0x8000001d || leaf == 0x8000001e) && !topology);
+}
+
+/* Leaf 0xb: for each level how far to shift the x2APIC ID to number the next one, and how many processors it has. */
+static void add_topology(CpuidTable *table, const CpuTopology *topology, uint32_t apic_id)
+{
+    enum { INVALID, THREADS, CORES };
+    const uint32_t LEVELS[][3] = {
+        {cpu_topology_core_shift(topology), topology->threads, THREADS},
+        {cpu_topology_package_shift(topology), topology->cores * topology->threads, CORES},
+        {0, 0, INVALID},
+    };
+    for (uint32_t index = 0; index < ARRAY_SIZE(LEVELS); index++) {
+        struct kvm_cpuid_entry2 *entry = append(table, 0xb);
+        if (!entry)
+            return;
+        entry->index = index;
+        entry->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        entry->eax = LEVELS[index][0];
+        entry->ebx = LEVELS[index][1];
+        entry->ecx = LEVELS[index][2] << 8 | index;
+        entry->edx = apic_id;
+    }
 }
 
 static void add_hypervisor_range(CpuidTable *table, uint32_t features, uint32_t tsc_khz)
@@ -128,17 +197,22 @@ int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
         free(table);
         return error_set(error, -result, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-result));
     }
-    uint32_t features = 0, kept = 0;
+    uint32_t features = 0, kept = 0, apic_id = cpu_topology_apic_id(&vcpu->vm->topology, vcpu->base.index);
+    for (uint32_t i = 0; i < table->header.nent; i++)
+        if (table->entries[i].function == 0)
+            vcpu->vm->is_amd = table->entries[i].ecx == ECX_AUTHENTIC_AMD || table->entries[i].ecx == ECX_HYGON_GENUINE;
     for (uint32_t i = 0; i < table->header.nent; i++) {
         struct kvm_cpuid_entry2 entry = table->entries[i];
         if (entry.function == KVM_DEFAULT_FEATURES)
             features = entry.eax;
-        if (left_out(entry.function))
+        if (left_out(entry.function, has_lapic(vcpu)))
             continue;
-        adjust(&entry, vcpu->base.index);
+        adjust(&entry, vcpu, apic_id);
         table->entries[kept++] = entry;
     }
     table->header.nent = kept;
+    if (has_lapic(vcpu))
+        add_topology(table, &vcpu->vm->topology, apic_id);
     uint64_t hz = vcpu->board->tsc_hz;
     struct kvm_cpuid_entry2 *timing = find_or_append(table, 0x15); /* TSC = crystal * EBX / EAX */
     if (timing) {

@@ -48,6 +48,26 @@ static int open_device(const char *device, Error *error)
     }
 }
 
+static int check_vcpus(KvmVm *vm, Error *error)
+{
+    uint32_t count = cpu_topology_count(&vm->topology);
+    int most = extension(vm->system_fd, KVM_CAP_MAX_VCPUS), recommended = extension(vm->system_fd, KVM_CAP_NR_VCPUS);
+    if (recommended <= 0)
+        recommended = 4; /* api.rst 4.7 */
+    if (most <= 0)
+        most = recommended;
+    vm->recommended_vcpus = (uint32_t)recommended;
+    if (count > (uint32_t)most)
+        return error_set(error, EINVAL, "--cpus %u: this KVM runs at most %d vCPUs in a machine", count, most);
+    if (cpu_topology_apic_id(&vm->topology, count - 1) > APIC_ID_MAX)
+        return error_set(error, EINVAL, "--cpus %u: an xAPIC numbers processors 0 to %u; use at most --cpus %u", count,
+                         APIC_ID_MAX, APIC_ID_MAX + 1);
+    if (count > 1 && vm->irqchip == IRQCHIP_USER)
+        return error_set(error, ENOTSUP, "--cpus %u: pyvmm's own interrupt controllers serve one vCPU under KVM; use"
+                         " --irqchip kernel, or --cpus 1", count);
+    return 0;
+}
+
 static int check_system(KvmVm *vm, const char *device, Error *error)
 {
     int version = kvm_ioctl(vm->system_fd, KVM_GET_API_VERSION, NULL);
@@ -92,12 +112,9 @@ static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_
     end = MIN(end, slot->gpa + slot->size);
     if (start >= end)
         return 0;
-    if (vm->slot_count == KVM_MAX_SLOTS)
-        return error_set(error, ENOSPC, "the KVM engine takes at most %d memslots", KVM_MAX_SLOTS);
-    bool read_only = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only, logged = vm->log_writes && !read_only;
     struct kvm_userspace_memory_region region = {
         .slot = vm->slot_count,
-        .flags = (read_only ? KVM_MEM_READONLY : 0) | (logged ? KVM_MEM_LOG_DIRTY_PAGES : 0),
+        .flags = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only ? KVM_MEM_READONLY : 0,
         .guest_phys_addr = gpa + start,
         .memory_size = end - start,
         .userspace_addr = (uintptr_t)slot->hva + (start - slot->gpa),
@@ -107,44 +124,8 @@ static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_
         return error_set(error, -result, "KVM_SET_USER_MEMORY_REGION slot %u, %#llx + %#llx: %s", vm->slot_count,
                          (unsigned long long)region.guest_phys_addr, (unsigned long long)region.memory_size,
                          strerror(-result));
-    vm->slots[vm->slot_count++] =
-        (KvmSlot){.gpa = start, .size = end - start, .logged = logged, .read_only = read_only};
+    vm->slot_count++;
     return 0;
-}
-
-/* Which pages the guest wrote to since the last time (api.rst 4.8), as runs. */
-static int tell_slot_writes(KvmVm *vm, uint32_t number)
-{
-    const KvmSlot *slot = &vm->slots[number];
-    uint64_t pages = slot->size >> GUEST_PAGE_BITS, words = (pages + 63) / 64;
-    uint64_t *bitmap = calloc(words, sizeof *bitmap);
-    struct kvm_dirty_log log = {.slot = number, .dirty_bitmap = bitmap};
-    int result = bitmap ? kvm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) : -ENOMEM;
-    for (uint64_t page = 0, run = 0; result == 0 && page < pages; page += run + 1) {
-        if (!(page % 64) && !bitmap[page / 64]) {
-            page += 63;
-            run = 0;
-            continue;
-        }
-        for (run = 0; page + run < pages && bitmap[(page + run) / 64] >> ((page + run) % 64) & 1;)
-            run++;
-        if (run)
-            guest_memory_written(vm->base.board->memory, slot->gpa + (page << GUEST_PAGE_BITS),
-                                 run << GUEST_PAGE_BITS);
-    }
-    free(bitmap);
-    return result;
-}
-
-/* Tell those who listen to guest memory what the guest wrote: by KVM's log; without one, everything. */
-static void tell_writes(KvmVm *vm)
-{
-    GuestMemory *memory = vm->base.board->memory;
-    if (!guest_memory_has_listener(memory))
-        return;
-    for (uint32_t i = 0; i < vm->slot_count; i++)
-        if (!vm->slots[i].read_only && (!vm->slots[i].logged || tell_slot_writes(vm, i) < 0))
-            guest_memory_written(memory, vm->slots[i].gpa, vm->slots[i].size);
 }
 
 /* All memslots anew. Without A20 the second megabyte is the first one again (IBM PC/AT Technical Reference, 1984). */
@@ -172,26 +153,10 @@ static int map_memory(KvmVm *vm, bool a20, Error *error)
 }
 
 /* On the vCPU's thread, from the device that holds the gate. */
-static void vm_a20(EngineVm *base, bool on)
+static void board_a20(void *opaque, bool on)
 {
-    KvmVm *vm = vm_of(base);
-    tell_writes(vm);
+    KvmVm *vm = opaque;
     vm->a20_error = map_memory(vm, on, NULL);
-}
-
-/* Slots anew: with them goes what KVM knows of guest page tables, which another engine may have written to. */
-static int attach_vm(EngineVm *base, Error *error)
-{
-    KvmVm *vm = vm_of(base);
-    vm->log_writes = guest_memory_has_listener(base->board->memory);
-    vm->a20_error = 0;
-    return map_memory(vm, __atomic_load_n(&base->board->a20, __ATOMIC_ACQUIRE), error);
-}
-
-static int detach_vm(EngineVm *base, Error *error)
-{
-    tell_writes(vm_of(base));
-    return 0;
 }
 
 static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
@@ -200,7 +165,7 @@ static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
     return kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &request);
 }
 
-static int make_vm(KvmVm *vm, Error *error)
+static int make_vm(KvmVm *vm, gpa_t reserved_pages, Error *error)
 {
     int fd = kvm_ioctl(vm->system_fd, KVM_CREATE_VM, NULL);
     if (fd < 0)
@@ -208,15 +173,20 @@ static int make_vm(KvmVm *vm, Error *error)
                          fd == -EBUSY ? "; another hypervisor has the processor's virtualisation" : "");
     vm->fd = fd;
     /* Only VT-x needs them; elsewhere a failure means nothing. */
-    uint64_t identity = KVM_IDENTITY_MAP_GPA;
-    kvm_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
-    kvm_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)KVM_TSS_GPA);
+    uint64_t identity = reserved_pages;
+    if (reserved_pages) {
+        kvm_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+        kvm_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)(reserved_pages + 0x1000));
+    }
+    int result = kvm_irqchip_create(vm, error);
+    if (result < 0)
+        return result;
     /* Both are comforts: without them KVM answers with #GP, and tells no instruction bytes. */
     if (extension(vm->system_fd, KVM_CAP_X86_USER_SPACE_MSR) > 0)
         enable(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
     if (extension(vm->system_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
         enable(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
-    return 0;
+    return map_memory(vm, vm->base.board->a20, error);
 }
 
 /* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate. */
@@ -235,7 +205,6 @@ static void set_tsc_rate(KvmVcpu *vcpu)
 static void free_vcpu(Vcpu *base)
 {
     KvmVcpu *vcpu = kvm_vcpu_of(base);
-    vcpu->vm->vcpu = NULL;
     if (vcpu->run)
         munmap(vcpu->run, vcpu->vm->run_size);
     if (vcpu->fd >= 0)
@@ -247,7 +216,8 @@ static void free_vcpu(Vcpu *base)
 static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
 {
     KvmVm *vm = vcpu->vm;
-    vcpu->fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)vcpu->base.index);
+    uint32_t apic_id = cpu_topology_apic_id(&vm->topology, vcpu->base.index);
+    vcpu->fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)apic_id);
     if (vcpu->fd < 0)
         return error_set(error, -vcpu->fd, "KVM_CREATE_VCPU %u: %s", vcpu->base.index, strerror(-vcpu->fd));
     void *run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
@@ -255,23 +225,24 @@ static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
         return error_set(error, errno, "mapping vCPU %u's kvm_run: %s", vcpu->base.index, strerror(errno));
     vcpu->run = run;
     set_tsc_rate(vcpu);
+    if (vm->base.vcpus == &vcpu->base)
+        kvm_time_init(vcpu);
     int result = kvm_set_cpuid(vcpu, error);
     if (result < 0)
         return result;
-    CpuState *state = malloc(sizeof *state);
-    if (!state)
-        return error_set(error, ENOMEM, "no host memory for the vCPU");
-    cpu_state_reset(state);
-    result = kvm_set_state(&vcpu->base, state);
-    free(state);
+    if (vm->irqchip == IRQCHIP_KERNEL)
+        result = kvm_ioctl(vcpu->fd, KVM_GET_LAPIC, &vcpu->reset_lapic);
+    if (result == 0)
+        result = vcpu_reset(&vcpu->base);
     return result < 0 ? error_set(error, -result, "KVM refuses a processor's reset state: %s", strerror(-result)) : 0;
 }
 
 static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
 {
     KvmVm *vm = vm_of(base);
-    if (index > 0 || vm->vcpu) {
-        error_set(error, ENOTSUP, "the KVM engine runs one vCPU while the board has no local APIC; use --cpus 1");
+    if (index >= cpu_topology_count(&vm->topology)) {
+        error_set(error, EINVAL, "vCPU %u: the machine was made for %u; give --cpus the number", index,
+                  cpu_topology_count(&vm->topology));
         return NULL;
     }
     KvmVcpu *vcpu = calloc(1, sizeof *vcpu);
@@ -287,23 +258,44 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
         free_vcpu(&vcpu->base);
         return NULL;
     }
-    vm->vcpu = vcpu;
     return &vcpu->base;
 }
 
-static void vm_notify(EngineVm *base)
+/* The Board's kick: any vCPU may have to look. */
+static void board_notify(void *opaque)
 {
-    KvmVm *vm = vm_of(base);
-    if (vm->vcpu)
-        vcpu_notify(&vm->vcpu->base);
+    KvmVm *vm = opaque;
+    for (Vcpu *vcpu = vm->base.vcpus; vcpu; vcpu = vcpu->next)
+        vcpu_notify(vcpu);
+}
+
+static void board_firmware_call(void *opaque, uint32_t number)
+{
+    KvmVm *vm = opaque;
+    engine_vm_firmware_call(&vm->base, number);
+}
+
+static int reset_vm(EngineVm *base) { return kvm_irqchip_reset(vm_of(base)); }
+
+static void pause_vm(EngineVm *base) { kvm_time_stop(vm_of(base)); }
+
+static int reset_vcpu(Vcpu *base)
+{
+    KvmVcpu *vcpu = kvm_vcpu_of(base);
+    return vcpu->vm->irqchip == IRQCHIP_USER ? 0 : kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, &vcpu->reset_lapic);
 }
 
 static void free_vm(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
-    engine_vm_disown(base);
-    if (vm->vcpu)
-        free_vcpu(&vm->vcpu->base);
+    Board *board = base->board;
+    board->kick = NULL;
+    board->a20_changed = NULL;
+    board->intr.changed = NULL;
+    board->firmware_call = NULL;
+    kvm_irqchip_store(base);
+    while (base->vcpus)
+        free_vcpu(base->vcpus);
     if (vm->fd >= 0)
         close(vm->fd);
     if (vm->system_fd >= 0)
@@ -313,10 +305,6 @@ static void free_vm(EngineVm *base)
 
 static const EngineOps OPS = {
     .name = "kvm",
-    .vm_attach = attach_vm,
-    .vm_detach = detach_vm,
-    .vm_notify = vm_notify,
-    .vm_a20 = vm_a20,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,
@@ -325,11 +313,15 @@ static const EngineOps OPS = {
     .vcpu_notify = kvm_vcpu_notify,
     .vcpu_get_state = kvm_get_state,
     .vcpu_set_state = kvm_set_state,
-    .vcpu_update_state = kvm_update_state,
     .vcpu_set_breakpoints = kvm_vcpu_set_breakpoints,
+    .vcpu_reset = reset_vcpu,
+    .vm_reset = reset_vm,
+    .vm_pause = pause_vm,
 };
 
-EngineVm *kvm_vm_new(Board *board, const char *device, Error *error)
+uint32_t kvm_vm_recommended_vcpus(const EngineVm *vm) { return vm->ops == &OPS ? vm_of(vm)->recommended_vcpus : 1; }
+
+EngineVm *kvm_vm_new(Board *board, const char *device, const KvmOptions *options, Error *error)
 {
     if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL) {
         error_set(error, ENOTSUP, "a virtual clock counts instructions, which KVM does not; use --engine translator");
@@ -342,10 +334,28 @@ EngineVm *kvm_vm_new(Board *board, const char *device, Error *error)
         error_set(error, ENOMEM, "no host memory for the machine");
         return NULL;
     }
-    *vm = (KvmVm){.base = {.ops = &OPS, .board = board}, .system_fd = -1, .fd = -1};
+    static const KvmOptions DEFAULTS = {.irqchip = IRQCHIP_USER, .topology = {1, 1, 1}};
+    if (!options)
+        options = &DEFAULTS;
+    *vm = (KvmVm){.base = {.ops = &OPS, .board = board, .halts_inside = options->irqchip != IRQCHIP_USER},
+                  .system_fd = -1, .fd = -1, .irqchip = options->irqchip, .topology = options->topology,
+                  .time_stopped = 1};
+    pthread_mutex_init(&vm->time_lock, NULL);
     vm->system_fd = open_device(device, error);
-    if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || make_vm(vm, error) < 0 ||
-        engine_vm_adopt(&vm->base, error) < 0) {
+    if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || check_vcpus(vm, error) < 0 ||
+        make_vm(vm, options->reserved_pages, error) < 0) {
+        free_vm(&vm->base);
+        return NULL;
+    }
+    board->engine = vm;
+    board->kick = board_notify;
+    board->firmware_call = board_firmware_call;
+    board->a20_changed = board_a20;
+    board->intr.engine = vm;
+    board->intr.changed = board_notify;
+    int result = kvm_irqchip_load(&vm->base);
+    if (result < 0) {
+        error_set(error, -result, "KVM refuses the interrupt controllers' state: %s", strerror(-result));
         free_vm(&vm->base);
         return NULL;
     }

@@ -133,22 +133,15 @@ static void fail(KvmVcpu *vcpu, VmExit *exit)
     vcpu->failure = (KvmFailure){.exit_reason = vcpu->run->exit_reason};
 }
 
-/* The instruction's bytes, where KVM tells them (api.rst 7.28, KVM_CAP_EXIT_ON_EMULATION_FAILURE). */
-static uint32_t refused_instruction(const KvmVcpu *vcpu, uint8_t bytes[15])
-{
-    const struct kvm_run *run = vcpu->run;
-    if (run->emulation_failure.ndata < 3 ||
-        !(run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES))
-        return 0;
-    uint32_t size = MIN((uint32_t)run->emulation_failure.insn_size, 15u);
-    memcpy(bytes, run->emulation_failure.insn_bytes, size);
-    return size;
-}
-
 static void describe_emulation(KvmVcpu *vcpu, VmExit *exit)
 {
+    const struct kvm_run *run = vcpu->run;
     KvmFailure *failure = &vcpu->failure;
-    failure->instruction_size = refused_instruction(vcpu, failure->instruction);
+    if (run->emulation_failure.ndata >= 3 &&
+        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) {
+        failure->instruction_size = MIN((uint32_t)run->emulation_failure.insn_size, 15u);
+        memcpy(failure->instruction, run->emulation_failure.insn_bytes, failure->instruction_size);
+    }
     char bytes[3 * sizeof failure->instruction + 1] = "";
     for (uint32_t i = 0; i < failure->instruction_size; i++)
         snprintf(bytes + 3 * i, 4, " %02x", failure->instruction[i]);
@@ -158,27 +151,6 @@ static void describe_emulation(KvmVcpu *vcpu, VmExit *exit)
     else
         snprintf(exit->text, sizeof exit->text, "KVM cannot fetch or emulate the instruction at %#llx",
                  (unsigned long long)exit->rip);
-}
-
-/* The fallback executes it. False: nobody can, and the refusal is to be told. */
-static bool handed_over(KvmVcpu *vcpu, VmExit *exit)
-{
-    uint8_t bytes[15];
-    if (vcpu->run->internal.suberror != KVM_INTERNAL_ERROR_EMULATION || !vcpu_has_fallback(&vcpu->base))
-        return false;
-    uint32_t size = refused_instruction(vcpu, bytes);
-    if (vcpu_hand_over(&vcpu->base, bytes, size, exit) < 0 || exit->reason == EXIT_FAIL) {
-        memset(exit, 0, sizeof *exit);
-        return false;
-    }
-    if (exit->reason == EXIT_DEBUG && !vcpu->stepping)
-        memset(exit, 0, sizeof *exit);
-    if (exit->reason == EXIT_SHUTDOWN) {
-        fail(vcpu, exit);
-        exit->reason = EXIT_SHUTDOWN;
-        vcpu->failure.exit_reason = KVM_EXIT_SHUTDOWN;
-    }
-    return true;
 }
 
 static void describe_internal(KvmVcpu *vcpu, VmExit *exit)
@@ -258,8 +230,6 @@ bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit)
         exit->reason = EXIT_SHUTDOWN;
         return true;
     case KVM_EXIT_INTERNAL_ERROR:
-        if (handed_over(vcpu, exit))
-            return exit->reason != EXIT_NONE;
         describe_internal(vcpu, exit);
         return true;
     case KVM_EXIT_FAIL_ENTRY:

@@ -3,15 +3,17 @@
  * below as api.rst), over the same Board as every engine.
  * Needs the kernel headers of Linux 5.14 or later on x86-64; the kernel that runs may be older (4.13).
  *
- * The interrupt controllers stay the board's own (no in-kernel irqchip): a vector goes in by KVM_INTERRUPT when KVM says
- * that the guest can take it. Left out: an in-kernel irqchip, hence more than one vCPU; A20 above 2 MiB (KVM has no
- * such wire; real mode's megabyte is what memslots imitate); a virtual clock; stopping the TSC while the machine is
- * paused; exits for CPUID and exceptions (KVM has none).
+ * Interrupt controllers are the board's own (one vCPU: a vector goes in by KVM_INTERRUPT when KVM says that the guest can
+ * take it), or the kernel's (irqchip.c). Left out: A20 above 2 MiB (KVM has no such wire; real mode's megabyte is what
+ * memslots imitate), and vCPUs that run while it is switched may miss memory for that moment; a virtual clock; exits for
+ * CPUID and exceptions (KVM has none). With the kernel's irqchip HLT stays in the kernel: nobody is told of a guest that
+ * halts for good.
  */
 #ifndef PYVMM_KVM_KVM_H
 #define PYVMM_KVM_KVM_H
 
 #include "engine/engine.h"
+#include "engine/topology.h"
 #include "kvm/kick.h"
 
 /* What KVM said when it could not go on, or when the guest shut down: the raw numbers behind VmExit.text. */
@@ -26,8 +28,25 @@ typedef struct KvmFailure {
     uint8_t instruction[16];
 } KvmFailure;
 
-/* `device` is /dev/kvm or a file that stands for it. Opens, checks, makes the VM and maps the board's memory. */
-EngineVm *kvm_vm_new(Board *board, const char *device, Error *error);
+enum IrqchipPlace {
+    IRQCHIP_USER,   /* the board's 8259s; one vCPU */
+    IRQCHIP_KERNEL, /* 8259s, I/O APIC and local APICs are KVM's */
+};
+
+typedef struct KvmOptions {
+    uint32_t irqchip;     /* enum IrqchipPlace */
+    CpuTopology topology; /* of the vCPUs that will be made */
+    /* VT-x without unrestricted guest runs real mode as a task with an identity map: a page for that and three for the task
+     * that no slot may hold (api.rst 4.36, 4.40). 0: where KVM puts them. */
+    gpa_t reserved_pages;
+} KvmOptions;
+
+/* `device` is /dev/kvm or a file that stands for it. Opens, checks, makes the VM and maps the board's memory. `options`
+ * NULL: one vCPU, the board's irqchip. */
+EngineVm *kvm_vm_new(Board *board, const char *device, const KvmOptions *options, Error *error);
+
+/* How many vCPUs this KVM recommends at most (KVM_CAP_NR_VCPUS); more is slow, and no error. */
+uint32_t kvm_vm_recommended_vcpus(const EngineVm *vm);
 
 /* For those who want to look underneath: the file descriptors, -1 when there is no such vCPU. */
 int kvm_vm_fd(const EngineVm *vm);

@@ -2,18 +2,14 @@
  * CpuState in and out of a KVM vCPU (api.rst 4.11-4.14 registers, 4.18 MSRs, 4.31 events, 4.33 debug registers,
  * 4.42 XSAVE, 4.44 XCRs).
  *
- * TSC and the paravirtual clock run on from a state that another engine gave, and not from KVM's own idea of what a
- * written TSC means: within a second of what it expects KVM takes a write for an attempt to synchronise vCPUs, and
- * keeps its own offset, with which time may go backwards. So the offset is set (KVM_VCPU_TSC_OFFSET,
- * Documentation/virt/kvm/devices/vcpu.rst §4.1), or, where there is none, the TSC is written twice, the first time
- * far away.
+ * An external interrupt that was acknowledged and not yet delivered travels in pending_exception as 0x100 + vector.
  */
 #include <stdlib.h>
 
 #include "kvm/vm.h"
 
 enum {
-    MSR_TSC = 0x10,
+    PENDING_INTERRUPT = 0x100,
     APIC_ENABLE = 0x800,
     SEGMENT_UNUSABLE = 1 << 16,
     XSAVE_HEADER = 512,
@@ -25,7 +21,7 @@ static const struct {
     uint16_t offset;
     bool essential;
 } MSRS[] = {
-    {MSR_TSC, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
+    {0x10, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
     {0x174, offsetof(CpuState, sysenter_cs), true},
     {0x175, offsetof(CpuState, sysenter_esp), true},
     {0x176, offsetof(CpuState, sysenter_eip), true},
@@ -103,7 +99,7 @@ static void sregs_out(CpuState *state, const struct kvm_sregs *s)
     state->apic_base = s->apic_base;
 }
 
-static void sregs_in(struct kvm_sregs *s, const CpuState *state)
+static void sregs_in(struct kvm_sregs *s, const CpuState *state, bool has_lapic)
 {
     memset(s, 0, sizeof *s);
     segment_in(&s->es, &state->segment[SEG_ES]);
@@ -121,7 +117,7 @@ static void sregs_in(struct kvm_sregs *s, const CpuState *state)
     s->idt.base = state->idtr.base, s->idt.limit = state->idtr.limit;
     s->cr0 = state->cr0, s->cr2 = state->cr2, s->cr3 = state->cr3, s->cr4 = state->cr4, s->cr8 = state->cr8 & 15;
     s->efer = state->efer;
-    s->apic_base = state->apic_base & ~(uint64_t)APIC_ENABLE; /* no local APIC on this board */
+    s->apic_base = has_lapic ? state->apic_base : state->apic_base & ~(uint64_t)APIC_ENABLE;
 }
 
 static void events_out(CpuState *state, const struct kvm_vcpu_events *events)
@@ -136,6 +132,7 @@ static void events_out(CpuState *state, const struct kvm_vcpu_events *events)
     }
     state->interrupt_shadow = events->interrupt.shadow != 0;
     state->nmi_blocked = events->nmi.masked != 0;
+    state->nmi_pending = events->nmi.pending || events->nmi.injected;
 }
 
 static void events_in(struct kvm_vcpu_events *events, const CpuState *state)
@@ -151,7 +148,8 @@ static void events_in(struct kvm_vcpu_events *events, const CpuState *state)
         events->exception.error_code = state->pending_error;
     }
     events->interrupt.shadow = state->interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
-    events->nmi.masked = state->nmi_blocked; /* those that wait are the board's (vcpu_set_state) */
+    events->nmi.masked = state->nmi_blocked;
+    events->nmi.pending = state->nmi_pending;
     events->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 }
 
@@ -171,73 +169,18 @@ static int get_msrs(KvmVcpu *vcpu, CpuState *state)
             store_le64((uint8_t *)state + MSRS[next + (size_t)i].offset, table.entries[i].data);
         next += (size_t)done + 1;
     }
+    if (kvm_tsc_is_stopped(vcpu->vm))
+        state->tsc = vcpu->tsc_stopped;
     return 0;
-}
-
-static int write_tsc_msr(KvmVcpu *vcpu, uint64_t value)
-{
-    MsrTable table = {.header.nmsrs = 1, .entries = {{.index = MSR_TSC, .data = value}}};
-    int done = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &table);
-    return done < 0 ? done : 0;
-}
-
-/* The guest's TSC is the host's, scaled, plus the offset: what must be added to the offset is told by reading it.
- */
-static int set_tsc_offset(KvmVcpu *vcpu, const CpuState *state)
-{
-#ifdef KVM_VCPU_TSC_CTRL
-    uint64_t offset;
-    struct kvm_device_attr attribute = {
-        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-    int result = kvm_ioctl(vcpu->fd, KVM_GET_DEVICE_ATTR, &attribute);
-    MsrTable table = {.header.nmsrs = 1, .entries = {{.index = MSR_TSC}}};
-    uint64_t read_after = clock_now(vcpu->board->clock);
-    if (result == 0 && kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &table) == 1) {
-        uint64_t read_before = clock_now(vcpu->board->clock);
-        uint64_t elapsed = cpu_state_elapsed(state, read_after + (read_before - read_after) / 2);
-        offset += state->tsc + clock_ns_to_ticks(elapsed, vcpu->board->tsc_hz) - table.entries[0].data;
-        return kvm_ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute);
-    }
-#endif
-    return -ENOTSUP;
-}
-
-static int set_tsc(KvmVcpu *vcpu, const CpuState *state)
-{
-    Board *board = vcpu->board;
-    uint64_t hz = board->tsc_hz;
-    if (set_tsc_offset(vcpu, state) == 0)
-        return 0;
-    int result = write_tsc_msr(vcpu, state->tsc + 16 * hz);
-    uint64_t elapsed = cpu_state_elapsed(state, clock_now(board->clock));
-    return result < 0 ? result : write_tsc_msr(vcpu, state->tsc + clock_ns_to_ticks(elapsed, hz));
-}
-
-/* KVM_SET_CLOCK (api.rst 4.30) is the VM's: the first vCPU speaks for all. */
-static int set_kvm_clock(KvmVcpu *vcpu, const CpuState *state)
-{
-    if (!state->kvm_clock || state->kvm_clock == vcpu->kvm_clock_read || vcpu->base.index)
-        return 0;
-    struct kvm_clock_data data = {.clock =
-                                      state->kvm_clock + cpu_state_elapsed(state, clock_now(vcpu->board->clock))};
-    return kvm_ioctl(vcpu->vm->fd, KVM_SET_CLOCK, &data);
-}
-
-static uint64_t get_kvm_clock(KvmVcpu *vcpu)
-{
-    struct kvm_clock_data data = {0};
-    return kvm_ioctl(vcpu->vm->fd, KVM_GET_CLOCK, &data) == 0 ? data.clock : 0;
 }
 
 static int set_msrs(KvmVcpu *vcpu, const CpuState *state)
 {
     MsrTable table;
-    int result = set_kvm_clock(vcpu, state);
-    if (result == 0 && (!vcpu->tsc_read || state->tsc != vcpu->tsc_read))
-        result = set_tsc(vcpu, state);
-    if (result < 0)
-        return result;
-    for (size_t next = 1; next < MSR_COUNT;) {
+    bool stopped = kvm_tsc_is_stopped(vcpu->vm);
+    if (stopped)
+        vcpu->tsc_stopped = state->tsc; /* from where it goes on */
+    for (size_t next = stopped || (vcpu->tsc_read && state->tsc == vcpu->tsc_read); next < MSR_COUNT;) {
         memset(&table, 0, sizeof table);
         for (size_t i = next; i < MSR_COUNT; i++) {
             table.entries[i - next].index = MSRS[i].index;
@@ -292,22 +235,37 @@ static int set_fpu(KvmVcpu *vcpu, const CpuState *state)
     return result;
 }
 
-/* NMIs that KVM holds, because the one before is not done or because it has not yet delivered it, go back to the
- * board, where every engine finds them. One that was to be delivered does not block the others yet. */
+/* An NMI that KVM holds until the one before it is done goes back to the board, where every engine finds it. */
 static void take_back_nmi(KvmVcpu *vcpu, struct kvm_vcpu_events *events)
 {
-    uint32_t edges = (uint32_t)events->nmi.pending + events->nmi.injected;
-    if (!edges || vcpu->answering)
+    if (!events->nmi.pending || vcpu->answering)
         return;
-    struct kvm_vcpu_events without = *events;
-    without.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
-    without.nmi.pending = 0;
-    if (without.nmi.injected)
-        without.nmi.injected = without.nmi.masked = 0;
-    if (kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &without) < 0)
-        return;
-    *events = without;
-    __atomic_fetch_add(&vcpu->board->nmi_pending, edges, __ATOMIC_SEQ_CST);
+    events->flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+    uint32_t edges = events->nmi.pending;
+    events->nmi.pending = 0;
+    if (kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, events) == 0)
+        __atomic_fetch_add(&vcpu->board->nmi_pending, edges, __ATOMIC_SEQ_CST);
+    else
+        events->nmi.pending = 1;
+}
+
+/* What a vCPU does between instructions is KVM's when the local APIC is: KVM_GET_MP_STATE (api.rst 4.38). It takes INIT
+ * and startup IPIs that wait, and so comes before the registers. */
+static int get_activity(KvmVcpu *vcpu, CpuState *state)
+{
+    struct kvm_mp_state mp = {0};
+    int result = kvm_ioctl(vcpu->fd, KVM_GET_MP_STATE, &mp);
+    state->halted = mp.mp_state == KVM_MP_STATE_HALTED;
+    state->wait_for_sipi = mp.mp_state == KVM_MP_STATE_UNINITIALIZED || mp.mp_state == KVM_MP_STATE_INIT_RECEIVED;
+    return result;
+}
+
+static int set_activity(KvmVcpu *vcpu, const CpuState *state)
+{
+    struct kvm_mp_state mp = {.mp_state = state->wait_for_sipi ? KVM_MP_STATE_INIT_RECEIVED
+                                          : state->halted      ? KVM_MP_STATE_HALTED
+                                                               : KVM_MP_STATE_RUNNABLE};
+    return kvm_ioctl(vcpu->fd, KVM_SET_MP_STATE, &mp);
 }
 
 int kvm_get_state(Vcpu *base, CpuState *state)
@@ -318,13 +276,19 @@ int kvm_get_state(Vcpu *base, CpuState *state)
     struct kvm_vcpu_events events;
     struct kvm_debugregs debug;
     memset(state, 0, sizeof *state);
+    bool has_lapic = vcpu->vm->irqchip != IRQCHIP_USER;
     int result = kvm_vcpu_complete(vcpu);
+    if (result == 0 && has_lapic)
+        result = get_activity(vcpu, state);
     if (result == 0 && (result = kvm_ioctl(vcpu->fd, KVM_GET_REGS, &regs)) == 0)
         regs_out(state, &regs);
     if (result == 0 && (result = kvm_ioctl(vcpu->fd, KVM_GET_SREGS, &sregs)) == 0)
         sregs_out(state, &sregs);
-    if (result == 0 && (result = kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events)) == 0)
-        take_back_nmi(vcpu, &events), events_out(state, &events);
+    if (result == 0 && (result = kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events)) == 0) {
+        if (!has_lapic)
+            take_back_nmi(vcpu, &events);
+        events_out(state, &events);
+    }
     if (result == 0 && vcpu->vm->has_debugregs &&
         (result = kvm_ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug)) == 0) {
         memcpy(state->dr, debug.db, sizeof debug.db);
@@ -335,34 +299,13 @@ int kvm_get_state(Vcpu *base, CpuState *state)
         result = get_fpu(vcpu, state);
     if (result == 0)
         result = get_msrs(vcpu, state);
-    state->clock_ns = clock_now(vcpu->board->clock);
-    if (state->kvm_system_time & 1)
-        state->kvm_clock = get_kvm_clock(vcpu);
     vcpu->tsc_read = state->tsc;
-    vcpu->kvm_clock_read = state->kvm_clock;
-    /* HLT that came when an access was completed, and that nobody has seen yet. */
-    if (vcpu->unhandled && vcpu->run->exit_reason == KVM_EXIT_HLT)
-        state->halted = 1;
     return result;
 }
 
 /* The order matters: XCR0 wants CR4 and XSAVE's image wants nothing; events come last, because loading registers
  * clears what is pending. */
-int kvm_set_state(Vcpu *base, const CpuState *state) { return kvm_update_state(base, NULL, state); }
-
-/* SREGS holds no field that REGS, FPU, debug registers or MSRs do. */
-static bool same_sregs(const CpuState *a, const CpuState *b)
-{
-    return !memcmp(a->segment, b->segment, offsetof(CpuState, dr) - offsetof(CpuState, segment)) &&
-           a->efer == b->efer && a->apic_base == b->apic_base;
-}
-
-static bool same_msrs(const CpuState *a, const CpuState *b)
-{
-    return !memcmp(&a->pat, &b->pat, offsetof(CpuState, kvm_clock) - offsetof(CpuState, pat));
-}
-
-int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
+int kvm_set_state(Vcpu *base, const CpuState *state)
 {
     KvmVcpu *vcpu = kvm_vcpu_of(base);
     struct kvm_regs regs;
@@ -373,25 +316,26 @@ int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
     int result = kvm_vcpu_complete(vcpu);
     vcpu->unhandled = false;
     vcpu->failed = false;
-    sregs_in(&sregs, state);
-    if (result == 0 && !(before && same_sregs(before, state)))
+    sregs_in(&sregs, state, vcpu->vm->irqchip != IRQCHIP_USER);
+    if (result == 0)
         result = kvm_ioctl(vcpu->fd, KVM_SET_SREGS, &sregs);
     regs_in(&regs, state);
     if (result == 0)
         result = kvm_ioctl(vcpu->fd, KVM_SET_REGS, &regs);
-    if (result == 0 &&
-        !(before && before->xcr0 == state->xcr0 && !memcmp(before->xsave, state->xsave, sizeof state->xsave)))
+    if (result == 0)
         result = set_fpu(vcpu, state);
-    if (result == 0 && vcpu->vm->has_debugregs && !(before && !memcmp(before->dr, state->dr, sizeof state->dr))) {
+    if (result == 0 && vcpu->vm->has_debugregs) {
         struct kvm_debugregs debug = {.dr6 = state->dr[6], .dr7 = state->dr[7]};
         memcpy(debug.db, state->dr, sizeof debug.db);
         result = kvm_ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug);
     }
-    if (result == 0 && !(before && same_msrs(before, state)))
+    if (result == 0)
         result = set_msrs(vcpu, state);
     events_in(&events, state);
     if (result == 0)
         result = kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
+    if (result == 0 && vcpu->vm->irqchip != IRQCHIP_USER)
+        result = set_activity(vcpu, state);
     vcpu->run->cr8 = state->cr8 & 15; /* without an in-kernel APIC, KVM_RUN loads it from here */
     vcpu->run->apic_base = sregs.apic_base;
     vcpu->run->ready_for_interrupt_injection =

@@ -29,7 +29,7 @@ static bool asked_to_look(const KvmVcpu *vcpu)
     const Board *board = vcpu->board;
     return __atomic_load_n(&vcpu->base.kicked, __ATOMIC_SEQ_CST) ||
            __atomic_load_n(&board->system_request, __ATOMIC_SEQ_CST) ||
-           __atomic_load_n(&board->nmi_pending, __ATOMIC_SEQ_CST) ||
+           (vcpu->base.index == 0 && __atomic_load_n(&board->nmi_pending, __ATOMIC_SEQ_CST)) ||
            (intr_pin_level(&board->intr) && !vcpu->run->request_interrupt_window);
 }
 
@@ -54,9 +54,14 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
 {
     Board *board = vcpu->board;
     struct kvm_run *run = vcpu->run;
-    uint32_t edges = __atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL);
-    for (uint32_t i = 0; i < MIN(edges, 2u) && *result == 0; i++) /* one to deliver, one that waits for its IRET */
-        *result = kvm_ioctl(vcpu->fd, KVM_NMI, NULL);
+    uint32_t edges = 0;
+    if (vcpu->base.index == 0 && __atomic_load_n(&board->nmi_pending, __ATOMIC_RELAXED))
+        edges = __atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL);
+    if (edges && kvm_lint1_takes_nmi(vcpu))
+        for (uint32_t i = 0; i < MIN(edges, 2u) && *result == 0; i++) /* one to deliver, one that waits for its IRET */
+            *result = kvm_ioctl(vcpu->fd, KVM_NMI, NULL);
+    if (vcpu->vm->irqchip != IRQCHIP_USER)
+        return false;
     run->request_interrupt_window = 0;
     if (likely(!intr_pin_level(&board->intr)) || *result < 0)
         return false;
@@ -219,6 +224,8 @@ int kvm_vcpu_step(Vcpu *base, VmExit *exit)
     if (!vcpu->vm->has_guest_debug)
         return -ENOTSUP;
     adopt_thread(vcpu);
+    if (unlikely(__atomic_load_n(&vcpu->vm->time_stopped, __ATOMIC_ACQUIRE)))
+        kvm_time_start(vcpu->vm);
     vcpu->run->kvm_valid_regs = 0;
     return step_instruction(vcpu, exit);
 }
@@ -236,6 +243,8 @@ int kvm_vcpu_run(Vcpu *base, VmExit *exit)
 {
     KvmVcpu *vcpu = kvm_vcpu_of(base);
     adopt_thread(vcpu);
+    if (unlikely(__atomic_load_n(&vcpu->vm->time_stopped, __ATOMIC_ACQUIRE)))
+        kvm_time_start(vcpu->vm);
     if (unlikely(vcpu->breakpoint_count) && !vcpu->unhandled) {
         /* Do not stop again where we start from. */
         vcpu->run->kvm_valid_regs = 0;

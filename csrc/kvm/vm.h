@@ -6,29 +6,28 @@
 
 #include "kvm/kvm.h"
 
-/* VT-x without unrestricted guest runs real mode as a task with an identity map: four pages that no slot may hold
- * (api.rst 4.36, 4.40). They lie between the local APIC and the largest ROM. */
-#define KVM_IDENTITY_MAP_GPA 0xfeffc000ull
-#define KVM_TSS_GPA 0xfeffd000ull
 #define KVM_MAX_BREAKPOINTS 4 /* debug registers */
-#define KVM_MAX_SLOTS 96
-
-typedef struct KvmSlot {
-    gpa_t gpa; /* of the board's bytes that it shows; without A20 it may lie elsewhere */
-    uint64_t size;
-    bool logged, read_only; /* KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY */
-} KvmSlot;
 
 typedef struct KvmVm {
     EngineVm base;
     int system_fd, fd;
     size_t run_size; /* of the page run that a vCPU shares with the kernel */
     bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only;
-    uint32_t slot_count; /* memslots that KVM has */
-    KvmSlot slots[KVM_MAX_SLOTS];
-    bool log_writes;      /* another engine over the board wants to know what the guest writes */
+    uint32_t slot_count;  /* memslots that KVM has */
     int a20_error;        /* -errno: switching A20 failed, and the guest's memory is not whole */
-    struct KvmVcpu *vcpu; /* the only one, or NULL */
+    uint32_t irqchip;     /* enum IrqchipPlace */
+    CpuTopology topology;
+    bool is_amd; /* or Hygon: CPUID has AMD's leaves */
+    uint32_t recommended_vcpus;
+    /* The board's own, while the irqchip is in the kernel */
+    int (*board_msi)(void *irqchip, uint64_t address, uint32_t data);
+    void *board_msi_irqchip;
+    bool (*board_lint1)(void *lapic);
+    pthread_mutex_t time_lock;
+    uint32_t time_stopped; /* atomic; changed with time_lock held and no vCPU running */
+    bool tsc_fixed;        /* the guest's TSC is the host's */
+    bool has_clock;        /* `clock` is what the paravirtual clock read when time was stopped */
+    struct kvm_clock_data clock;
 } KvmVm;
 
 typedef struct KvmVcpu {
@@ -45,7 +44,9 @@ typedef struct KvmVcpu {
     uint32_t io_left;   /* elements of a string instruction's port access not yet answered */
     bool stepping;
     uint64_t step_rip;  /* linear: where the step began */
-    uint64_t tsc_read, kvm_clock_read; /* by kvm_get_state: the same coming back means "as it was", and it runs on */
+    uint64_t tsc_stopped; /* what it reads while time is stopped */
+    struct kvm_lapic_state reset_lapic; /* as KVM made it */
+    uint64_t tsc_read;  /* by kvm_get_state: the same value coming back means "as it was", and the TSC runs on */
     bool failed;
     KvmFailure failure;
     gva_t breakpoints[KVM_MAX_BREAKPOINTS];
@@ -75,8 +76,25 @@ bool kvm_write_unknown_msr(uint32_t index, uint64_t value);
 /* state.c */
 int kvm_get_state(Vcpu *vcpu, CpuState *state);
 int kvm_set_state(Vcpu *vcpu, const CpuState *state);
-/* `before`: NULL, or what it holds. */
-int kvm_update_state(Vcpu *vcpu, const CpuState *before, const CpuState *state);
+
+/* irqchip.c: controllers in the kernel; none of these does anything when they are the board's. */
+int kvm_irqchip_create(KvmVm *vm, Error *error); /* before the first vCPU */
+int kvm_irqchip_reset(KvmVm *vm);
+/* The state of the interrupt controllers goes from the board's devices into KVM, and they are KVM's from now on; and back.
+ * While no vCPU runs; a second time does nothing. */
+int kvm_irqchip_load(EngineVm *vm);
+int kvm_irqchip_store(EngineVm *vm);
+bool kvm_lint1_takes_nmi(KvmVcpu *vcpu);
+
+static inline bool kvm_tsc_is_stopped(const KvmVm *vm)
+{
+    return !vm->tsc_fixed && __atomic_load_n(&vm->time_stopped, __ATOMIC_ACQUIRE);
+}
+
+/* time.c: while no vCPU runs; a second time does nothing. */
+void kvm_time_init(KvmVcpu *first);
+void kvm_time_stop(KvmVm *vm);
+void kvm_time_start(KvmVm *vm);
 
 /* cpuid.c */
 int kvm_set_cpuid(KvmVcpu *vcpu, Error *error);

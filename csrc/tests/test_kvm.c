@@ -39,7 +39,7 @@ static Rig *rig_new(const void *code, size_t size)
     CHECK_EQ(guest_memory_add(rig->board->memory, 0xffff0000, 1 << 16, MEMSLOT_READ_ONLY, &error), 0);
     CHECK_EQ(bus_add(rig->board->pio, 0x77, 4, &SINK, rig, 0, NULL, "sink", &error), 0);
     CHECK_EQ(bus_add(rig->board->mmio, 0x100000, 0x1000, &SINK, rig, 0, NULL, "sink", &error), 0);
-    rig->vm = kvm_vm_new(rig->board, "/dev/kvm", &error);
+    rig->vm = kvm_vm_new(rig->board, "/dev/kvm", NULL, &error);
     rig->vcpu = rig->vm ? vcpu_new(rig->vm, 0, &error) : NULL;
     if (!rig->vcpu)
         fprintf(stderr, "%s\n", error.text);
@@ -354,6 +354,8 @@ static void test_tsc(void)
     Rig *rig = rig_new(CODE, sizeof CODE);
     CpuState *state = &rig->state, after;
     uint64_t before, second = rig->board->tsc_hz;
+    VmExit left;
+    run(rig, 0, &left, EXIT_HLT); /* time stands still until a vCPU runs */
     CHECK_EQ(vcpu_get_state(rig->vcpu, state), 0);
     before = state->tsc;
     usleep(1000);
@@ -427,19 +429,19 @@ static void test_errors(void)
 {
     Error error = {0};
     Board *board = board_new(CLOCK_KIND_REALTIME, &error);
-    CHECK(!kvm_vm_new(board, "/nonexistent/kvm", &error));
+    CHECK(!kvm_vm_new(board, "/nonexistent/kvm", NULL, &error));
     CHECK_EQ(error.code, ENOENT);
     CHECK(strstr(error.text, "modprobe"));
-    CHECK(!kvm_vm_new(board, "/dev/null", &error));
+    CHECK(!kvm_vm_new(board, "/dev/null", NULL, &error));
     CHECK(strstr(error.text, "not the KVM device"));
-    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &error);
+    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", NULL, &error);
     CHECK(vm);
     CHECK(!vcpu_new(vm, 1, &error));
-    CHECK(strstr(error.text, "--cpus 1"));
+    CHECK(strstr(error.text, "--cpus"));
     engine_vm_free(vm);
     board_free(board);
     board = board_new(CLOCK_KIND_VIRTUAL, &error);
-    CHECK(!kvm_vm_new(board, "/dev/kvm", &error));
+    CHECK(!kvm_vm_new(board, "/dev/kvm", NULL, &error));
     CHECK(strstr(error.text, "translator"));
     board_free(board);
 }
@@ -452,7 +454,7 @@ int main(void)
     }
     Error error = {0};
     Board *board = board_new(CLOCK_KIND_REALTIME, &error);
-    EngineVm *vm = board ? kvm_vm_new(board, "/dev/kvm", &error) : NULL;
+    EngineVm *vm = board ? kvm_vm_new(board, "/dev/kvm", NULL, &error) : NULL;
     engine_vm_free(vm);
     board_free(board);
     if (!vm) {

@@ -59,9 +59,9 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
         raise
     with machine:
         if machine.engine_name == "kvm":
-            notice.say(
-                "--engine kvm is new: one vCPU, interrupts by pyvmm's own 8259, not measured; see docs/kvm.md"
-            )
+            notice.say("--engine kvm is new, and tried on few hosts; see docs/kvm.md")
+        if machine.warning:
+            notice.say(machine.warning)
         if options.verbose:
             notice.say(_describe(config, machine.engine_name))
         notice.progress(f"running: {_describe(config, machine.engine_name)} (Ctrl-A H for help)")

@@ -6,11 +6,12 @@ import os
 
 from pyvmm.engine import Availability, EngineVm
 from pyvmm.errors import EngineError
-from pyvmm.native import check_pointer, lib, new_error
+from pyvmm.native import check_pointer, ffi, lib, new_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
+    from pyvmm.config import Irqchip
 
 DEVICE = "/dev/kvm"
 
@@ -22,12 +23,16 @@ class KvmEngine:
     ----------
     device
         The device file; another path is for tests.
+    reserved_pages
+        Guest physical address of four pages without memory, which KVM needs on older VT-x (csrc/kvm/kvm.h); None: KVM's
+        own choice.
     """
 
     name = "kvm"
 
-    def __init__(self, device: str | os.PathLike[str] = DEVICE) -> None:
+    def __init__(self, device: str | os.PathLike[str] = DEVICE, *, reserved_pages: int | None = None) -> None:
         self.device = os.fspath(device)
+        self.reserved_pages = reserved_pages
 
     def availability(self) -> Availability:
         """Open the device, check the API and the capabilities that the engine needs, and make an empty machine.
@@ -45,16 +50,28 @@ class KvmEngine:
             board.close()
         return Availability(True, f"{self.device}, KVM API version 12")
 
-    def create_vm(self, board: Board) -> EngineVm:
-        """A machine over the board.
+    def create_vm(self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto") -> EngineVm:
+        """A machine over the board, for so many vCPUs.
 
         Raises
         ------
         EngineError
-            There is no KVM, no permission, an old kernel, a memslot that KVM refuses, or a virtual clock.
+            There is no KVM, no permission, an old kernel, a memslot that KVM refuses, a virtual clock, more vCPUs than
+            KVM has, or than pyvmm's own interrupt controllers serve.
         """
+        in_kernel = irqchip == "kernel" or (irqchip == "auto" and cpus > 1)
+        options = ffi.new("KvmOptions *")
+        options.irqchip = lib.IRQCHIP_KERNEL if in_kernel else lib.IRQCHIP_USER
+        options.topology = (1, cpus, 1)
+        options.reserved_pages = self.reserved_pages or 0
         error = new_error()
         pointer = check_pointer(
-            lib.kvm_vm_new(board.pointer, os.fsencode(self.device), error), error, exception=EngineError
+            lib.kvm_vm_new(board.pointer, os.fsencode(self.device), options, error),
+            error,
+            exception=EngineError,
         )
-        return EngineVm(pointer, self.name, (self, board))
+        vm = EngineVm(pointer, self.name, (self, board))
+        recommended = int(lib.kvm_vm_recommended_vcpus(pointer))
+        if cpus > recommended:
+            vm.warning = f"--cpus {cpus}: this KVM recommends at most {recommended} vCPUs; more are slow"
+        return vm

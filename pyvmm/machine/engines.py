@@ -36,8 +36,9 @@ def retest() -> None:
 def kvm() -> Engine:
     """KVM, for who asks for it by name: `auto` does not take it before it measures (docs/supported.md)."""
     from pyvmm.kvm.engine import KvmEngine
+    from pyvmm.machine.layout import KVM_RESERVED
 
-    engine = KvmEngine()
+    engine = KvmEngine(reserved_pages=KVM_RESERVED)
     usable, reason = engine.availability()
     if not usable:
         raise EngineError(f"--engine kvm: {reason}")

@@ -18,7 +18,6 @@ BOOT_DATA_BASE: Final = Gpa(0x7000)
 """From here on a directly loaded kernel finds what its boot protocol gives it (boot_params, GDT, page tables, ...)."""
 EBDA_BASE: Final = Gpa(639 * KIB)
 VGA_WINDOW: Final = Gpa(0xA0000)
-VGA_WINDOW_SIZE: Final = 128 * KIB
 OPTION_ROM_BASE: Final = Gpa(0xC0000)
 ACPI_RSDP: Final = Gpa(0xE0000)
 """Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables are at the end of low RAM."""
@@ -31,6 +30,8 @@ PCI_MMIO_BASE: Final = Gpa(0xE0000000)
 PCI_MMIO_END: Final = Gpa(0xFEC00000)
 IO_APIC_BASE: Final = Gpa(0xFEC00000)
 LOCAL_APIC_BASE: Final = Gpa(0xFEE00000)
+KVM_RESERVED: Final = Gpa(0xFEFFC000)
+"""Four pages without memory, between the local APIC and the largest ROM, for KVM on older VT-x (csrc/kvm/kvm.h)."""
 BIOS_HIGH_BASE: Final = Gpa(4 * GIB - BIOS_SIZE)
 ABOVE_4G_BASE: Final = Gpa(4 * GIB)
 PCI_MMIO64_BASE: Final = Gpa(1 << 39)
@@ -50,8 +51,6 @@ NMI_AND_SPEAKER: Final = Port(0x61)
 I8042_COMMAND: Final = Port(0x64)
 RTC: Final = Port(0x70)
 POST_CODE: Final = Port(0x80)
-VGA_DISPI: Final = Port(0x1CE)
-VGA_PORTS: Final = Port(0x3B0)
 SYSTEM_CONTROL_A: Final = Port(0x92)
 DEBUG_CONSOLE: Final = Port(0xE9)
 EXIT: Final = Port(0x501)
@@ -88,7 +87,6 @@ PCI_LINKS: Final = (10, 11, 10, 11)
 # PCI device numbers on bus 0 -----------------------------------------------------------------------------------------
 PCI_HOST_BRIDGE: Final = 0
 PCI_ISA_BRIDGE: Final = 1
-PCI_VGA: Final = 2
 PCI_FIRST_FREE_SLOT: Final = 3
 
 

@@ -7,7 +7,6 @@ import os
 import time
 
 from pyvmm.config import MachineConfig
-from pyvmm.cpu.state import CpuState
 from pyvmm.errors import PyvmmError
 from pyvmm.machine import pc
 from pyvmm.native import lib
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self
 
-    from pyvmm.display.screen import Screen
     from pyvmm.engine import ExitReason, Vcpu, VmExit
 
     RunReason = Literal[
@@ -42,7 +40,7 @@ class RunResult:
     code
         The exit port's code, (value << 1) | 1; otherwise 0.
     exit
-        The last exit.
+        The last exit, and of which vCPU.
     """
 
     reason: RunReason
@@ -74,6 +72,8 @@ class Machine:
         The BIOS, or None when a ROM of somebody else's, or a kernel, is run directly.
     serial
         COM1's other end: ``send``, ``read``, ``expect``.
+    warning
+        One line on what was asked for and is unwise, or None.
 
     Raises
     ------
@@ -98,12 +98,16 @@ class Machine:
         self.serial.runner = self
         self.images = self._parts.images
         self.engine_name = self._parts.vm.name
+        self.warning = self._parts.vm.warning
         self._stop = Flag()
         self._busy = _thread.allocate_lock()
         self._life = _thread.RLock()  # held while the vCPU is kicked, so that it is not freed meanwhile
         self._process = os.getpid()
-        self._users: set[int] = set()  # threads that run the vCPU, or wait for that
+        self._users: set[int] = set()  # threads that run a vCPU, or wait for that
+        self._left: list[RunResult] = []  # how other vCPUs ended in the same run: for the runs that follow
+        self._serving = _thread.allocate_lock()  # the BIOS serves one vCPU at a time
         self._nudged = False
+        self._called_in = False  # a vCPU ended the run, and the others leave
         self._closed = False
         try:
             self._parts.start(self.vcpu)
@@ -118,14 +122,16 @@ class Machine:
     ) -> RunResult:
         """Run the guest until it ends, or until `stop`.
 
-        The vCPU has a thread of its own, so that Ctrl-C works here; a KeyboardInterrupt stops the guest and is raised.
+        Each vCPU has a thread of its own, so that Ctrl-C works here; a KeyboardInterrupt stops the guest and is raised.
+        What one vCPU ends with ends the run for all: they have all stopped when `run` returns. When several ended at
+        once, each of the next runs returns with one of the other results, at once.
 
         Parameters
         ----------
         timeout
             Seconds of wall time; None for no limit. The machine can go on afterwards.
         meanwhile
-            Called once on this thread when the vCPU's thread has been started: for what the guest need not wait for.
+            Called once on this thread when the vCPUs' threads have been started: for what the guest need not wait for.
 
         Raises
         ------
@@ -135,32 +141,31 @@ class Machine:
             What a Python device raised.
         """
         with self._running():
+            if self._left:
+                return self._left.pop(0)
             outcome: list[RunResult | BaseException] = []
-
-            def vcpu_main() -> None:
-                self._users.add(_thread.get_ident())
-                try:
-                    outcome.append(self._run_loop(worker))
-                except BaseException as error:
-                    outcome.append(error)
-
-            worker = Worker(vcpu_main, f"vcpu-{self.vcpu.index}")
+            workers: list[Worker] = []
             self._begin()
             timed_out = stopped_here = False
             try:
-                worker.start()  # Ctrl-C may come in here too
+                for vcpu in self.vcpus:
+                    workers.append(self._worker(vcpu, outcome))
+                    workers[-1].start()  # Ctrl-C may come in here too
                 if meanwhile is not None:
                     meanwhile()
-                worker.settled()
-                if not worker.wait(timeout):
+                for worker in workers:
+                    worker.settled()
+                if not workers[0].wait(timeout):  # who ends calls in the others
                     timed_out = stopped_here = True
                     self.stop()
+                for worker in workers:
                     worker.wait()
             except BaseException:
                 stopped_here = True
                 self.stop()
-                worker.settled()
-                worker.wait(None if worker.started else 1.0)
+                for worker in workers:
+                    worker.settled()
+                    worker.wait(None if worker.started else 1.0)
                 raise
             finally:
                 if stopped_here and not any(
@@ -168,9 +173,7 @@ class Machine:
                 ):
                     self._stop.clear()  # the guest ended by itself: the next run is not to stop for this
                 self._end()
-            result = outcome[0]
-            if isinstance(result, BaseException):
-                raise result
+            result = self._first(outcome)
             return replace(result, reason="timeout") if timed_out and result.reason == "stopped" else result
 
     def exits(self, reasons: Iterable[ExitReason] | None = None) -> Iterator[VmExit]:
@@ -178,6 +181,10 @@ class Machine:
 
         Each exit has been answered when it is seen. Iteration ends with the guest (its last exit is seen) or with the
         loop around it. Runs on the calling thread.
+
+        With several vCPUs each runs on a thread of its own, and exits are seen in the order in which they came
+        (`VmExit.vcpu` says whose). The vCPU waits until the loop around this asks for the next exit, and may be looked
+        at and changed until then; the others run on. The machine counts as running until the loop ends.
 
         Parameters
         ----------
@@ -189,6 +196,9 @@ class Machine:
         from pyvmm.exits import ALL_REASONS, ExitReason, SystemRequest
 
         wanted = tuple(ALL_REASONS if reasons is None else reasons)
+        if len(self.vcpus) > 1:
+            yield from self._exits_of_all(wanted)
+            return
         self._begin()
         over = threading.Event()
         if threading.current_thread() is threading.main_thread():
@@ -198,7 +208,7 @@ class Machine:
                 with self._running():
                     exit_ = self.vcpu.run(wanted)
                     if exit_.reason is ExitReason.SYSTEM and exit_.request is SystemRequest.FIRMWARE:
-                        self._service(exit_.code)
+                        self._service(exit_.code, self.vcpu)
                         if ExitReason.SYSTEM not in wanted:
                             continue
                 self._raise_fault()
@@ -219,8 +229,38 @@ class Machine:
                 finally:
                     self._busy.release()
 
+    def _exits_of_all(self, wanted: tuple[ExitReason, ...]) -> Iterator[VmExit]:
+        from pyvmm.exits import ExitReason, SystemRequest
+        from pyvmm.machine.exit_queue import ExitQueue
+
+        with self._running():
+            self._begin()
+            queue = ExitQueue(self._parts.vm, wanted, self._users)
+            try:
+                while True:
+                    vcpu, exit_ = queue.take()
+                    self._raise_fault()
+                    if exit_.reason is ExitReason.SYSTEM:
+                        if exit_.request is SystemRequest.FIRMWARE:
+                            self._service(exit_.code, vcpu)
+                            if ExitReason.SYSTEM not in wanted:
+                                queue.go_on(vcpu)
+                                continue
+                        elif exit_.request is SystemRequest.FAULT:
+                            queue.go_on(vcpu)
+                            continue
+                    yield exit_
+                    if self._judge(exit_) is not None:
+                        return
+                    queue.go_on(vcpu)
+            finally:
+                for exit_ in queue.close():  # nobody saw them: those that end a run end the next one
+                    if exit_.reason is not ExitReason.KICK and (result := self._judge(exit_)) is not None:
+                        self._left.append(result)
+                self._end()
+
     def _running(self) -> _Turn:
-        """This thread has the vCPU to itself."""
+        """This thread has the vCPUs to itself."""
         if _thread.get_ident() in self._users:
             raise PyvmmError(
                 "the machine is running and this thread waits for it: stop() it, then use it again"
@@ -244,23 +284,6 @@ class Machine:
                 self.vcpu.kick()
 
     @property
-    def screen(self) -> Screen:
-        """What the guest shows: text and pictures.
-
-        Raises
-        ------
-        PyvmmError
-            The machine was made without a display.
-        """
-        from pyvmm.devices.vga import Vga
-        from pyvmm.display.screen import Screen
-
-        vga = self.devices.get("vga")
-        if not isinstance(vga, Vga):
-            raise PyvmmError('this machine has no display: make it with vga="std"')
-        return Screen(vga)
-
-    @property
     def running(self) -> bool:
         """Whether `run` is active on some thread."""
         return self._busy.locked()
@@ -275,25 +298,59 @@ class Machine:
 
     def _begin(self) -> None:
         self._check_usable()
+        self._called_in = False
+        self._parts.vm.let_go()
         self.board.start_io()
         self.clock.resume()
 
     def _end(self) -> None:
+        self._parts.vm.pause()
         self.clock.pause()
         self.serial.drain()
 
-    def _run_loop(self, worker: Worker) -> RunResult:
-        """The vCPU's thread. Only what is rare comes here from C: BIOS calls, and the end."""
-        firmware, system = int(lib.SYSTEM_FIRMWARE), int(lib.EXIT_SYSTEM)
+    def _worker(self, vcpu: Vcpu, outcome: list[RunResult | BaseException]) -> Worker:
+        """A thread for a vCPU, which adds what it ends with to `outcome` and calls in the others."""
+
+        def main() -> None:
+            self._users.add(_thread.get_ident())
+            vcpu.name_thread()
+            try:
+                result = self._run_loop(vcpu, worker)
+                if result is not None:
+                    outcome.append(result)
+            except BaseException as error:
+                outcome.append(error)
+            finally:
+                if len(self.vcpus) > 1:
+                    self._called_in = True
+                    self._parts.vm.call_in()
+
+        worker = Worker(main, f"vcpu-{vcpu.index}")
+        return worker
+
+    def _run_loop(self, vcpu: Vcpu, worker: Worker) -> RunResult | None:
+        """A vCPU's thread. Only what is rare comes here from C: BIOS calls, and the end. None: another vCPU ended."""
+        firmware, system, kick = int(lib.SYSTEM_FIRMWARE), int(lib.EXIT_SYSTEM), int(lib.EXIT_KICK)
         while True:
-            reason, request, code = self.vcpu.run_quick()
+            reason, request, code = vcpu.run_quick()
             worker.settle()
             if reason == system and request == firmware:
-                self._service(code)
+                self._service(code, vcpu)
                 continue
-            result = self._judge(self.vcpu.last_exit)
+            if reason == kick and self._called_in:
+                return None
+            result = self._judge(vcpu.last_exit)
             if result is not None:
                 return result
+
+    def _first(self, outcome: list[RunResult | BaseException]) -> RunResult:
+        """What the run ends with; other vCPUs' ends are kept."""
+        errors = [end for end in outcome if isinstance(end, BaseException)]
+        if errors:
+            raise errors[0]
+        first, *others = [end for end in outcome if isinstance(end, RunResult)]
+        self._left += [end for end in others if end.reason != "stopped"]
+        return first
 
     def _judge(self, exit_: VmExit) -> RunResult | None:
         """What an exit means for the run; None to go on."""
@@ -336,15 +393,16 @@ class Machine:
         if error is not None:
             raise error
 
-    def _service(self, number: int) -> None:
+    def _service(self, number: int, vcpu: Vcpu) -> None:
         """A BIOS call. A guest without the BIOS that writes to its port is told nothing, as by any unused port."""
         if self.firmware is not None:
-            self.firmware.service(number, self.vcpu.state)
+            with self._serving:
+                self.firmware.service(number, vcpu.state)
 
     # Taking apart ---------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Push the reset button: every device and the vCPU at their power-on values, then firmware or kernel anew.
+        """Push the reset button: every device and vCPU at their power-on values, then firmware or kernel anew.
 
         Raises
         ------
@@ -354,8 +412,9 @@ class Machine:
         self._check_usable()
         if self._busy.locked():
             raise PyvmmError("the machine is running: stop it, then reset it")
+        self._left.clear()
         self._parts.reset()
-        self.vcpu.state = CpuState()
+        self._parts.vm.reset()
         self._parts.start(self.vcpu)
 
     def messages(self) -> list[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from pyvmm.board import Board
+    from pyvmm.config import Irqchip
 
     Tier = Literal["fast", "slow"]
 
@@ -54,14 +55,23 @@ class TranslatorEngine:
             return Availability(False, str(error))
         return Availability(True, self.warning or f"binary translation, {self.tier} tier, self-tests passed")
 
-    def create_vm(self, board: Board) -> EngineVm:
+    def create_vm(self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto") -> EngineVm:
         """A machine over the board.
 
         Raises
         ------
         EngineError
-            The translator fails its self-tests.
+            The translator fails its self-tests; or more than one vCPU is asked for, or an irqchip not pyvmm's own.
         """
+        if cpus > 1:
+            raise EngineError(
+                f"--cpus {cpus}: the translator runs one vCPU; use --cpus 1, or --engine kvm on a host that has it"
+            )
+        if irqchip not in ("auto", "user"):
+            raise EngineError(
+                f"--irqchip {irqchip}: the translator has pyvmm's own interrupt controllers; use --irqchip user, or"
+                " --engine kvm"
+            )
         slow = self._tested_tier() == "slow"
         error = new_error()
         pointer = check_pointer(

@@ -14,7 +14,6 @@ from pyvmm.board import Board
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.base import NativeDevice
 from pyvmm.devices.i8042 import I8042
-from pyvmm.devices.pci import PciBus
 from pyvmm.devices.pic import Pic
 from pyvmm.devices.pit import Pit
 from pyvmm.devices.ports import (
@@ -28,7 +27,6 @@ from pyvmm.devices.ports import (
 )
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import Uart
-from pyvmm.devices.vga import Vga
 from pyvmm.display.serial import CharSink
 from pyvmm.errors import DeviceError
 from pyvmm.native import ffi, lib
@@ -76,14 +74,9 @@ def _make_acpi_pm(bench: Bench) -> NativeDevice:
     )
 
 
-def _make_vga(bench: Bench) -> NativeDevice:
-    return Vga(bench.board, bench.keep(PciBus(bench.board)), slot=2)
-
-
 KINDS = [
     Kind("pic", lambda bench: Pic(bench.board), ((0, 2), (1, 2), (2, 2))),
     Kind("pit", lambda bench: Pit(bench.board, bench.board.irq_line(0)), ((0, 4),)),
-    Kind("vga", _make_vga, ((Vga.PORTS, 0x30), (Vga.DISPI, 4))),
     Kind("rtc", lambda bench: Rtc(bench.board, bench.board.irq_line(8)), ((0, 2),)),
     Kind("uart", _make_uart, ((0, 8),)),
     Kind(

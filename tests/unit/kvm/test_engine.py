@@ -18,6 +18,7 @@ from pyvmm.errors import EngineError
 from pyvmm.kvm import KvmEngine
 from pyvmm.kvm.constants import KvmExitReason
 from pyvmm.kvm.report import report
+from pyvmm.kvm.system import System
 from pyvmm.machine import pc
 from pyvmm.machine.engines import translator
 from pyvmm.machine.machine import Machine
@@ -72,9 +73,34 @@ def test_virtual_clock_is_refused(engine: KvmEngine) -> None:
     board.close()
 
 
-def test_more_vcpus_than_the_board_has(rig: Rig) -> None:
-    with pytest.raises(EngineError, match="--cpus 1"):
+def test_more_vcpus_than_there_can_be(rig: Rig, engine: KvmEngine, system: System) -> None:
+    with pytest.raises(EngineError, match="--cpus"):
         rig.vm.create_vcpu(1)
+    most = system.check_extension("MAX_VCPUS")
+    for arguments, message in (
+        ({"cpus": most + 1}, f"--cpus {most + 1}: this KVM runs at most {most} vCPUs"),
+        ({"cpus": 2, "irqchip": "user"}, "--cpus 2: .* --irqchip kernel, or --cpus 1"),
+        ({"cpus": min(most, 300)}, "--cpus"),
+    ):
+        board = Board()
+        with pytest.raises(EngineError, match=message):
+            engine.create_vm(board, **arguments)  # type: ignore[arg-type]
+        assert board.irq_line(3).gsi == 3
+        board.close()
+    board = Board()
+    vm = engine.create_vm(board, cpus=255)
+    assert vm.warning is None or "--cpus 255: this KVM recommends at most" in vm.warning
+    vm.close()
+    board.close()
+
+
+def test_the_translator_has_one_vcpu_and_its_own_irqchip() -> None:
+    board = Board()
+    with pytest.raises(EngineError, match="--cpus 2: the translator runs one vCPU"):
+        translator().create_vm(board, cpus=2)
+    with pytest.raises(EngineError, match="--irqchip kernel: the translator"):
+        translator().create_vm(board, irqchip="kernel")
+    board.close()
 
 
 def test_surfaced_exits(rig: Rig) -> None:
