@@ -388,6 +388,45 @@ Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *na
                        void (*write)(void *, uint32_t, uint64_t, uint32_t, uint64_t), Error *error);
 void pci_python_set_intx(Device *device, bool level);
 
+/* devices/ide.h */
+enum IdeKind { IDE_NONE, IDE_DISK, IDE_CDROM };
+typedef struct {
+    uint8_t features, error, status, count, lba_low, lba_mid, lba_high;
+    uint8_t previous_features, previous_count, previous_lba_low, previous_lba_mid, previous_lba_high;
+    uint8_t interrupt, multiple, heads, sectors, transfer_mode, write_cache, power;
+    uint8_t sense_key, asc, ascq, attention, media_event, tray_open, locked;
+    uint8_t reserved[6];
+} IdeDriveState;
+typedef struct {
+    uint64_t offset;
+    uint64_t left;
+    uint32_t position, end, filled, block;
+    uint8_t phase, drive, is_packet, is_write;
+    uint8_t reserved[4];
+} IdeTransferState;
+typedef struct {
+    uint32_t table, next, address, left, fetched;
+    uint8_t command, status, last, reserved;
+} IdeBusMasterState;
+typedef struct {
+    IdeDriveState drives[2];
+    IdeTransferState transfer;
+    IdeBusMasterState master;
+    uint8_t device, control;
+    uint8_t reserved[6];
+    uint8_t buffer[8192];
+} IdeChannelState;
+typedef struct { IdeChannelState channels[2]; PciFunctionState pci; } IdeState;
+typedef struct { uint32_t kind; BlockImage *image; char serial[21]; } IdeDriveOptions;
+typedef struct { IdeDriveOptions drives[4]; IoThread *io; } IdeOptions;
+typedef struct {
+    uint64_t commands, packets, pio_blocks, dma_transfers, bytes_read, bytes_written, errors, interrupts;
+} IdeCounters;
+Device *ide_new(Board *board, PciBus *bus, uint32_t devfn, IrqLine *primary, IrqLine *secondary,
+                const IdeOptions *options, Error *error);
+void ide_counters(Device *device, uint32_t channel, IdeCounters *counters);
+int ide_change_medium(Device *device, uint32_t channel, uint32_t drive, BlockImage *image);
+
 /* virtio/virtio_pci.h, virtio_blk.h */
 typedef struct {
     uint64_t desc;

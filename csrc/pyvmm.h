@@ -11,6 +11,7 @@
 #include "devices/device.h"
 #include "devices/i8042.h"
 #include "devices/i8254.h"
+#include "devices/ide.h"
 #include "devices/mc146818.h"
 #include "devices/pci.h"
 #include "devices/pci_bridges.h"
