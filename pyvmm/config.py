@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from typing import Literal
 
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
-    DiskInterface = Literal["virtio", "cdrom", "floppy"]
+    DiskInterface = Literal["virtio", "ide", "cdrom", "floppy"]
     Irqchip = Literal["auto", "user", "kernel"]
     StrPath = str | os.PathLike[str]
 
 
 @record(slots=True)
 class DiskConfig:
-    """One drive. `format` None: qcow2 is recognised, anything else is taken for raw with a warning."""
+    """One drive. `format` None: qcow2 is recognised, anything else is taken for raw with a warning.
+
+    `interface`: ``"virtio"`` or ``"ide"`` is a hard disk, ``"cdrom"`` a disc in an ATAPI drive, ``"floppy"`` the BIOS's
+    alone. The IDE controller has room for four drives.
+    """
 
     path: StrPath
     interface: DiskInterface = "virtio"

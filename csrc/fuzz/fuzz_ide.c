@@ -18,7 +18,7 @@ static const uint32_t bases[2] = {0x1f0, 0x170};
 typedef struct Machine {
     Board *board;
     PciBus *bus;
-    Device *ide;
+    Device *isa, *ide;
     BlockImage *images[2];
     uint8_t *ram;
 } Machine;
@@ -51,6 +51,7 @@ static void machine_new(Machine *machine)
     guest_memory_add(machine->board->memory, RAM, 0x1000, MEMSLOT_READ_ONLY, NULL);
     machine->ram = guest_memory_ptr(machine->board->memory, 0, RAM, true);
     machine->bus = pci_bus_new(machine->board);
+    machine->isa = piix3_isa_new(machine->board, machine->bus, PCI_DEVFN(1, 0), NULL);
     machine->images[0] = image_new(DISK);
     machine->images[1] = image_new(DISC);
     IdeOptions options = {
@@ -67,6 +68,7 @@ static void machine_new(Machine *machine)
 static void machine_free(Machine *machine)
 {
     device_free(machine->ide);
+    device_free(machine->isa);
     device_free(pci_bus_device(machine->bus));
     block_close(machine->images[0]);
     block_close(machine->images[1]);

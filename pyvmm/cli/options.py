@@ -22,6 +22,7 @@ MAX_MEMORY = 256 << 30
 PAGE = 4096
 CACHES = ("writeback", "none", "writethrough", "unsafe")
 FORMATS = ("raw", "qcow2")
+INTERFACES = ("virtio", "ide")
 
 
 class Option:
@@ -95,6 +96,13 @@ OPTIONS = (
         default="realtime",
         help="time follows the host, or the guest's progress so that a run repeats (default realtime)",
     ),
+    Option(
+        "disks",
+        "--interface",
+        choices=INTERFACES,
+        default="virtio",
+        help="what DISK hangs on: virtio (default) or ide",
+    ),
     Option("disks", "--format", choices=FORMATS, help="format of DISK (default: qcow2 is recognised)"),
     Option("disks", "--cache", choices=CACHES, default="writeback", help="host caching (default writeback)"),
     Option("disks", "--snapshot", action="store_true", help="throw away what the guest writes to its disks"),
@@ -104,7 +112,7 @@ OPTIONS = (
         "--disk",
         action="append",
         default=[],
-        metavar="path=FILE[,format=F][,cache=C][,readonly][,snapshot]",
+        metavar="path=FILE[,if=I][,format=F][,cache=C][,readonly][,snapshot]",
         help="one more hard disk (may be repeated)",
     ),
     Option("disks", "--cdrom", metavar="ISO", help="CD image"),
@@ -298,13 +306,13 @@ def parse_timeout(text: str | None) -> float | None:
 
 
 def parse_disk(text: str) -> DiskConfig:
-    """Read one ``--disk path=FILE,format=qcow2,cache=none,readonly,snapshot``; a comma in a path is written twice."""
+    """Read one ``--disk path=FILE,if=ide,format=qcow2,cache=none,readonly,snapshot``; a path's commas are doubled."""
     values: dict[str, str | bool] = {}
     for part in text.replace(",,", "\0").split(","):
         key, equals, value = part.replace("\0", ",").partition("=")
         if key in values:
             raise _wrong("--disk", text, f"{key} is given twice", f"{key} once")
-        if key in ("path", "format", "cache"):
+        if key in ("path", "if", "format", "cache"):
             if not value:
                 raise _wrong("--disk", text, f"{key} has no value", f"{key}=...")
             values[key] = value
@@ -312,7 +320,7 @@ def parse_disk(text: str) -> DiskConfig:
             values["readonly" if key == "read-only" else key] = value != "off"
         else:
             raise _wrong(
-                "--disk", text, f"{part!r} is not known", "path=, format=, cache=, readonly or snapshot"
+                "--disk", text, f"{part!r} is not known", "path=, if=, format=, cache=, readonly or snapshot"
             )
     if "path" not in values:
         raise _wrong("--disk", text, "it names no file", "--disk path=FILE")
@@ -320,12 +328,15 @@ def parse_disk(text: str) -> DiskConfig:
         raise _wrong(
             "--disk", text, f"format {values['format']!r} is not known", "format=raw or format=qcow2"
         )
+    if values.get("if", "virtio") not in INTERFACES:
+        raise _wrong("--disk", text, f"interface {values['if']!r} is not known", "if=virtio or if=ide")
     if values.get("cache", "none") not in CACHES:
         raise _wrong(
             "--disk", text, f"cache {values['cache']!r} is not known", f"cache= one of {', '.join(CACHES)}"
         )
     return DiskConfig(
         path=_required("--disk", str(values["path"])),
+        interface=values.get("if", "virtio"),  # type: ignore[arg-type] # one of INTERFACES
         format=values.get("format"),  # type: ignore[arg-type] # one of FORMATS
         cache=values.get("cache", "writeback"),  # type: ignore[arg-type] # one of CACHES
         read_only=bool(values.get("readonly", False)),
@@ -339,6 +350,7 @@ def _disks(options: RunOptions | argparse.Namespace) -> list[DiskConfig]:
         disks.append(
             DiskConfig(
                 path=_required("DISK", options.drive),
+                interface=options.interface,
                 format=options.format,
                 cache=options.cache,
                 read_only=options.read_only,

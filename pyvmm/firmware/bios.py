@@ -226,13 +226,14 @@ def number_drives(disks: Iterable[Drive]) -> list[drives.BiosDrive]:
     """BIOS drives of the configured ones: 80h.., 00h.., E0h.. by kind, in order."""
     makers = {
         "virtio": (0x80, drives.hard_disk),
+        "ide": (0x80, drives.hard_disk),
         "floppy": (0x00, drives.floppy),
         "cdrom": (0xE0, drives.cdrom),
     }
-    counts: Counter[str] = Counter()
+    counts: Counter[int] = Counter()
     result = []
     for disk in disks:
         base, make = makers[disk.interface]
-        result.append(make(base + counts[disk.interface], disk.name, disk.image))
-        counts[disk.interface] += 1
+        result.append(make(base + counts[base], disk.name, disk.image))
+        counts[base] += 1
     return result

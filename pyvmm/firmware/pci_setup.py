@@ -33,6 +33,10 @@ VENDOR, COMMAND, CLASS, HEADER_TYPE, BAR0, INTERRUPT_LINE, INTERRUPT_PIN = (
 _COMMAND_IO, _COMMAND_MEMORY, _COMMAND_MASTER = 0x01, 0x02, 0x04
 _PIRQRC: Final = 0x60
 """Route control of links A to D, one byte each: IRQ number, bit 7 disables (PIIX3 §2.1.11)."""
+_IDE_ID: Final = 0x70108086
+_IDETIM: Final = 0x40
+_IDETIM_DECODE: Final = 0x80008000
+"""Both channels' ports are decoded (PIIX3 IDETIM, bit 15 of each half)."""
 _BAR_IO: Final = 0x01
 _BAR_64BIT: Final = 0x04
 _BAR_COUNT: Final = {0: 6, 1: 2}
@@ -204,6 +208,7 @@ def assign_resources(pio: PortBus) -> list[Assignment]:
             config.write(bar.at, bar.register + 4, 4, address >> 32)
     for at in functions:
         _enable(config, at, [bar for bar in bars if bar.at == at], failed)
+    _decode_ide(config)
     _route_links(config)
     return done
 
@@ -221,6 +226,13 @@ def _enable(
     pin = config.read(at, INTERRUPT_PIN, 1)
     if 1 <= pin <= 4:
         config.write(at, INTERRUPT_LINE, 1, link_irq(at.device, pin))
+
+
+def _decode_ide(config: ConfigSpace) -> None:
+    """Let the PIIX3's IDE function, if it is there, answer at its channels' ports."""
+    at = PciAddress(0, layout.PCI_ISA_BRIDGE, layout.PCI_IDE_FUNCTION)
+    if config.read(at, VENDOR, 4) == _IDE_ID:
+        config.write(at, _IDETIM, 4, _IDETIM_DECODE)
 
 
 def _route_links(config: ConfigSpace) -> None:

@@ -70,7 +70,7 @@ class Drive:
     name
         What the user calls it (the path): used in messages.
     interface
-        ``"virtio"`` (any hard disk), ``"cdrom"`` or ``"floppy"``.
+        ``"virtio"`` or ``"ide"`` (a hard disk either way), ``"cdrom"`` or ``"floppy"``.
     """
 
     name: str

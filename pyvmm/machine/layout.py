@@ -67,6 +67,9 @@ ACPI_DISABLE: Final = 0xF0
 ACPI_PM_TIMER_BITS: Final = 24
 """Width of the PM timer, PIIX4's."""
 ACPI_SMI_COMMAND: Final = Port(0xB2)
+IDE_COMMAND: Final = (Port(0x1F0), Port(0x170))
+IDE_CONTROL: Final = (Port(0x3F6), Port(0x376))
+"""Command and control block of the primary and the secondary channel: compatibility mode (PIIX3 §2.3)."""
 PCI_CONFIG_ADDRESS: Final = Port(0xCF8)
 RESET_CONTROL: Final = Port(0xCF9)
 PCI_CONFIG_DATA: Final = Port(0xCFC)
@@ -81,12 +84,15 @@ IRQ_COM: Final = (4, 3, 4, 3)
 IRQ_RTC: Final = 8
 IRQ_ACPI: Final = 9
 IRQ_MOUSE: Final = 12
+IRQ_IDE: Final = (14, 15)
 PCI_LINKS: Final = (10, 11, 10, 11)
 """What INTA# to INTD# of the root bus's links (LNKA to LNKD) are routed to; see PIIX3 PIRQRC, 0x60..0x63."""
 
 # PCI device numbers on bus 0 -----------------------------------------------------------------------------------------
 PCI_HOST_BRIDGE: Final = 0
 PCI_ISA_BRIDGE: Final = 1
+PCI_IDE_FUNCTION: Final = 1
+"""Of the ISA bridge's slot (PIIX3: function 1)."""
 PCI_FIRST_FREE_SLOT: Final = 3
 
 

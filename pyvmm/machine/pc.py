@@ -298,7 +298,7 @@ def add_pci(pc: Pc) -> None:
 
 
 def add_disks(pc: Pc) -> None:
-    """Open every image; hard disks are virtio-blk functions on PCI, CDs and floppies are the BIOS's alone."""
+    """Open every image; hard disks are virtio-blk functions or IDE drives, CDs IDE drives, floppies the BIOS's."""
     if not pc.config.disks:
         return
     from pyvmm.block import open_image
@@ -319,6 +319,32 @@ def add_disks(pc: Pc) -> None:
         if disk.interface == "virtio":
             pc.add(f"disk{slot - layout.PCI_FIRST_FREE_SLOT}", VirtioBlk(pc.board, bus, slot, image))
             slot += 1
+    if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
+        add_ide(pc)
+
+
+def add_ide(pc: Pc) -> None:
+    """The IDE function: CDs from the second channel's device 0 on, disks from the first channel's."""
+    from pyvmm.devices.ide import Ide, IdeDrive
+
+    board, bus = pc.board, pc.devices["pci"]
+    assert isinstance(bus, PciBus)
+    drives: list[IdeDrive | None] = [None] * 4
+    for interface, order in (("cdrom", (2, 3, 1, 0)), ("ide", (0, 1, 2, 3))):
+        for disk, image in zip(pc.config.disks, pc.images, strict=True):
+            if disk.interface != interface:
+                continue
+            place = next((place for place in order if drives[place] is None), None)
+            if place is None:
+                raise ConfigError(
+                    f"{os.fspath(disk.path)}: the IDE controller has four drives already; use virtio for this one"
+                )
+            drives[place] = IdeDrive("disk" if interface == "ide" else "cdrom", image)
+    irqs = board.irq_line(layout.IRQ_IDE[0]), board.irq_line(layout.IRQ_IDE[1])
+    ide = pc.add("ide", Ide(board, bus, layout.PCI_ISA_BRIDGE, irqs, drives, layout.PCI_IDE_FUNCTION))
+    for channel in range(2):
+        board.pio.add(layout.IDE_COMMAND[channel], 8, ide, Ide.COMMAND[channel])
+        board.pio.add(layout.IDE_CONTROL[channel], 1, ide, Ide.CONTROL[channel])
 
 
 def add_firmware(pc: Pc) -> None:

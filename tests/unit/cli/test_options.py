@@ -264,3 +264,12 @@ def test_a_list_is_not_shared_between_parses() -> None:
     assert second is not None
     assert (first.disk, second.disk) == (["a"], ["b"])
     assert by_argparse([])["disk"] == []  # type: ignore[index]
+
+
+def test_disk_interfaces(disk: Path) -> None:
+    words = ["--interface", "ide", disk, "--disk", f"path={disk},if=ide", "--disk", f"path={disk}"]
+    assert [each.interface for each in config(*words).disks] == ["ide", "ide", "virtio"]
+    with pytest.raises(
+        ConfigError, match="interface 'scsi' is not known; write for example if=virtio or if=ide"
+    ):
+        parse_disk(f"path={disk},if=scsi")
