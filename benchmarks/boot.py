@@ -61,7 +61,18 @@ def pyvmm(engine: str, *words: str | Path) -> list[str]:
     choice = [f"--engine={engine}"]
     script = Path(sys.executable).with_name("pyvmm")  # what a user types, where it is installed
     program = [str(script)] if script.exists() else [sys.executable, "-m", "pyvmm.cli.main"]
-    return [*program, "run", "-m", f"{MEMORY_MIB}M", "--serial", "stdio", *choice, *map(str, words)]
+    return [
+        *program,
+        "run",
+        "-m",
+        f"{MEMORY_MIB}M",
+        "--serial",
+        "stdio",
+        "--vga",
+        "none",
+        *choice,
+        *map(str, words),
+    ]
 
 
 def qemu(*words: str | Path) -> list[str]:

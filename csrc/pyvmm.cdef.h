@@ -238,6 +238,7 @@ typedef struct {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock;
+    uint64_t kvm_clock, clock_ns;
     uint8_t halted;
     uint8_t wait_for_sipi;
     uint8_t interrupt_shadow;
@@ -273,6 +274,12 @@ typedef struct {
 typedef struct { uint64_t exits[16]; } ExitCounters;
 typedef struct Vcpu Vcpu;
 typedef struct EngineVm EngineVm;
+typedef struct { uint64_t count; uint32_t opcode; uint32_t size; uint8_t instruction[16]; } HandOverKind;
+typedef struct { uint64_t total; HandOverKind kinds[32]; } HandOverCounters;
+int engine_vm_attach(EngineVm *vm, Error *error);
+int engine_vm_detach(EngineVm *vm, Error *error);
+bool engine_vm_is_attached(const EngineVm *vm);
+int engine_vm_switch(Vcpu *const *from, Vcpu *const *to, size_t count, Error *error);
 void engine_vm_free(EngineVm *vm);
 Vcpu *vcpu_new(EngineVm *vm, uint32_t index, Error *error);
 void vcpu_free(Vcpu *vcpu);
@@ -288,6 +295,9 @@ void vcpu_kick(Vcpu *vcpu);
 int vcpu_get_state(Vcpu *vcpu, CpuState *state);
 int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
 int vcpu_set_breakpoints(Vcpu *vcpu, const uint64_t *addresses, size_t count);
+int vcpu_set_fallback(Vcpu *vcpu, Vcpu *fallback);
+bool vcpu_has_fallback(const Vcpu *vcpu);
+void vcpu_hand_over_counters(const Vcpu *vcpu, HandOverCounters *counters);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
@@ -387,6 +397,32 @@ Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *na
                        uint64_t (*read)(void *, uint32_t, uint64_t, uint32_t),
                        void (*write)(void *, uint32_t, uint64_t, uint32_t, uint64_t), Error *error);
 void pci_python_set_intx(Device *device, bool level);
+
+/* devices/vga.h */
+#define VGA_MEMORY_SIZE ...
+enum VgaRegion { VGA_REGION_PORTS, VGA_REGION_DISPI, VGA_REGION_WINDOW };
+enum VgaKind { VGA_BLANK, VGA_TEXT, VGA_GRAPHICS };
+typedef struct {
+    uint8_t misc_output, feature_control, sequencer_index, crtc_index, graphics_index, attribute_index, attribute_is_data,
+        dac_mask, dac_read_index, dac_write_index, dac_cycle, dac_reading;
+    uint8_t sequencer[8], crtc[32], graphics[16], attribute[32];
+    uint8_t dac[768], dac_pending[3];
+    uint8_t latch[4];
+    uint8_t reserved;
+    uint16_t dispi_index, dispi[16];
+    PciFunctionState pci;
+    uint8_t reserved2;
+} VGAState;
+typedef struct {
+    uint32_t kind, width, height, bits_per_pixel, columns, rows, cell_width, cell_height, cursor_visible, cursor_row,
+        cursor_column;
+} VgaMode;
+Device *vga_new(Board *board, PciBus *bus, uint32_t devfn, const uint8_t *rom, size_t rom_size, Error *error);
+void vga_mode(Device *device, VgaMode *mode);
+int vga_render(Device *device, uint32_t *pixels, uint32_t width, uint32_t height, bool blink);
+int vga_cells(Device *device, uint16_t *cells, uint32_t columns, uint32_t rows);
+uint8_t *vga_memory(Device *device);
+void vga_clear(Device *device);
 
 /* devices/ide.h */
 enum IdeKind { IDE_NONE, IDE_DISK, IDE_CDROM };

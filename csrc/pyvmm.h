@@ -18,6 +18,7 @@
 #include "devices/pci_python.h"
 #include "devices/ports.h"
 #include "devices/uart16550.h"
+#include "devices/vga.h"
 #include "engine/engine.h"
 #include "io/board.h"
 #include "irq/i8259.h"

@@ -62,6 +62,8 @@ class MachineConfig:
         ``machine.serial`` in Python.
     bios_serial
         Mirror the BIOS's INT 10h text to COM1.
+    vga
+        ``"std"``: a VGA with Bochs's VBE extension, seen as ``machine.screen``; ``"none"``: no display.
     tsc_hz
         Guest TSC frequency told to the guest; None: the host's on a realtime clock, 1 GHz on a virtual one.
     """
@@ -80,5 +82,6 @@ class MachineConfig:
     serial: str = "stdio"
     bios_serial: bool = True
     rtc_base: str = "utc"
+    vga: Literal["std", "none"] = "std"
     tsc_hz: int | None = None
     name: str = "pyvmm"

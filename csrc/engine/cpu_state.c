@@ -12,9 +12,9 @@ enum {
     PRESENT_LDT = 0x82,
     BUSY_TSS32 = 0x8b,
 };
-#define RESET_PAT 0x0007040600070406ull
+#define RESET_PAT       0x0007040600070406ull
 #define RESET_APIC_BASE 0xfee00900ull /* enabled, bootstrap processor */
-#define APIC_BASE_BSP (1ull << 8)
+#define APIC_BASE_BSP   (1ull << 8)
 
 void cpu_state_reset(CpuState *state)
 {
@@ -43,6 +43,11 @@ void cpu_state_reset(CpuState *state)
     store_le32(state->xsave + 24, RESET_MXCSR);
     store_le32(state->xsave + 28, 0xffff);
     store_le64(state->xsave + 512, 3); /* XSTATE_BV: x87 and SSE */
+}
+
+uint64_t cpu_state_elapsed(const CpuState *state, uint64_t now)
+{
+    return state->clock_ns && now > state->clock_ns ? now - state->clock_ns : 0;
 }
 
 void cpu_state_reset_ap(CpuState *state)

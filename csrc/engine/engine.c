@@ -67,6 +67,7 @@ void vcpu_fini(Vcpu *vcpu)
         }
     pthread_mutex_destroy(&vcpu->lock);
     pthread_cond_destroy(&vcpu->wake);
+    free(vcpu->hand_over);
 }
 
 void vcpu_notify(Vcpu *vcpu)
@@ -117,7 +118,8 @@ static bool asked_to_leave(const Vcpu *vcpu)
            __atomic_load_n(&vcpu->vm->board->system_request, __ATOMIC_ACQUIRE);
 }
 
-/* A halted vCPU: sleep on a realtime clock; on a virtual one jump to the next timer, and sleep only when there is none. */
+/* A halted vCPU: sleep on a realtime clock; on a virtual one jump to the next timer, and sleep only when there is
+ * none. */
 static void wait_for_interrupt(Vcpu *vcpu)
 {
     Clock *clock = vcpu->vm->board->clock;
@@ -139,8 +141,9 @@ static void wait_for_interrupt(Vcpu *vcpu)
 }
 
 /*
- * What must leave the loop before, or instead of, running guest code. A request to the machine is for whoever comes first:
- * one vCPU returns with it, and its caller tells the others (vcpu_kick). A BIOS call is the asking vCPU's own.
+ * What must leave the loop before, or instead of, running guest code. A request to the machine is for whoever comes
+ * first: one vCPU returns with it, and its caller tells the others (vcpu_kick). A BIOS call is the asking vCPU's
+ * own.
  */
 static bool leave_now(Vcpu *vcpu, VmExit *exit)
 {
@@ -218,6 +221,8 @@ static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 
 int vcpu_run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 {
+    if (!engine_vm_is_attached(vcpu->vm))
+        return -EXDEV;
     if (!runner_enter(vcpu))
         return -EBUSY;
     int result = run(vcpu, surface, exit);
@@ -247,6 +252,8 @@ static int step(Vcpu *vcpu, VmExit *exit)
 
 int vcpu_step(Vcpu *vcpu, VmExit *exit)
 {
+    if (!engine_vm_is_attached(vcpu->vm))
+        return -EXDEV;
     if (!runner_enter(vcpu))
         return -EBUSY;
     int result = step(vcpu, exit);
@@ -260,6 +267,7 @@ int vcpu_get_state(Vcpu *vcpu, CpuState *state)
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_get_state(vcpu, state);
     state->halted |= vcpu->halted != 0;
+    state->nmi_pending = __atomic_load_n(&vcpu->vm->board->nmi_pending, __ATOMIC_ACQUIRE) != 0;
     return result;
 }
 
@@ -268,6 +276,10 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
     if (runs_elsewhere(vcpu))
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_set_state(vcpu, state);
+    uint32_t none = 0; /* NMIs that wait are the board's: this one may be there already */
+    if (state->nmi_pending)
+        __atomic_compare_exchange_n(&vcpu->vm->board->nmi_pending, &none, 1, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_RELAXED);
     vcpu->halted = state->halted && !vcpu->vm->halts_inside;
     vcpu->halted_if = state->rflags >> 9 & 1;
     vcpu->nmi_blocked = state->nmi_blocked;

@@ -59,7 +59,7 @@ void board_request(Board *board, enum SystemRequest request, uint32_t code)
                                      __ATOMIC_RELAXED))
         return;
     if (board->kick)
-        board->kick(board->engine);
+        board->kick(__atomic_load_n(&board->engine, __ATOMIC_SEQ_CST));
 }
 
 enum SystemRequest board_take_request(Board *board, uint32_t *code)
@@ -74,7 +74,7 @@ void board_set_a20(Board *board, enum A20Source source, bool on)
     board->a20_sources = on ? board->a20_sources | source : board->a20_sources & ~(uint32_t)source;
     uint32_t enabled = board->a20_sources != 0;
     if (__atomic_exchange_n(&board->a20, enabled, __ATOMIC_SEQ_CST) != enabled && board->a20_changed)
-        board->a20_changed(board->engine, enabled);
+        board->a20_changed(__atomic_load_n(&board->engine, __ATOMIC_SEQ_CST), enabled);
 }
 
 void board_nmi(Board *board)
@@ -87,7 +87,7 @@ void board_nmi_edge(Board *board)
 {
     __atomic_fetch_add(&board->nmi_pending, 1, __ATOMIC_SEQ_CST);
     if (board->kick)
-        board->kick(board->engine);
+        board->kick(__atomic_load_n(&board->engine, __ATOMIC_SEQ_CST));
 }
 
 int board_msi(Board *board, uint64_t address, uint32_t data)

@@ -46,11 +46,11 @@ typedef struct Board {
     uint32_t a20;            /* atomic: 1 = enabled */
     uint32_t a20_sources;    /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
     uint64_t tsc_hz;         /* guest TSC frequency */
-    /* Set by the engine. */
+    /* Set by the engine that is attached (engine/engine.h, engine_vm_attach). */
     void (*kick)(void *engine);                  /* leave guest code soon, from any thread */
     void (*firmware_call)(void *engine, uint32_t number); /* on the vCPU's thread */
     void (*a20_changed)(void *engine, bool on);  /* on the vCPU's thread */
-    void *engine;
+    void *engine;                                /* atomic */
     /* Set by the first local APIC, or by an engine whose irqchip is in the kernel. */
     int (*msi)(void *irqchip, uint64_t address, uint32_t data); /* how many CPUs took it, or -errno */
     void *msi_irqchip;

@@ -141,7 +141,7 @@ uint32_t irq_router_levels(IrqRouter *router)
 void intr_pin_set(IntrPin *pin, bool level)
 {
     if (__atomic_exchange_n(&pin->level, level, __ATOMIC_SEQ_CST) != level && level && pin->changed)
-        pin->changed(pin->engine);
+        pin->changed(__atomic_load_n(&pin->engine, __ATOMIC_SEQ_CST));
 }
 
 bool intr_pin_level(const IntrPin *pin) { return __atomic_load_n(&pin->level, __ATOMIC_ACQUIRE); }

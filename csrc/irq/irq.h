@@ -47,7 +47,7 @@ typedef struct EngineIrqchip {
 typedef struct IntrPin {
     uint32_t level;                           /* atomic: 1 while an irqchip asks */
     void (*changed)(void *engine);            /* set by the engine: called on 0 -> 1 */
-    void *engine;
+    void *engine;                             /* atomic */
     int (*acknowledge)(void *irqchip);        /* set by the irqchip: vector 0..255, or -1 when it was withdrawn */
     void *irqchip;
 } IntrPin;

@@ -1,9 +1,9 @@
 /*
- * What CPUID tells the guest: what this KVM supports (KVM_GET_SUPPORTED_CPUID, api.rst 4.46), without what this machine
- * does not have, with the hypervisor range that the translator shows too (csrc/translator/cpuid.c).
+ * What CPUID tells the guest: what this KVM supports (KVM_GET_SUPPORTED_CPUID, api.rst 4.46), without what this
+ * machine does not have, with the hypervisor range that the translator shows too (csrc/translator/cpuid.c).
  *
- * Topology is told where the guest has local APICs, in Intel's way (leaves 1, 4, 0xb) and, on AMD's processors, in theirs
- * too (0x80000008, 0x8000001d, 0x8000001e).
+ * Topology is told where the guest has local APICs, in Intel's way (leaves 1, 4, 0xb) and, on AMD's processors, in
+ * theirs too (0x80000008, 0x8000001d, 0x8000001e).
  *
  * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; KVM's cpuid.rst for the paravirtual clock's range.
  */
@@ -29,20 +29,20 @@ enum {
 #define ECX_AUTHENTIC_AMD 0x444d4163u
 #define ECX_HYGON_GENUINE 0x656e6975u
 /* Leaf 1 */
-#define ECX_MONITOR (1u << 3)
-#define ECX_VMX (1u << 5)
-#define ECX_X2APIC (1u << 21)
+#define ECX_MONITOR      (1u << 3)
+#define ECX_VMX          (1u << 5)
+#define ECX_X2APIC       (1u << 21)
 #define ECX_TSC_DEADLINE (1u << 24)
-#define ECX_HYPERVISOR (1u << 31)
-#define EDX_APIC (1u << 9)
-#define EDX_MTRR (1u << 12)
-#define EDX_MCE ((1u << 7) | (1u << 14))
-#define EDX_HTT (1u << 28)
+#define ECX_HYPERVISOR   (1u << 31)
+#define EDX_APIC         (1u << 9)
+#define EDX_MTRR         (1u << 12)
+#define EDX_MCE          ((1u << 7) | (1u << 14))
+#define EDX_HTT          (1u << 28)
 /* Leaf 0x80000001 */
 #define ECX_CMP_LEGACY (1u << 1)
-#define ECX_SVM (1u << 2)
-#define ECX_EXT_APIC (1u << 3)
-#define ECX_TOPOLOGY (1u << 22)
+#define ECX_SVM        (1u << 2)
+#define ECX_EXT_APIC   (1u << 3)
+#define ECX_TOPOLOGY   (1u << 22)
 /* Leaf 0x80000007 */
 #define EDX_INVARIANT_TSC (1u << 8)
 
@@ -70,8 +70,8 @@ static struct kvm_cpuid_entry2 *find_or_append(CpuidTable *table, uint32_t leaf)
 
 static bool has_lapic(const KvmVcpu *vcpu) { return vcpu->vm->irqchip != IRQCHIP_USER; }
 
-/* Leaves 4 and 0x8000001d: which logical processors share a cache, EAX[25:14], and Intel's cores in a package, [31:26]. The
- * last level is a package's, the others a core's. */
+/* Leaves 4 and 0x8000001d: which logical processors share a cache, EAX[25:14], and Intel's cores in a package,
+ * [31:26]. The last level is a package's, the others a core's. */
 static void adjust_cache(struct kvm_cpuid_entry2 *entry, const CpuTopology *topology)
 {
     uint32_t level = entry->eax >> 5 & 7, reserved = entry->function == 4 ? 0 : entry->eax & 0xfc000000;
@@ -143,7 +143,8 @@ static bool left_out(uint32_t leaf, bool topology)
            ((leaf == 4 || leaf == 0x8000001d || leaf == 0x8000001e) && !topology);
 }
 
-/* Leaf 0xb: for each level how far to shift the x2APIC ID to number the next one, and how many processors it has. */
+/* Leaf 0xb: for each level how far to shift the x2APIC ID to number the next one, and how many processors it has.
+ */
 static void add_topology(CpuidTable *table, const CpuTopology *topology, uint32_t apic_id)
 {
     enum { INVALID, THREADS, CORES };
@@ -200,7 +201,8 @@ int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
     uint32_t features = 0, kept = 0, apic_id = cpu_topology_apic_id(&vcpu->vm->topology, vcpu->base.index);
     for (uint32_t i = 0; i < table->header.nent; i++)
         if (table->entries[i].function == 0)
-            vcpu->vm->is_amd = table->entries[i].ecx == ECX_AUTHENTIC_AMD || table->entries[i].ecx == ECX_HYGON_GENUINE;
+            vcpu->vm->is_amd =
+                table->entries[i].ecx == ECX_AUTHENTIC_AMD || table->entries[i].ecx == ECX_HYGON_GENUINE;
     for (uint32_t i = 0; i < table->header.nent; i++) {
         struct kvm_cpuid_entry2 entry = table->entries[i];
         if (entry.function == KVM_DEFAULT_FEATURES)

@@ -6,7 +6,7 @@
 
 #include "kvm/vm.h"
 
-#define MEGABYTE (1ull << 20)
+#define MEGABYTE    (1ull << 20)
 #define API_VERSION 12 /* api.rst 4.1: the only one there is */
 
 static const EngineOps OPS;
@@ -35,10 +35,11 @@ static int open_device(const char *device, Error *error)
         return fd;
     switch (errno) {
     case ENOENT:
-        return error_set(error, ENOENT,
-                         "%s: no such file; load the module (modprobe kvm_intel or kvm_amd), switch virtualisation on"
-                         " in the firmware, or inside a virtual machine ask its host for nested virtualisation",
-                         device);
+        return error_set(
+            error, ENOENT,
+            "%s: no such file; load the module (modprobe kvm_intel or kvm_amd), switch virtualisation on"
+            " in the firmware, or inside a virtual machine ask its host for nested virtualisation",
+            device);
     case EACCES:
     case EPERM:
         return error_set(error, EACCES,
@@ -51,7 +52,8 @@ static int open_device(const char *device, Error *error)
 static int check_vcpus(KvmVm *vm, Error *error)
 {
     uint32_t count = cpu_topology_count(&vm->topology);
-    int most = extension(vm->system_fd, KVM_CAP_MAX_VCPUS), recommended = extension(vm->system_fd, KVM_CAP_NR_VCPUS);
+    int most = extension(vm->system_fd, KVM_CAP_MAX_VCPUS),
+        recommended = extension(vm->system_fd, KVM_CAP_NR_VCPUS);
     if (recommended <= 0)
         recommended = 4; /* api.rst 4.7 */
     if (most <= 0)
@@ -60,11 +62,13 @@ static int check_vcpus(KvmVm *vm, Error *error)
     if (count > (uint32_t)most)
         return error_set(error, EINVAL, "--cpus %u: this KVM runs at most %d vCPUs in a machine", count, most);
     if (cpu_topology_apic_id(&vm->topology, count - 1) > APIC_ID_MAX)
-        return error_set(error, EINVAL, "--cpus %u: an xAPIC numbers processors 0 to %u; use at most --cpus %u", count,
-                         APIC_ID_MAX, APIC_ID_MAX + 1);
+        return error_set(error, EINVAL, "--cpus %u: an xAPIC numbers processors 0 to %u; use at most --cpus %u",
+                         count, APIC_ID_MAX, APIC_ID_MAX + 1);
     if (count > 1 && vm->irqchip == IRQCHIP_USER)
-        return error_set(error, ENOTSUP, "--cpus %u: pyvmm's own interrupt controllers serve one vCPU under KVM; use"
-                         " --irqchip kernel, or --cpus 1", count);
+        return error_set(error, ENOTSUP,
+                         "--cpus %u: pyvmm's own interrupt controllers serve one vCPU under KVM; use"
+                         " --irqchip kernel, or --cpus 1",
+                         count);
     return 0;
 }
 
@@ -75,16 +79,14 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
         return error_set(error, -version, "%s: KVM_GET_API_VERSION: %s; it is not the KVM device", device,
                          strerror(-version));
     if (version != API_VERSION)
-        return error_set(error, EPROTO, "%s: KVM API version %d, not %d; this kernel is not supported", device, version,
-                         API_VERSION);
+        return error_set(error, EPROTO, "%s: KVM API version %d, not %d; this kernel is not supported", device,
+                         version, API_VERSION);
     static const struct {
         unsigned long number;
         const char *name;
     } NEEDED[] = {
-        {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},
-        {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},
-        {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
-        {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
+        {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},       {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},
+        {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},       {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
         {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(NEEDED); i++)
@@ -99,8 +101,8 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
     vm->has_sync_regs = synced > 0 && (synced & KVM_SYNC_X86_REGS) && (synced & KVM_SYNC_X86_SREGS);
     int size = kvm_ioctl(vm->system_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
     if (size < (int)sizeof(struct kvm_run))
-        return error_set(error, EPROTO, "%s: KVM_GET_VCPU_MMAP_SIZE says %d bytes, less than struct kvm_run", device,
-                         size);
+        return error_set(error, EPROTO, "%s: KVM_GET_VCPU_MMAP_SIZE says %d bytes, less than struct kvm_run",
+                         device, size);
     vm->run_size = (size_t)size;
     return 0;
 }
@@ -112,9 +114,12 @@ static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_
     end = MIN(end, slot->gpa + slot->size);
     if (start >= end)
         return 0;
+    if (vm->slot_count == KVM_MAX_SLOTS)
+        return error_set(error, ENOSPC, "the KVM engine takes at most %d memslots", KVM_MAX_SLOTS);
+    bool read_only = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only, logged = vm->log_writes && !read_only;
     struct kvm_userspace_memory_region region = {
         .slot = vm->slot_count,
-        .flags = slot->flags & MEMSLOT_READ_ONLY && vm->has_read_only ? KVM_MEM_READONLY : 0,
+        .flags = (read_only ? KVM_MEM_READONLY : 0) | (logged ? KVM_MEM_LOG_DIRTY_PAGES : 0),
         .guest_phys_addr = gpa + start,
         .memory_size = end - start,
         .userspace_addr = (uintptr_t)slot->hva + (start - slot->gpa),
@@ -124,11 +129,48 @@ static int add_slot(KvmVm *vm, const Memslot *slot, gpa_t start, gpa_t end, gpa_
         return error_set(error, -result, "KVM_SET_USER_MEMORY_REGION slot %u, %#llx + %#llx: %s", vm->slot_count,
                          (unsigned long long)region.guest_phys_addr, (unsigned long long)region.memory_size,
                          strerror(-result));
-    vm->slot_count++;
+    vm->slots[vm->slot_count++] =
+        (KvmSlot){.gpa = start, .size = end - start, .logged = logged, .read_only = read_only};
     return 0;
 }
 
-/* All memslots anew. Without A20 the second megabyte is the first one again (IBM PC/AT Technical Reference, 1984). */
+/* Which pages the guest wrote to since the last time (api.rst 4.8), as runs. */
+static int tell_slot_writes(KvmVm *vm, uint32_t number)
+{
+    const KvmSlot *slot = &vm->slots[number];
+    uint64_t pages = slot->size >> GUEST_PAGE_BITS, words = (pages + 63) / 64;
+    uint64_t *bitmap = calloc(words, sizeof *bitmap);
+    struct kvm_dirty_log log = {.slot = number, .dirty_bitmap = bitmap};
+    int result = bitmap ? kvm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) : -ENOMEM;
+    for (uint64_t page = 0, run = 0; result == 0 && page < pages; page += run + 1) {
+        if (!(page % 64) && !bitmap[page / 64]) {
+            page += 63;
+            run = 0;
+            continue;
+        }
+        for (run = 0; page + run < pages && bitmap[(page + run) / 64] >> ((page + run) % 64) & 1;)
+            run++;
+        if (run)
+            guest_memory_written(vm->base.board->memory, slot->gpa + (page << GUEST_PAGE_BITS),
+                                 run << GUEST_PAGE_BITS);
+    }
+    free(bitmap);
+    return result;
+}
+
+/* Tell those who listen to guest memory what the guest wrote: by KVM's log; without one, everything. */
+static void tell_writes(KvmVm *vm)
+{
+    GuestMemory *memory = vm->base.board->memory;
+    if (!guest_memory_has_listener(memory))
+        return;
+    for (uint32_t i = 0; i < vm->slot_count; i++)
+        if (!vm->slots[i].read_only && (!vm->slots[i].logged || tell_slot_writes(vm, i) < 0))
+            guest_memory_written(memory, vm->slots[i].gpa, vm->slots[i].size);
+}
+
+/* All memslots anew. Without A20 the second megabyte is the first one again (IBM PC/AT Technical Reference, 1984).
+ */
 static int map_memory(KvmVm *vm, bool a20, Error *error)
 {
     const GuestMemory *memory = vm->base.board->memory;
@@ -153,10 +195,35 @@ static int map_memory(KvmVm *vm, bool a20, Error *error)
 }
 
 /* On the vCPU's thread, from the device that holds the gate. */
-static void board_a20(void *opaque, bool on)
+static void vm_a20(EngineVm *base, bool on)
 {
-    KvmVm *vm = opaque;
+    KvmVm *vm = vm_of(base);
+    tell_writes(vm);
     vm->a20_error = map_memory(vm, on, NULL);
+}
+
+/* Slots anew: with them goes what KVM knows of guest page tables, which another engine may have written to. */
+static int attach_vm(EngineVm *base, Error *error)
+{
+    KvmVm *vm = vm_of(base);
+    vm->log_writes = guest_memory_has_listener(base->board->memory);
+    vm->a20_error = 0;
+    int result = map_memory(vm, __atomic_load_n(&base->board->a20, __ATOMIC_ACQUIRE), error);
+    if (result < 0)
+        return result;
+    result = kvm_irqchip_load(base);
+    return result < 0
+               ? error_set(error, -result, "KVM refuses the interrupt controllers' state: %s", strerror(-result))
+               : 0;
+}
+
+static int detach_vm(EngineVm *base, Error *error)
+{
+    tell_writes(vm_of(base));
+    int result = kvm_irqchip_store(base);
+    return result < 0 ? error_set(error, -result, "KVM does not give its interrupt controllers' state: %s",
+                                  strerror(-result))
+                      : 0;
 }
 
 static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
@@ -186,10 +253,11 @@ static int make_vm(KvmVm *vm, gpa_t reserved_pages, Error *error)
         enable(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN);
     if (extension(vm->system_fd, KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0)
         enable(vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
-    return map_memory(vm, vm->base.board->a20, error);
+    return 0;
 }
 
-/* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate. */
+/* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate.
+ */
 static void set_tsc_rate(KvmVcpu *vcpu)
 {
     Board *board = vcpu->board;
@@ -234,7 +302,8 @@ static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
         result = kvm_ioctl(vcpu->fd, KVM_GET_LAPIC, &vcpu->reset_lapic);
     if (result == 0)
         result = vcpu_reset(&vcpu->base);
-    return result < 0 ? error_set(error, -result, "KVM refuses a processor's reset state: %s", strerror(-result)) : 0;
+    return result < 0 ? error_set(error, -result, "KVM refuses a processor's reset state: %s", strerror(-result))
+                      : 0;
 }
 
 static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
@@ -261,18 +330,11 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     return &vcpu->base;
 }
 
-/* The Board's kick: any vCPU may have to look. */
-static void board_notify(void *opaque)
+/* Any vCPU may have to look. */
+static void vm_notify(EngineVm *base)
 {
-    KvmVm *vm = opaque;
-    for (Vcpu *vcpu = vm->base.vcpus; vcpu; vcpu = vcpu->next)
+    for (Vcpu *vcpu = base->vcpus; vcpu; vcpu = vcpu->next)
         vcpu_notify(vcpu);
-}
-
-static void board_firmware_call(void *opaque, uint32_t number)
-{
-    KvmVm *vm = opaque;
-    engine_vm_firmware_call(&vm->base, number);
 }
 
 static int reset_vm(EngineVm *base) { return kvm_irqchip_reset(vm_of(base)); }
@@ -288,12 +350,9 @@ static int reset_vcpu(Vcpu *base)
 static void free_vm(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
-    Board *board = base->board;
-    board->kick = NULL;
-    board->a20_changed = NULL;
-    board->intr.changed = NULL;
-    board->firmware_call = NULL;
-    kvm_irqchip_store(base);
+    if (engine_vm_is_attached(base))
+        kvm_irqchip_store(base);
+    engine_vm_disown(base);
     while (base->vcpus)
         free_vcpu(base->vcpus);
     if (vm->fd >= 0)
@@ -305,6 +364,10 @@ static void free_vm(EngineVm *base)
 
 static const EngineOps OPS = {
     .name = "kvm",
+    .vm_attach = attach_vm,
+    .vm_detach = detach_vm,
+    .vm_notify = vm_notify,
+    .vm_a20 = vm_a20,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,
@@ -313,6 +376,7 @@ static const EngineOps OPS = {
     .vcpu_notify = kvm_vcpu_notify,
     .vcpu_get_state = kvm_get_state,
     .vcpu_set_state = kvm_set_state,
+    .vcpu_update_state = kvm_update_state,
     .vcpu_set_breakpoints = kvm_vcpu_set_breakpoints,
     .vcpu_reset = reset_vcpu,
     .vm_reset = reset_vm,
@@ -324,7 +388,8 @@ uint32_t kvm_vm_recommended_vcpus(const EngineVm *vm) { return vm->ops == &OPS ?
 EngineVm *kvm_vm_new(Board *board, const char *device, const KvmOptions *options, Error *error)
 {
     if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL) {
-        error_set(error, ENOTSUP, "a virtual clock counts instructions, which KVM does not; use --engine translator");
+        error_set(error, ENOTSUP,
+                  "a virtual clock counts instructions, which KVM does not; use --engine translator");
         return NULL;
     }
     if (kvm_kick_signal(error) < 0)
@@ -338,24 +403,15 @@ EngineVm *kvm_vm_new(Board *board, const char *device, const KvmOptions *options
     if (!options)
         options = &DEFAULTS;
     *vm = (KvmVm){.base = {.ops = &OPS, .board = board, .halts_inside = options->irqchip != IRQCHIP_USER},
-                  .system_fd = -1, .fd = -1, .irqchip = options->irqchip, .topology = options->topology,
+                  .system_fd = -1,
+                  .fd = -1,
+                  .irqchip = options->irqchip,
+                  .topology = options->topology,
                   .time_stopped = 1};
     pthread_mutex_init(&vm->time_lock, NULL);
     vm->system_fd = open_device(device, error);
     if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || check_vcpus(vm, error) < 0 ||
-        make_vm(vm, options->reserved_pages, error) < 0) {
-        free_vm(&vm->base);
-        return NULL;
-    }
-    board->engine = vm;
-    board->kick = board_notify;
-    board->firmware_call = board_firmware_call;
-    board->a20_changed = board_a20;
-    board->intr.engine = vm;
-    board->intr.changed = board_notify;
-    int result = kvm_irqchip_load(&vm->base);
-    if (result < 0) {
-        error_set(error, -result, "KVM refuses the interrupt controllers' state: %s", strerror(-result));
+        make_vm(vm, options->reserved_pages, error) < 0 || engine_vm_adopt(&vm->base, error) < 0) {
         free_vm(&vm->base);
         return NULL;
     }

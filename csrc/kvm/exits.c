@@ -35,8 +35,13 @@ bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit)
         vcpu->answering = false;
         vcpu->base.counters.exits[EXIT_IO]++;
         if (seen(vcpu, EXIT_IO)) {
-            *exit = (VmExit){.reason = EXIT_IO, .size = size, .is_write = out, .handled = handled,
-                             .address = run->io.port, .value = value, .rip = kvm_vcpu_rip(vcpu)};
+            *exit = (VmExit){.reason = EXIT_IO,
+                             .size = size,
+                             .is_write = out,
+                             .handled = handled,
+                             .address = run->io.port,
+                             .value = value,
+                             .rip = kvm_vcpu_rip(vcpu)};
             return true;
         }
     }
@@ -51,8 +56,9 @@ static bool start_io(KvmVcpu *vcpu, VmExit *exit)
     if ((size != 1 && size != 2 && size != 4) || run->io.data_offset > vcpu->vm->run_size ||
         (uint64_t)run->io.count * size > vcpu->vm->run_size - run->io.data_offset) {
         exit->reason = EXIT_FAIL;
-        snprintf(exit->text, sizeof exit->text, "KVM: port access of %u times %u bytes at offset %#llx makes no sense",
-                 run->io.count, size, (unsigned long long)run->io.data_offset);
+        snprintf(exit->text, sizeof exit->text,
+                 "KVM: port access of %u times %u bytes at offset %#llx makes no sense", run->io.count, size,
+                 (unsigned long long)run->io.data_offset);
         return true;
     }
     vcpu->io_left = run->io.count;
@@ -99,8 +105,13 @@ static bool answer_mmio(KvmVcpu *vcpu, VmExit *exit)
         return false;
     if (!run->mmio.is_write)
         memcpy(&value, run->mmio.data, length);
-    *exit = (VmExit){.reason = EXIT_MMIO, .size = length, .is_write = run->mmio.is_write, .handled = handled,
-                     .address = gpa, .value = value, .rip = kvm_vcpu_rip(vcpu)};
+    *exit = (VmExit){.reason = EXIT_MMIO,
+                     .size = length,
+                     .is_write = run->mmio.is_write,
+                     .handled = handled,
+                     .address = gpa,
+                     .value = value,
+                     .rip = kvm_vcpu_rip(vcpu)};
     return true;
 }
 
@@ -118,12 +129,18 @@ static bool answer_msr(KvmVcpu *vcpu, VmExit *exit)
     vcpu->base.counters.exits[EXIT_MSR]++;
     if (!seen(vcpu, EXIT_MSR))
         return false;
-    *exit = (VmExit){.reason = EXIT_MSR, .size = 8, .is_write = write, .handled = known, .address = run->msr.index,
-                     .value = value, .rip = kvm_vcpu_rip(vcpu)};
+    *exit = (VmExit){.reason = EXIT_MSR,
+                     .size = 8,
+                     .is_write = write,
+                     .handled = known,
+                     .address = run->msr.index,
+                     .value = value,
+                     .rip = kvm_vcpu_rip(vcpu)};
     return true;
 }
 
-/* Failures --------------------------------------------------------------------------------------------------------- */
+/* Failures
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void fail(KvmVcpu *vcpu, VmExit *exit)
 {
@@ -133,15 +150,22 @@ static void fail(KvmVcpu *vcpu, VmExit *exit)
     vcpu->failure = (KvmFailure){.exit_reason = vcpu->run->exit_reason};
 }
 
-static void describe_emulation(KvmVcpu *vcpu, VmExit *exit)
+/* The instruction's bytes, where KVM tells them (api.rst 7.28, KVM_CAP_EXIT_ON_EMULATION_FAILURE). */
+static uint32_t refused_instruction(const KvmVcpu *vcpu, uint8_t bytes[15])
 {
     const struct kvm_run *run = vcpu->run;
+    if (run->emulation_failure.ndata < 3 ||
+        !(run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES))
+        return 0;
+    uint32_t size = MIN((uint32_t)run->emulation_failure.insn_size, 15u);
+    memcpy(bytes, run->emulation_failure.insn_bytes, size);
+    return size;
+}
+
+static void describe_emulation(KvmVcpu *vcpu, VmExit *exit)
+{
     KvmFailure *failure = &vcpu->failure;
-    if (run->emulation_failure.ndata >= 3 &&
-        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) {
-        failure->instruction_size = MIN((uint32_t)run->emulation_failure.insn_size, 15u);
-        memcpy(failure->instruction, run->emulation_failure.insn_bytes, failure->instruction_size);
-    }
+    failure->instruction_size = refused_instruction(vcpu, failure->instruction);
     char bytes[3 * sizeof failure->instruction + 1] = "";
     for (uint32_t i = 0; i < failure->instruction_size; i++)
         snprintf(bytes + 3 * i, 4, " %02x", failure->instruction[i]);
@@ -151,6 +175,27 @@ static void describe_emulation(KvmVcpu *vcpu, VmExit *exit)
     else
         snprintf(exit->text, sizeof exit->text, "KVM cannot fetch or emulate the instruction at %#llx",
                  (unsigned long long)exit->rip);
+}
+
+/* The fallback executes it. False: nobody can, and the refusal is to be told. */
+static bool handed_over(KvmVcpu *vcpu, VmExit *exit)
+{
+    uint8_t bytes[15];
+    if (vcpu->run->internal.suberror != KVM_INTERNAL_ERROR_EMULATION || !vcpu_has_fallback(&vcpu->base))
+        return false;
+    uint32_t size = refused_instruction(vcpu, bytes);
+    if (vcpu_hand_over(&vcpu->base, bytes, size, exit) < 0 || exit->reason == EXIT_FAIL) {
+        memset(exit, 0, sizeof *exit);
+        return false;
+    }
+    if (exit->reason == EXIT_DEBUG && !vcpu->stepping)
+        memset(exit, 0, sizeof *exit);
+    if (exit->reason == EXIT_SHUTDOWN) {
+        fail(vcpu, exit);
+        exit->reason = EXIT_SHUTDOWN;
+        vcpu->failure.exit_reason = KVM_EXIT_SHUTDOWN;
+    }
+    return true;
 }
 
 static void describe_internal(KvmVcpu *vcpu, VmExit *exit)
@@ -172,7 +217,7 @@ static void describe_internal(KvmVcpu *vcpu, VmExit *exit)
         snprintf(exit->text, sizeof exit->text, "KVM internal error %u at %#llx: %s", failure->suberror,
                  (unsigned long long)exit->rip,
                  failure->suberror < ARRAY_SIZE(WHAT) && WHAT[failure->suberror] ? WHAT[failure->suberror]
-                                                                                   : "not documented");
+                                                                                 : "not documented");
 }
 
 static void describe_entry(KvmVcpu *vcpu, VmExit *exit)
@@ -230,6 +275,8 @@ bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit)
         exit->reason = EXIT_SHUTDOWN;
         return true;
     case KVM_EXIT_INTERNAL_ERROR:
+        if (handed_over(vcpu, exit))
+            return exit->reason != EXIT_NONE;
         describe_internal(vcpu, exit);
         return true;
     case KVM_EXIT_FAIL_ENTRY:

@@ -1,8 +1,9 @@
 /*
- * ioctl(2) as the rest of this folder uses it, and the signal that calls a thread out of KVM_RUN (api.rst 4.10, EINTR).
+ * ioctl(2) as the rest of this folder uses it, and the signal that calls a thread out of KVM_RUN (api.rst 4.10,
+ * EINTR).
  *
- * The handler does nothing: a pending signal is enough. It is installed with SA_RESTART, because KVM_RUN returns EINTR
- * in spite of it, and a kick that comes late does not disturb another system call of the thread.
+ * The handler does nothing: a pending signal is enough. It is installed with SA_RESTART, because KVM_RUN returns
+ * EINTR in spite of it, and a kick that comes late does not disturb another system call of the thread.
  */
 #include <pthread.h>
 #include <signal.h>

@@ -2,14 +2,18 @@
  * CpuState in and out of a KVM vCPU (api.rst 4.11-4.14 registers, 4.18 MSRs, 4.31 events, 4.33 debug registers,
  * 4.42 XSAVE, 4.44 XCRs).
  *
- * An external interrupt that was acknowledged and not yet delivered travels in pending_exception as 0x100 + vector.
+ * TSC and the paravirtual clock run on from a state that another engine gave, and not from KVM's own idea of what a
+ * written TSC means: within a second of what it expects KVM takes a write for an attempt to synchronise vCPUs, and
+ * keeps its own offset, with which time may go backwards. So the offset is set (KVM_VCPU_TSC_OFFSET,
+ * Documentation/virt/kvm/devices/vcpu.rst §4.1), or, where there is none, the TSC is written twice, the first time
+ * far away.
  */
 #include <stdlib.h>
 
 #include "kvm/vm.h"
 
 enum {
-    PENDING_INTERRUPT = 0x100,
+    MSR_TSC = 0x10,
     APIC_ENABLE = 0x800,
     SEGMENT_UNUSABLE = 1 << 16,
     XSAVE_HEADER = 512,
@@ -21,7 +25,7 @@ static const struct {
     uint16_t offset;
     bool essential;
 } MSRS[] = {
-    {0x10, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
+    {MSR_TSC, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
     {0x174, offsetof(CpuState, sysenter_cs), true},
     {0x175, offsetof(CpuState, sysenter_esp), true},
     {0x176, offsetof(CpuState, sysenter_eip), true},
@@ -55,8 +59,16 @@ static void segment_in(struct kvm_segment *to, const Segment *from)
 {
     uint32_t a = from->attributes;
     *to = (struct kvm_segment){
-        .base = from->base, .limit = from->limit, .selector = from->selector, .type = a & 15, .s = a >> 4 & 1,
-        .dpl = a >> 5 & 3, .present = a >> 7 & 1, .avl = a >> 12 & 1, .l = a >> 13 & 1, .db = a >> 14 & 1,
+        .base = from->base,
+        .limit = from->limit,
+        .selector = from->selector,
+        .type = a & 15,
+        .s = a >> 4 & 1,
+        .dpl = a >> 5 & 3,
+        .present = a >> 7 & 1,
+        .avl = a >> 12 & 1,
+        .l = a >> 13 & 1,
+        .db = a >> 14 & 1,
         .g = a >> 15 & 1,
         /* A segment that is not present cannot be loaded by the guest: for the processor it is "unusable". */
         .unusable = a & SEGMENT_UNUSABLE || !(a >> 7 & 1),
@@ -65,8 +77,9 @@ static void segment_in(struct kvm_segment *to, const Segment *from)
 
 static void regs_out(CpuState *state, const struct kvm_regs *regs)
 {
-    const uint64_t gpr[16] = {regs->rax, regs->rcx, regs->rdx, regs->rbx, regs->rsp, regs->rbp, regs->rsi, regs->rdi,
-                              regs->r8,  regs->r9,  regs->r10, regs->r11, regs->r12, regs->r13, regs->r14, regs->r15};
+    const uint64_t gpr[16] = {regs->rax, regs->rcx, regs->rdx, regs->rbx, regs->rsp, regs->rbp,
+                              regs->rsi, regs->rdi, regs->r8,  regs->r9,  regs->r10, regs->r11,
+                              regs->r12, regs->r13, regs->r14, regs->r15};
     memcpy(state->gpr, gpr, sizeof gpr);
     state->rip = regs->rip;
     state->rflags = regs->rflags;
@@ -76,9 +89,24 @@ static void regs_in(struct kvm_regs *regs, const CpuState *state)
 {
     const uint64_t *g = state->gpr;
     *regs = (struct kvm_regs){
-        .rax = g[0], .rcx = g[1], .rdx = g[2], .rbx = g[3], .rsp = g[4], .rbp = g[5], .rsi = g[6], .rdi = g[7],
-        .r8 = g[8], .r9 = g[9], .r10 = g[10], .r11 = g[11], .r12 = g[12], .r13 = g[13], .r14 = g[14], .r15 = g[15],
-        .rip = state->rip, .rflags = state->rflags | 2,
+        .rax = g[0],
+        .rcx = g[1],
+        .rdx = g[2],
+        .rbx = g[3],
+        .rsp = g[4],
+        .rbp = g[5],
+        .rsi = g[6],
+        .rdi = g[7],
+        .r8 = g[8],
+        .r9 = g[9],
+        .r10 = g[10],
+        .r11 = g[11],
+        .r12 = g[12],
+        .r13 = g[13],
+        .r14 = g[14],
+        .r15 = g[15],
+        .rip = state->rip,
+        .rflags = state->rflags | 2,
     };
 }
 
@@ -132,7 +160,6 @@ static void events_out(CpuState *state, const struct kvm_vcpu_events *events)
     }
     state->interrupt_shadow = events->interrupt.shadow != 0;
     state->nmi_blocked = events->nmi.masked != 0;
-    state->nmi_pending = events->nmi.pending || events->nmi.injected;
 }
 
 static void events_in(struct kvm_vcpu_events *events, const CpuState *state)
@@ -148,8 +175,7 @@ static void events_in(struct kvm_vcpu_events *events, const CpuState *state)
         events->exception.error_code = state->pending_error;
     }
     events->interrupt.shadow = state->interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
-    events->nmi.masked = state->nmi_blocked;
-    events->nmi.pending = state->nmi_pending;
+    events->nmi.masked = state->nmi_blocked; /* those that wait are the board's (vcpu_set_state) */
     events->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 }
 
@@ -174,13 +200,82 @@ static int get_msrs(KvmVcpu *vcpu, CpuState *state)
     return 0;
 }
 
+static int write_tsc_msr(KvmVcpu *vcpu, uint64_t value)
+{
+    MsrTable table = {.header.nmsrs = 1, .entries = {{.index = MSR_TSC, .data = value}}};
+    int done = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &table);
+    return done < 0 ? done : 0;
+}
+
+/* The guest's TSC is the host's, scaled, plus the offset: what must be added to the offset is told by reading it.
+ */
+static int set_tsc_offset(KvmVcpu *vcpu, const CpuState *state)
+{
+#ifdef KVM_VCPU_TSC_CTRL
+    uint64_t offset;
+    struct kvm_device_attr attribute = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
+    int result = kvm_ioctl(vcpu->fd, KVM_GET_DEVICE_ATTR, &attribute);
+    MsrTable table = {.header.nmsrs = 1, .entries = {{.index = MSR_TSC}}};
+    uint64_t read_after = clock_now(vcpu->board->clock);
+    if (result == 0 && kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &table) == 1) {
+        uint64_t read_before = clock_now(vcpu->board->clock);
+        uint64_t elapsed = cpu_state_elapsed(state, read_after + (read_before - read_after) / 2);
+        offset += state->tsc + clock_ns_to_ticks(elapsed, vcpu->board->tsc_hz) - table.entries[0].data;
+        return kvm_ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute);
+    }
+#endif
+    return -ENOTSUP;
+}
+
+static int set_tsc(KvmVcpu *vcpu, const CpuState *state)
+{
+    Board *board = vcpu->board;
+    uint64_t hz = board->tsc_hz;
+    if (set_tsc_offset(vcpu, state) == 0)
+        return 0;
+    int result = write_tsc_msr(vcpu, state->tsc + 16 * hz);
+    uint64_t elapsed = cpu_state_elapsed(state, clock_now(board->clock));
+    return result < 0 ? result : write_tsc_msr(vcpu, state->tsc + clock_ns_to_ticks(elapsed, hz));
+}
+
+/* KVM_SET_CLOCK (api.rst 4.30) is the VM's: the first vCPU speaks for all. */
+static int set_kvm_clock(KvmVcpu *vcpu, const CpuState *state)
+{
+    if (!state->kvm_clock || state->kvm_clock == vcpu->kvm_clock_read || vcpu->base.index)
+        return 0;
+    struct kvm_clock_data data = {.clock =
+                                      state->kvm_clock + cpu_state_elapsed(state, clock_now(vcpu->board->clock))};
+    if (__atomic_load_n(&vcpu->vm->time_stopped, __ATOMIC_ACQUIRE)) { /* from where it goes on */
+        vcpu->vm->clock = data;
+        vcpu->vm->has_clock = true;
+        return 0;
+    }
+    return kvm_ioctl(vcpu->vm->fd, KVM_SET_CLOCK, &data);
+}
+
+static uint64_t get_kvm_clock(KvmVcpu *vcpu)
+{
+    struct kvm_clock_data data = {0};
+    if (__atomic_load_n(&vcpu->vm->time_stopped, __ATOMIC_ACQUIRE) && vcpu->vm->has_clock)
+        return vcpu->vm->clock.clock;
+    return kvm_ioctl(vcpu->vm->fd, KVM_GET_CLOCK, &data) == 0 ? data.clock : 0;
+}
+
 static int set_msrs(KvmVcpu *vcpu, const CpuState *state)
 {
     MsrTable table;
     bool stopped = kvm_tsc_is_stopped(vcpu->vm);
-    if (stopped)
-        vcpu->tsc_stopped = state->tsc; /* from where it goes on */
-    for (size_t next = stopped || (vcpu->tsc_read && state->tsc == vcpu->tsc_read); next < MSR_COUNT;) {
+    int result = set_kvm_clock(vcpu, state);
+    if (stopped) { /* from where it goes on */
+        uint64_t elapsed = cpu_state_elapsed(state, clock_now(vcpu->board->clock));
+        vcpu->tsc_stopped = state->tsc + clock_ns_to_ticks(elapsed, vcpu->board->tsc_hz);
+    } else if (result == 0 && (!vcpu->tsc_read || state->tsc != vcpu->tsc_read)) {
+        result = set_tsc(vcpu, state);
+    }
+    if (result < 0)
+        return result;
+    for (size_t next = 1; next < MSR_COUNT;) {
         memset(&table, 0, sizeof table);
         for (size_t i = next; i < MSR_COUNT; i++) {
             table.entries[i - next].index = MSRS[i].index;
@@ -202,7 +297,8 @@ static int get_fpu(KvmVcpu *vcpu, CpuState *state)
 {
     _Static_assert(sizeof(struct kvm_xsave) == CPU_XSAVE_SIZE, "KVM_GET_XSAVE's image");
     int result = kvm_ioctl(vcpu->fd, KVM_GET_XSAVE, state->xsave);
-    /* Components in their initial state may come as zeros; 0 is not MXCSR's initial value, nor FCW's (SDM 1 §13.6). */
+    /* Components in their initial state may come as zeros; 0 is not MXCSR's initial value, nor FCW's (SDM 1 §13.6).
+     */
     uint64_t present = load_le64(state->xsave + XSAVE_HEADER);
     if (!(present & 1))
         store_le16(state->xsave, 0x37f);
@@ -235,22 +331,26 @@ static int set_fpu(KvmVcpu *vcpu, const CpuState *state)
     return result;
 }
 
-/* An NMI that KVM holds until the one before it is done goes back to the board, where every engine finds it. */
+/* NMIs that KVM holds, because the one before is not done or because it has not yet delivered it, go back to the
+ * board, where every engine finds them. One that was to be delivered does not block the others yet. */
 static void take_back_nmi(KvmVcpu *vcpu, struct kvm_vcpu_events *events)
 {
-    if (!events->nmi.pending || vcpu->answering)
+    uint32_t edges = (uint32_t)events->nmi.pending + events->nmi.injected;
+    if (!edges || vcpu->answering)
         return;
-    events->flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
-    uint32_t edges = events->nmi.pending;
-    events->nmi.pending = 0;
-    if (kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, events) == 0)
-        __atomic_fetch_add(&vcpu->board->nmi_pending, edges, __ATOMIC_SEQ_CST);
-    else
-        events->nmi.pending = 1;
+    struct kvm_vcpu_events without = *events;
+    without.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+    without.nmi.pending = 0;
+    if (without.nmi.injected)
+        without.nmi.injected = without.nmi.masked = 0;
+    if (kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &without) < 0)
+        return;
+    *events = without;
+    __atomic_fetch_add(&vcpu->board->nmi_pending, edges, __ATOMIC_SEQ_CST);
 }
 
-/* What a vCPU does between instructions is KVM's when the local APIC is: KVM_GET_MP_STATE (api.rst 4.38). It takes INIT
- * and startup IPIs that wait, and so comes before the registers. */
+/* What a vCPU does between instructions is KVM's when the local APIC is: KVM_GET_MP_STATE (api.rst 4.38). It takes
+ * INIT and startup IPIs that wait, and so comes before the registers. */
 static int get_activity(KvmVcpu *vcpu, CpuState *state)
 {
     struct kvm_mp_state mp = {0};
@@ -289,8 +389,7 @@ int kvm_get_state(Vcpu *base, CpuState *state)
             take_back_nmi(vcpu, &events);
         events_out(state, &events);
     }
-    if (result == 0 && vcpu->vm->has_debugregs &&
-        (result = kvm_ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug)) == 0) {
+    if (result == 0 && vcpu->vm->has_debugregs && (result = kvm_ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug)) == 0) {
         memcpy(state->dr, debug.db, sizeof debug.db);
         state->dr[6] = debug.dr6;
         state->dr[7] = debug.dr7;
@@ -299,13 +398,34 @@ int kvm_get_state(Vcpu *base, CpuState *state)
         result = get_fpu(vcpu, state);
     if (result == 0)
         result = get_msrs(vcpu, state);
+    state->clock_ns = clock_now(vcpu->board->clock);
+    if (state->kvm_system_time & 1)
+        state->kvm_clock = get_kvm_clock(vcpu);
     vcpu->tsc_read = state->tsc;
+    vcpu->kvm_clock_read = state->kvm_clock;
+    /* HLT that came when an access was completed, and that nobody has seen yet. */
+    if (vcpu->unhandled && vcpu->run->exit_reason == KVM_EXIT_HLT)
+        state->halted = 1;
     return result;
 }
 
 /* The order matters: XCR0 wants CR4 and XSAVE's image wants nothing; events come last, because loading registers
  * clears what is pending. */
-int kvm_set_state(Vcpu *base, const CpuState *state)
+int kvm_set_state(Vcpu *base, const CpuState *state) { return kvm_update_state(base, NULL, state); }
+
+/* SREGS holds no field that REGS, FPU, debug registers or MSRs do. */
+static bool same_sregs(const CpuState *a, const CpuState *b)
+{
+    return !memcmp(a->segment, b->segment, offsetof(CpuState, dr) - offsetof(CpuState, segment)) &&
+           a->efer == b->efer && a->apic_base == b->apic_base;
+}
+
+static bool same_msrs(const CpuState *a, const CpuState *b)
+{
+    return !memcmp(&a->pat, &b->pat, offsetof(CpuState, kvm_clock) - offsetof(CpuState, pat));
+}
+
+int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
 {
     KvmVcpu *vcpu = kvm_vcpu_of(base);
     struct kvm_regs regs;
@@ -317,19 +437,20 @@ int kvm_set_state(Vcpu *base, const CpuState *state)
     vcpu->unhandled = false;
     vcpu->failed = false;
     sregs_in(&sregs, state, vcpu->vm->irqchip != IRQCHIP_USER);
-    if (result == 0)
+    if (result == 0 && !(before && same_sregs(before, state)))
         result = kvm_ioctl(vcpu->fd, KVM_SET_SREGS, &sregs);
     regs_in(&regs, state);
     if (result == 0)
         result = kvm_ioctl(vcpu->fd, KVM_SET_REGS, &regs);
-    if (result == 0)
+    if (result == 0 &&
+        !(before && before->xcr0 == state->xcr0 && !memcmp(before->xsave, state->xsave, sizeof state->xsave)))
         result = set_fpu(vcpu, state);
-    if (result == 0 && vcpu->vm->has_debugregs) {
+    if (result == 0 && vcpu->vm->has_debugregs && !(before && !memcmp(before->dr, state->dr, sizeof state->dr))) {
         struct kvm_debugregs debug = {.dr6 = state->dr[6], .dr7 = state->dr[7]};
         memcpy(debug.db, state->dr, sizeof debug.db);
         result = kvm_ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug);
     }
-    if (result == 0)
+    if (result == 0 && !(before && same_msrs(before, state)))
         result = set_msrs(vcpu, state);
     events_in(&events, state);
     if (result == 0)

@@ -2,8 +2,9 @@
  * Running a vCPU: events in, KVM_RUN, exits out; kicks; single step and breakpoints.
  *
  * No kick is lost. The one who kicks sets its flag and then looks at `in_guest`; the vCPU sets `in_guest` and then
- * looks at the flags: one of the two sees the other. Who sees `in_guest` sets immediate_exit and sends the signal, so
- * that KVM_RUN returns whether it had begun or not (api.rst 5, immediate_exit). A late one costs an empty KVM_RUN.
+ * looks at the flags: one of the two sees the other. Who sees `in_guest` sets immediate_exit and sends the signal,
+ * so that KVM_RUN returns whether it had begun or not (api.rst 5, immediate_exit). A late one costs an empty
+ * KVM_RUN.
  */
 #include "kvm/vm.h"
 
@@ -58,7 +59,8 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
     if (vcpu->base.index == 0 && __atomic_load_n(&board->nmi_pending, __ATOMIC_RELAXED))
         edges = __atomic_exchange_n(&board->nmi_pending, 0, __ATOMIC_ACQ_REL);
     if (edges && kvm_lint1_takes_nmi(vcpu))
-        for (uint32_t i = 0; i < MIN(edges, 2u) && *result == 0; i++) /* one to deliver, one that waits for its IRET */
+        for (uint32_t i = 0; i < MIN(edges, 2u) && *result == 0;
+             i++) /* one to deliver, one that waits for its IRET */
             *result = kvm_ioctl(vcpu->fd, KVM_NMI, NULL);
     if (vcpu->vm->irqchip != IRQCHIP_USER)
         return false;
@@ -165,7 +167,8 @@ uint64_t kvm_vcpu_rip(KvmVcpu *vcpu)
     return sregs.cs.base + regs.rip;
 }
 
-/* Single step and breakpoints ----------------------------------------------------------------------------------- */
+/* Single step and breakpoints -----------------------------------------------------------------------------------
+ */
 
 /* KVM_SET_GUEST_DEBUG (api.rst 4.87): breakpoints in the debug registers, which the guest then does not have. */
 static int set_guest_debug(KvmVcpu *vcpu, bool step, bool breakpoints)
@@ -212,8 +215,8 @@ static int step_instruction(KvmVcpu *vcpu, VmExit *exit)
     /* Quirk: some KVMs report the step over HLT and go on after it; it halts all the same. */
     if (result == 0 && exit->reason == EXIT_DEBUG && halts && exit->rip == rip + 1) {
         vcpu->base.counters.exits[EXIT_HLT]++;
-        *exit = (VmExit){.reason = EXIT_HLT, .value = (uint64_t)(vcpu->run->if_flag != 0) << RFLAGS_IF_BIT,
-                         .rip = exit->rip};
+        *exit = (VmExit){
+            .reason = EXIT_HLT, .value = (uint64_t)(vcpu->run->if_flag != 0) << RFLAGS_IF_BIT, .rip = exit->rip};
     }
     return result < 0 ? result : restored;
 }
@@ -263,8 +266,10 @@ int kvm_vcpu_run(Vcpu *base, VmExit *exit)
             }
         }
     }
-    /* Registers with every exit only when somebody looks at them (api.rst 5, KVM_CAP_SYNC_REGS): they cost a copy. */
-    vcpu->run->kvm_valid_regs = base->surface && vcpu->vm->has_sync_regs ? KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS : 0;
+    /* Registers with every exit only when somebody looks at them (api.rst 5, KVM_CAP_SYNC_REGS): they cost a copy.
+     */
+    vcpu->run->kvm_valid_regs =
+        base->surface && vcpu->vm->has_sync_regs ? KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS : 0;
     return run_until_seen(vcpu, exit);
 }
 

@@ -7,15 +7,24 @@
 #include "kvm/kvm.h"
 
 #define KVM_MAX_BREAKPOINTS 4 /* debug registers */
+#define KVM_MAX_SLOTS       96
+
+typedef struct KvmSlot {
+    gpa_t gpa; /* of the board's bytes that it shows; without A20 it may lie elsewhere */
+    uint64_t size;
+    bool logged, read_only; /* KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY */
+} KvmSlot;
 
 typedef struct KvmVm {
     EngineVm base;
     int system_fd, fd;
     size_t run_size; /* of the page run that a vCPU shares with the kernel */
     bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only;
-    uint32_t slot_count;  /* memslots that KVM has */
-    int a20_error;        /* -errno: switching A20 failed, and the guest's memory is not whole */
-    uint32_t irqchip;     /* enum IrqchipPlace */
+    uint32_t slot_count; /* memslots that KVM has */
+    KvmSlot slots[KVM_MAX_SLOTS];
+    bool log_writes;  /* another engine over the board wants to know what the guest writes */
+    int a20_error;    /* -errno: switching A20 failed, and the guest's memory is not whole */
+    uint32_t irqchip; /* enum IrqchipPlace */
     CpuTopology topology;
     bool is_amd; /* or Hygon: CPUID has AMD's leaves */
     uint32_t recommended_vcpus;
@@ -36,17 +45,18 @@ typedef struct KvmVcpu {
     Board *board;
     int fd;
     struct kvm_run *run;
-    int thread_id;      /* whose KVM_RUN it is; 0 before the first */
-    uint32_t in_guest;  /* atomic: between the last look at the flags and the return of KVM_RUN */
-    bool incomplete;    /* an access was answered and KVM_RUN has not yet taken the answer (api.rst 5, kvm_run) */
-    bool answering;     /* a device is being asked: KVM_RUN must wait for the answer */
-    bool unhandled;     /* completing an access led to another exit, which nobody looked at yet */
-    uint32_t io_left;   /* elements of a string instruction's port access not yet answered */
+    int thread_id;     /* whose KVM_RUN it is; 0 before the first */
+    uint32_t in_guest; /* atomic: between the last look at the flags and the return of KVM_RUN */
+    bool incomplete;   /* an access was answered and KVM_RUN has not yet taken the answer (api.rst 5, kvm_run) */
+    bool answering;    /* a device is being asked: KVM_RUN must wait for the answer */
+    bool unhandled;    /* completing an access led to another exit, which nobody looked at yet */
+    uint32_t io_left;  /* elements of a string instruction's port access not yet answered */
     bool stepping;
-    uint64_t step_rip;  /* linear: where the step began */
-    uint64_t tsc_stopped; /* what it reads while time is stopped */
+    uint64_t step_rip;                  /* linear: where the step began */
+    uint64_t tsc_stopped;               /* what it reads while time is stopped */
     struct kvm_lapic_state reset_lapic; /* as KVM made it */
-    uint64_t tsc_read;  /* by kvm_get_state: the same value coming back means "as it was", and the TSC runs on */
+    uint64_t tsc_read,
+        kvm_clock_read; /* by kvm_get_state: the same coming back means "as it was", and it runs on */
     bool failed;
     KvmFailure failure;
     gva_t breakpoints[KVM_MAX_BREAKPOINTS];
@@ -66,7 +76,7 @@ uint64_t kvm_vcpu_rip(KvmVcpu *vcpu); /* linear */
 
 /* exits.c: what KVM_RUN returned. True when the exit is to be seen above. */
 bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit);
-bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit); /* the elements left */
+bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit);                /* the elements left */
 void kvm_describe_error(KvmVcpu *vcpu, int code, VmExit *exit); /* KVM_RUN itself failed with -code */
 
 /* msr.c: registers that KVM does not know. False: #GP. */
@@ -76,12 +86,14 @@ bool kvm_write_unknown_msr(uint32_t index, uint64_t value);
 /* state.c */
 int kvm_get_state(Vcpu *vcpu, CpuState *state);
 int kvm_set_state(Vcpu *vcpu, const CpuState *state);
+/* `before`: NULL, or what it holds. */
+int kvm_update_state(Vcpu *vcpu, const CpuState *before, const CpuState *state);
 
 /* irqchip.c: controllers in the kernel; none of these does anything when they are the board's. */
 int kvm_irqchip_create(KvmVm *vm, Error *error); /* before the first vCPU */
 int kvm_irqchip_reset(KvmVm *vm);
-/* The state of the interrupt controllers goes from the board's devices into KVM, and they are KVM's from now on; and back.
- * While no vCPU runs; a second time does nothing. */
+/* The state of the interrupt controllers goes from the board's devices into KVM, and they are KVM's from now on;
+ * and back. While no vCPU runs; a second time does nothing. */
 int kvm_irqchip_load(EngineVm *vm);
 int kvm_irqchip_store(EngineVm *vm);
 bool kvm_lint1_takes_nmi(KvmVcpu *vcpu);

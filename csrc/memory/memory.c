@@ -5,7 +5,8 @@
 
 #include "memory/memory.h"
 
-#define MAX_SLOTS 32
+#define MAX_SLOTS     32
+#define MAX_LISTENERS 4
 
 struct GuestMemory {
     uint32_t references; /* atomic */
@@ -13,8 +14,11 @@ struct GuestMemory {
     uint64_t file_size;
     size_t count;
     Memslot slots[MAX_SLOTS]; /* sorted by gpa */
-    GuestMemoryWritten written;
-    void *opaque;
+    size_t listener_count;    /* atomic */
+    struct {
+        GuestMemoryWritten written;
+        void *opaque;
+    } listeners[MAX_LISTENERS];
 };
 
 static size_t dirty_words(const Memslot *slot) { return ((slot->size >> GUEST_PAGE_BITS) + 63) / 64; }
@@ -56,7 +60,7 @@ static int add_slot(GuestMemory *memory, gpa_t gpa, uint64_t size, uint64_t ram_
     if (size == 0 || (gpa | size) % GUEST_PAGE_SIZE || gpa + size < gpa)
         return error_set(error, EINVAL, "memslot %#llx + %#llx: start and size must be multiples of %u",
                          (unsigned long long)gpa, (unsigned long long)size, GUEST_PAGE_SIZE);
-    if (memory->written)
+    if (memory->listener_count)
         return error_set(error, EBUSY, "memslot %#llx: memory is added before the machine has a vCPU",
                          (unsigned long long)gpa);
     if (memory->count == MAX_SLOTS)
@@ -201,14 +205,35 @@ void guest_memory_written(GuestMemory *memory, gpa_t gpa, uint64_t size)
         uint64_t index = (page - slot->gpa) >> GUEST_PAGE_BITS;
         __atomic_fetch_or(&slot->dirty[index / 64], 1ull << (index % 64), __ATOMIC_RELAXED);
     }
-    if (memory->written)
-        memory->written(memory->opaque, gpa, size);
+    size_t count = __atomic_load_n(&memory->listener_count, __ATOMIC_ACQUIRE);
+    for (size_t i = 0; i < count; i++)
+        memory->listeners[i].written(memory->listeners[i].opaque, gpa, size);
 }
 
-void guest_memory_set_listener(GuestMemory *memory, GuestMemoryWritten written, void *opaque)
+int guest_memory_add_listener(GuestMemory *memory, GuestMemoryWritten written, void *opaque)
 {
-    memory->opaque = opaque;
-    memory->written = written;
+    if (memory->listener_count == MAX_LISTENERS)
+        return -ENOSPC;
+    memory->listeners[memory->listener_count].written = written;
+    memory->listeners[memory->listener_count].opaque = opaque;
+    __atomic_store_n(&memory->listener_count, memory->listener_count + 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+void guest_memory_remove_listener(GuestMemory *memory, void *opaque)
+{
+    for (size_t i = 0; i < memory->listener_count; i++) {
+        if (memory->listeners[i].opaque != opaque)
+            continue;
+        memory->listeners[i] = memory->listeners[memory->listener_count - 1];
+        __atomic_store_n(&memory->listener_count, memory->listener_count - 1, __ATOMIC_RELEASE);
+        return;
+    }
+}
+
+bool guest_memory_has_listener(const GuestMemory *memory)
+{
+    return __atomic_load_n(&memory->listener_count, __ATOMIC_ACQUIRE) != 0;
 }
 
 int64_t guest_memory_take_dirty(GuestMemory *memory, size_t slot, uint64_t *bitmap)

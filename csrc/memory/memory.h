@@ -57,7 +57,10 @@ int guest_memory_write(GuestMemory *memory, gpa_t gpa, const void *data, uint64_
 int guest_memory_load(GuestMemory *memory, gpa_t gpa, const void *data, uint64_t size);
 
 void guest_memory_written(GuestMemory *memory, gpa_t gpa, uint64_t size);
-void guest_memory_set_listener(GuestMemory *memory, GuestMemoryWritten written, void *opaque);
+/* Listeners are added from one thread at a time, while others may write; they are removed when nobody writes. */
+int guest_memory_add_listener(GuestMemory *memory, GuestMemoryWritten written, void *opaque); /* -ENOSPC */
+void guest_memory_remove_listener(GuestMemory *memory, void *opaque);
+bool guest_memory_has_listener(const GuestMemory *memory);
 
 /* Copy and clear a slot's dirty bits: `bitmap` has (pages + 63) / 64 words. Returns the number of dirty pages. */
 int64_t guest_memory_take_dirty(GuestMemory *memory, size_t slot, uint64_t *bitmap);

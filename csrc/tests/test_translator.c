@@ -14,6 +14,7 @@ typedef struct Rig {
     size_t out_count;
     uint64_t last_value;
     uint32_t last_size;
+    uint32_t finished; /* atomic */
 } Rig;
 
 static void sink_write(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
@@ -237,6 +238,43 @@ static void test_kick_of_a_loop(void)
     rig_free(rig);
 }
 
+static void *keep_notifying(void *opaque)
+{
+    Rig *rig = opaque;
+    while (!__atomic_load_n(&rig->finished, __ATOMIC_ACQUIRE)) {
+        vcpu_notify(rig->vcpu);
+        for (int i = 0; i < 200; i++)
+            __builtin_ia32_pause();
+    }
+    return NULL;
+}
+
+/* Asked to stop at the start of each block, with a hook on every instruction and without: none is lost or run twice. */
+static void test_kicks_of_short_blocks(void)
+{
+    Rig *rig = rig_new(CLOCK_KIND_REALTIME);
+    /* mov ecx,50000; 1: inc word [0x2600]; call 2f; 2: pop ax; inc word [0x2602]; dec ecx; jnz 1b; hlt */
+    load(rig, 0x500, "\x66\xb9\x50\xc3\0\0\xff\x06\0\x26\xe8\0\0\x58\xff\x06\x02\x26\x66\x49\x75\xf0\xf4", 23);
+    for (int surfaced = 0; surfaced < 2; surfaced++) {
+        uint16_t counts[2] = {0};
+        load(rig, 0x2600, counts, sizeof counts);
+        rig->state.halted = 0;
+        real_mode_at(rig, 0x500);
+        pthread_t thread;
+        rig->finished = 0;
+        CHECK_EQ(pthread_create(&thread, NULL, keep_notifying, rig), 0);
+        CHECK_EQ(run(rig, surfaced ? HLT | 1u << EXIT_IO : HLT).reason, EXIT_HLT);
+        __atomic_store_n(&rig->finished, 1, __ATOMIC_RELEASE);
+        pthread_join(thread, NULL);
+        guest_memory_read(rig->board->memory, 0x2600, counts, sizeof counts);
+        vcpu_get_state(rig->vcpu, &rig->state);
+        CHECK_EQ(counts[0], 50000);
+        CHECK_EQ(counts[1], 50000);
+        CHECK_EQ(rig->state.gpr[REG_RSP], 0x7000);
+    }
+    rig_free(rig);
+}
+
 static void test_rom_ignores_writes(void)
 {
     Rig *rig = rig_new(CLOCK_KIND_REALTIME);
@@ -378,6 +416,7 @@ int main(void)
         RUN(test_surfaced_exit_is_exact);
         RUN(test_triple_fault);
         RUN(test_kick_of_a_loop);
+        RUN(test_kicks_of_short_blocks);
         RUN(test_rom_ignores_writes);
         RUN(test_virtual_clock);
         RUN(test_replaced_instructions);

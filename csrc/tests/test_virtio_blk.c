@@ -442,7 +442,7 @@ static void test_reset_in_flight(void)
         Mock mock;
         Gate gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, true, false, false};
         mock_new(&mock, CLOCK_KIND_REALTIME, NULL, 0);
-        guest_memory_set_listener(mock.board->memory, gate_written, &gate);
+        CHECK_EQ(guest_memory_add_listener(mock.board->memory, gate_written, &gate), 0);
         mock_assign(&mock, 11);
         mock_start(&mock, way != 2, 0);
         mock_queue(&mock, 0, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);

@@ -43,6 +43,11 @@ enum {
     ENV_OLD_EXCEPTION = 0x1578,
     CPU_INTERRUPT_HARD = 2,
     CC_OP_EFLAGS = 1,
+    /* Making blocks */
+    TCG_CPU_ENV = 0x98f0, /* TCGContext.cpu_env, a TCGv */
+    TB_PC = 0,            /* TranslationBlock.pc and .cs_base, in units of 8 bytes */
+    TB_CS_BASE = 1,
+    LABEL_PRESENT = 1, /* TCGLabel.present, in its first two bytes */
 };
 
 /* The bits of TF, IOPL, RF, VM and AC stay clear here: the library ORs them in from EFLAGS when it looks up a block. */

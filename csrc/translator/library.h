@@ -34,6 +34,15 @@ void helper_check_iow_x86_64(Env *env, uint32_t port);
 void helper_check_iol_x86_64(Env *env, uint32_t port);
 void cpu_x86_cpuid_x86_64(Env *env, uint32_t leaf, uint32_t subleaf, uint32_t *eax, uint32_t *ebx, uint32_t *ecx,
                           uint32_t *edx);
+void helper_check_exit_request_x86_64(uc_engine *uc, uint32_t delay_slot);
+/* Intermediate code. Operands are addresses, but a TCGv, where a function takes or returns one, is relative to `tcg`. */
+void *gen_new_label_x86_64(void *tcg);
+void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local);
+void tcg_temp_free_internal_x86_64(void *tcg, void *temporary);
+int64_t tcg_const_i64_x86_64(void *tcg, int64_t value);
+void tcg_gen_op1_x86_64(void *tcg, int operation, uint64_t operand);
+void tcg_gen_op3_x86_64(void *tcg, int operation, uint64_t operand1, uint64_t operand2, uint64_t operand3);
+void tcg_gen_brcondi_i32_x86_64(void *tcg, int condition, int64_t value, int32_t immediate, void *label);
 
 /*
  * Replaced: the library's calls of NAME, and its tables, reach ours; its own code is original_NAME. The list is
@@ -67,6 +76,9 @@ REPLACED(void, helper_into_x86_64, Env *env, int length);
 REPLACED(void, qemu_system_reset_request, uc_engine *uc);
 REPLACED(bool, x86_cpu_exec_interrupt_x86_64, void *cpu, int request);
 REPLACED(void, check_exit_request_x86_64, void *tcg_context);
+/* Stopping (exit_check.c): generators of intermediate code */
+REPLACED(void, tcg_gen_callN_x86_64, void *tcg, void *function, void *result, int count, void **arguments);
+REPLACED(void, tcg_gen_exit_tb_x86_64, void *tcg, const uint64_t *block, unsigned index);
 /* Code pages (code_pages.c) */
 REPLACED(void, tlb_protect_code_x86_64, uc_engine *uc, uint64_t ram_addr);
 REPLACED(void, tlb_unprotect_code_x86_64, uc_engine *uc, uint64_t ram_addr);

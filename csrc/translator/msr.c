@@ -25,7 +25,6 @@ enum {
     MSR_GS_BASE,
     MSR_KERNEL_GS_BASE,
     EFER_LME = 1 << 8,
-    EFER_KNOWN = 0x6d01, /* SCE, LME, LMA, NXE, and AMD's FFXSR and LMSLE, which do nothing here */
     MSR_TSC_AUX = 0xc0000103,
     APIC_BASE_DISABLED = 0xfee00000,
 };
@@ -81,7 +80,8 @@ static void publish_system_time(TranslatorVcpu *vcpu, gpa_t gpa)
         uint32_t tsc_to_system_mul;
         int8_t tsc_shift;
         uint8_t flags, pad[2];
-    } record = {.tsc_timestamp = translator_tsc(vcpu), .system_time = clock_now(vcpu->board->clock), .flags = 1};
+    } record = {.tsc_timestamp = translator_tsc(vcpu), .flags = 1};
+    record.system_time = clock_now(vcpu->board->clock) + vcpu->kvm_clock_offset;
     /* ns = (ticks << shift) * mul >> 32, mul in [2^31, 2^32) */
     uint64_t hz = vcpu->board->tsc_hz;
     int shift = 0;
@@ -94,9 +94,16 @@ static void publish_system_time(TranslatorVcpu *vcpu, gpa_t gpa)
         mul >>= 1, shift++;
     record.tsc_to_system_mul = (uint32_t)mul;
     record.tsc_shift = (int8_t)shift;
-    vcpu->kvm_clock_version += 2;
-    record.version = vcpu->kvm_clock_version;
+    /* Even, and not the one before, which a guest may have read just now (another engine may have written it). */
+    guest_memory_read(vcpu->board->memory, gpa, &record.version, sizeof record.version);
+    record.version = (record.version & ~1u) + 2;
     guest_memory_write(vcpu->board->memory, gpa, &record, sizeof record);
+}
+
+void translator_publish_clock(TranslatorVcpu *vcpu)
+{
+    if (vcpu->kvm_system_time & 1)
+        publish_system_time(vcpu, vcpu->kvm_system_time & ~1ull);
 }
 
 bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
@@ -181,8 +188,7 @@ bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
     case MSR_KVM_SYSTEM_TIME:
     case MSR_KVM_SYSTEM_TIME_OLD:
         vcpu->kvm_system_time = value;
-        if (value & 1)
-            publish_system_time(vcpu, value & ~1ull);
+        translator_publish_clock(vcpu);
         return true;
     }
     if (in_library(index)) {

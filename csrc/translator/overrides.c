@@ -9,7 +9,15 @@
 
 #define RETURN_ADDRESS ((uintptr_t)__builtin_return_address(0))
 
-enum { VECTOR_UD = 6, VECTOR_GP = 13, EFER_SCE = 1, EFER_LME = 1 << 8, CR4_TSD = 1 << 2, CR4_PAE = 1 << 5 };
+enum {
+    VECTOR_UD = 6,
+    VECTOR_GP = 13,
+    EFER_SCE = 1,
+    EFER_LME = 1 << 8,
+    CR4_TSD = 1 << 2,
+    CR4_PAE = 1 << 5,
+    CR4_OSXSAVE = 1 << 18
+};
 #define CR0_PE 1u
 #define CR0_NW (1u << 29)
 #define CR0_CD (1u << 30)
@@ -165,6 +173,23 @@ void helper_xsetbv_x86_64(Env *env, uint32_t index, uint64_t value)
     if (index != 0 || value & ~(uint64_t)XCR0_KNOWN || !(value & 1))
         raise_gp(translator_current(), RETURN_ADDRESS);
     original_helper_xsetbv_x86_64(env, index, value);
+    translator_current()->xcr0 = value;
+}
+
+/* The library's XSETBV wants CR4.OSXSAVE, and may be left by an exception otherwise. */
+void translator_set_xcr0(TranslatorVcpu *vcpu, uint64_t value)
+{
+    uint64_t cr4 = vcpu->env->cr[4];
+    vcpu->xcr0 = (value & XCR0_KNOWN) | 1;
+    vcpu->env->cr[4] |= CR4_OSXSAVE;
+    original_helper_xsetbv_x86_64(vcpu->env, 0, vcpu->xcr0);
+    vcpu->env->cr[4] = cr4;
+}
+
+bool translator_can_hold(const CpuState *state)
+{
+    return !(state->xcr0 & ~(uint64_t)XCR0_KNOWN) && !(state->cr4 & ~(uint64_t)CR4_KNOWN) &&
+           !(state->efer & ~(uint64_t)EFER_KNOWN);
 }
 
 static uint64_t checked_tsc(TranslatorVcpu *vcpu, uintptr_t return_address)
@@ -304,6 +329,19 @@ static void deliver(TranslatorVcpu *vcpu, int vector)
     vcpu->delivering = false;
 }
 
+/* What came with a state that was set: an interrupt that another engine had acknowledged, or an exception it had
+ * begun. */
+static void deliver_pending(TranslatorVcpu *vcpu)
+{
+    int event = vcpu->pending_event;
+    vcpu->pending_event = -1;
+    if (event >= PENDING_INTERRUPT) {
+        deliver(vcpu, event & 0xff);
+        return;
+    }
+    raise_exception_err_ra_x86_64(vcpu->env, event, vcpu->pending_has_error ? (int)vcpu->pending_error : 0, 0);
+}
+
 /*
  * Called by the library's loop between chains of blocks, on every turn (interrupt_request is kept set): the one place
  * where the vCPU's thread does what other threads asked of it. May be left by a longjmp when delivery faults.
@@ -312,6 +350,8 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
 {
     TranslatorVcpu *vcpu = translator_current();
     Board *board = vcpu->board;
+    /* The loop has just cleared icount_high, with a plain store: done before the flags are read, no kick is lost. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     code_pages_run_invalidations(vcpu);
     if (unlikely(__atomic_load_n(&vcpu->a20_pending, __ATOMIC_RELAXED)) &&
         __atomic_exchange_n(&vcpu->a20_pending, 0, __ATOMIC_SEQ_CST))
@@ -323,6 +363,12 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
         translator_leave(vcpu);
         return false;
     }
+    if (unlikely(vcpu->pending_event >= 0)) {
+        deliver_pending(vcpu);
+        return true;
+    }
+    if (unlikely(!engine_vm_is_attached(vcpu->base.vm)))
+        return false; /* lending a hand: interrupts are for the engine that has the machine */
     Env *env = vcpu->env;
     if (unlikely(__atomic_load_n(&board->nmi_pending, __ATOMIC_ACQUIRE)) && !(env->hflags & HF_INHIBIT_IRQ) &&
         !(env->hflags2 & HF2_NMI)) {

@@ -96,7 +96,7 @@ int translator_get_state(Vcpu *base, CpuState *state)
     for (int i = 0; i < 8; i++)
         if (i != 4 && i != 5)
             uc_reg_read(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
-    state->xcr0 = 3;
+    state->xcr0 = vcpu->xcr0;
     state->efer = translator_library_msr(vcpu, MSR_EFER);
     state->apic_base = vcpu->apic_base;
     state->pat = translator_library_msr(vcpu, 0x277);
@@ -109,13 +109,19 @@ int translator_get_state(Vcpu *base, CpuState *state)
     state->sysenter_esp = translator_library_msr(vcpu, 0x175);
     state->sysenter_eip = translator_library_msr(vcpu, 0x176);
     state->tsc = translator_tsc(vcpu);
+    state->clock_ns = clock_now(vcpu->board->clock);
+    if (vcpu->kvm_system_time & 1)
+        state->kvm_clock = state->clock_ns + vcpu->kvm_clock_offset;
     state->tsc_aux = vcpu->tsc_aux;
     state->misc_enable = vcpu->misc_enable;
     state->kvm_system_time = vcpu->kvm_system_time;
     state->kvm_wall_clock = vcpu->kvm_wall_clock;
     state->interrupt_shadow = (env->hflags & HF_INHIBIT_IRQ) != 0;
     state->nmi_blocked = (env->hflags2 & HF2_NMI) != 0;
-    state->pending_exception = -1;
+    state->halted = vcpu->hlt_pending;
+    state->pending_exception = (int16_t)vcpu->pending_event;
+    state->pending_error = vcpu->pending_error;
+    state->pending_has_error = vcpu->pending_has_error;
     fpu_out(vcpu, state->xsave);
     translator_enter(before);
     return 0;
@@ -123,6 +129,8 @@ int translator_get_state(Vcpu *base, CpuState *state)
 
 int translator_set_state(Vcpu *base, const CpuState *state)
 {
+    if (!translator_can_hold(state))
+        return -ENOTSUP;
     TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base), *before = translator_enter(vcpu);
     Env *env = vcpu->env;
     /* EFER's LMA is not writable by WRMSR: enter the mode by loading the paging bits in order (SDM vol. 3A §9.8.5). */
@@ -148,6 +156,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
         if (i != 4 && i != 5)
             uc_reg_write(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
     vcpu->cr8 = state->cr8 & 15;
+    translator_set_xcr0(vcpu, state->xcr0);
     vcpu->apic_base = state->apic_base & ~0x800ull; /* no local APIC on this board */
     translator_set_library_msr(vcpu, 0x277, state->pat);
     translator_set_library_msr(vcpu, MSR_STAR, state->star);
@@ -158,22 +167,30 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     translator_set_library_msr(vcpu, 0x174, state->sysenter_cs);
     translator_set_library_msr(vcpu, 0x175, state->sysenter_esp);
     translator_set_library_msr(vcpu, 0x176, state->sysenter_eip);
-    translator_write_msr(vcpu, 0x10, state->tsc);
+    uint64_t now = clock_now(vcpu->board->clock), elapsed = cpu_state_elapsed(state, now);
+    vcpu->tsc_offset = state->tsc - clock_ns_to_ticks(now - elapsed, vcpu->board->tsc_hz);
+    if (state->kvm_clock)
+        vcpu->kvm_clock_offset = state->kvm_clock - (now - elapsed);
     vcpu->tsc_aux = (uint32_t)state->tsc_aux;
     vcpu->misc_enable = state->misc_enable;
     vcpu->kvm_wall_clock = state->kvm_wall_clock;
-    if (state->kvm_system_time != vcpu->kvm_system_time)
-        translator_write_msr(vcpu, 0x4b564d01, state->kvm_system_time);
+    vcpu->kvm_system_time = state->kvm_system_time;
+    if (engine_vm_is_attached(base->vm))
+        translator_publish_clock(vcpu);
     env->hflags = state->interrupt_shadow ? env->hflags | HF_INHIBIT_IRQ : env->hflags & ~(uint32_t)HF_INHIBIT_IRQ;
     env->hflags2 = state->nmi_blocked ? env->hflags2 | HF2_NMI : env->hflags2 & ~(uint32_t)HF2_NMI;
     env_set_eflags(env, state->rflags);
     env->eflags = state->rflags | 2; /* between runs the library keeps all flags here, and takes them apart on entry */
     env_update_hflags(env, translator_library_msr(vcpu, MSR_EFER));
+    vcpu->pending_event = state->pending_exception;
+    vcpu->pending_error = state->pending_error;
+    vcpu->pending_has_error = state->pending_has_error;
     vcpu->hlt_pending = false;
     vcpu->queue_count = 0; /* execution starts anew: what was not seen of before is gone */
     vcpu->triple_fault = false;
     *(int32_t *)env_field(env, ENV_OLD_EXCEPTION) = -1;
     fpu_in(vcpu, state->xsave);
+    x86_cpu_set_a20_x86_64(vcpu->cpu, __atomic_load_n(&vcpu->board->a20, __ATOMIC_ACQUIRE));
     tlb_flush_x86_64(vcpu->cpu);
     translator_enter(before);
     return 0;

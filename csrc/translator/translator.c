@@ -283,22 +283,22 @@ static int add_hooks(TranslatorVcpu *vcpu, Error *error)
     return code ? library_error(vcpu, code, "uc_hook_add", error) : 0;
 }
 
-static void engine_notify(void *opaque)
+static void vm_notify(EngineVm *base)
 {
-    TranslatorVm *vm = opaque;
+    TranslatorVm *vm = container_of(base, TranslatorVm, base);
     if (vm->vcpu)
         vcpu_notify(&vm->vcpu->base);
 }
 
-static void engine_firmware_call(void *opaque, uint32_t number)
-{
-    TranslatorVm *vm = opaque;
-    engine_vm_firmware_call(&vm->base, number);
-}
+/* Memory is listened to all the time, and whoever ran the guest meanwhile told what it wrote
+ * (guest_memory_written). */
+static int attach_vm(EngineVm *base, Error *error) { return 0; }
 
-static void engine_a20(void *opaque, bool on)
+static int detach_vm(EngineVm *base, Error *error) { return 0; }
+
+static void vm_a20(EngineVm *base, bool on)
 {
-    TranslatorVm *vm = opaque;
+    TranslatorVm *vm = container_of(base, TranslatorVm, base);
     if (!vm->vcpu)
         return;
     /* The line's level is board->a20; it takes effect in the vCPU's thread, which may be this one, or between blocks. */
@@ -314,7 +314,7 @@ static void free_vcpu(Vcpu *base)
     TranslatorVcpu *vcpu = vcpu_of(base);
     TranslatorVm *vm = container_of(base->vm, TranslatorVm, base);
     Board *board = vcpu->board;
-    guest_memory_set_listener(board->memory, NULL, NULL);
+    guest_memory_remove_listener(board->memory, vcpu);
     vm->vcpu = NULL;
     if (vcpu->uc) {
         TranslatorVcpu *before = translator_enter(vcpu);
@@ -343,6 +343,7 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     vcpu->board = base->board;
     vcpu->slow = vm->slow;
     vcpu->steps_left = -1;
+    vcpu->pending_event = -1;
     vm->vcpu = vcpu;
     TranslatorVcpu *before = translator_enter(vcpu);
     int result = configure(vcpu, error);
@@ -352,12 +353,13 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
         result = add_hooks(vcpu, error);
     if (result == 0)
         result = code_pages_init(vcpu, error);
+    if (result == 0 && guest_memory_add_listener(base->board->memory, code_pages_host_wrote, vcpu) < 0)
+        result = error_set(error, ENOSPC, "too many engines over one machine's memory");
     translator_enter(before);
     if (result < 0) {
         free_vcpu(&vcpu->base);
         return NULL;
     }
-    guest_memory_set_listener(base->board->memory, code_pages_host_wrote, vcpu);
     CpuState *state = malloc(sizeof *state);
     if (!state) {
         free_vcpu(&vcpu->base);
@@ -514,16 +516,16 @@ static void free_vm(EngineVm *base)
     TranslatorVm *vm = container_of(base, TranslatorVm, base);
     if (vm->vcpu)
         free_vcpu(&vm->vcpu->base);
-    Board *board = base->board;
-    board->kick = NULL;
-    board->firmware_call = NULL;
-    board->a20_changed = NULL;
-    board->intr.changed = NULL;
+    engine_vm_disown(base);
     free(vm);
 }
 
 static const EngineOps OPS = {
     .name = "translator",
+    .vm_attach = attach_vm,
+    .vm_detach = detach_vm,
+    .vm_notify = vm_notify,
+    .vm_a20 = vm_a20,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,
@@ -543,11 +545,9 @@ EngineVm *translator_vm_new(Board *board, bool slow, Error *error)
         return NULL;
     }
     *vm = (TranslatorVm){.base = {.ops = &OPS, .board = board}, .slow = slow};
-    board->engine = vm;
-    board->kick = engine_notify;
-    board->firmware_call = engine_firmware_call;
-    board->a20_changed = engine_a20;
-    board->intr.engine = vm;
-    board->intr.changed = engine_notify;
+    if (engine_vm_adopt(&vm->base, error) < 0) {
+        free_vm(&vm->base);
+        return NULL;
+    }
     return &vm->base;
 }

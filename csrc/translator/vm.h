@@ -9,6 +9,7 @@
 
 #define GUEST_ADDRESS_BITS 40 /* CPUID 0x80000008 */
 #define MAX_REGIONS 64
+#define EFER_KNOWN 0x6d01u /* SCE, LME, LMA, NXE, and AMD's FFXSR and LMSLE, which do nothing here */
 #define MAX_INVALIDATIONS 64
 
 /* A memslot as the library knows it. `has_code`: a bit per page that holds translated code. */
@@ -37,15 +38,19 @@ typedef struct TranslatorVcpu {
     void *cpu; /* the library's CPUState */
     Env *env;
     uint16_t *icount_high; /* storing all ones here ends the current translation block chain */
+    void *requested_label;  /* of the block that is being made (exit_check.c) */
     bool slow;
     uint32_t slow_kick; /* atomic: the slow tier's stand-in for icount_high */
 
     /* What the library does not keep */
-    uint64_t cr8;
+    uint64_t cr8, xcr0; /* xcr0: a copy */
     uint64_t apic_base, tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock;
-    uint32_t kvm_clock_version;
-    uint64_t tsc_offset; /* guest TSC = board clock in TSC ticks + this */
+    uint64_t tsc_offset;       /* guest TSC = board clock in TSC ticks + this */
+    uint64_t kvm_clock_offset; /* paravirtual clock = board clock + this */
+    int32_t pending_event;     /* CpuState.pending_exception, until it is delivered */
+    uint32_t pending_error;
+    bool pending_has_error;
 
     /* Exits on their way out */
     bool leave;       /* stop at the next block boundary */
@@ -117,7 +122,10 @@ bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value);
 bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value);
 uint64_t translator_library_msr(TranslatorVcpu *vcpu, uint32_t index);
 void translator_set_library_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value);
+bool translator_can_hold(const CpuState *state); /* no bits of CR4, EFER and XCR0 that it does not know */
+void translator_set_xcr0(TranslatorVcpu *vcpu, uint64_t value);
 uint64_t translator_tsc(const TranslatorVcpu *vcpu);
+void translator_publish_clock(TranslatorVcpu *vcpu); /* the paravirtual clock's record anew, if the guest has one */
 
 /* cpuid.c */
 void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t registers[4]);

@@ -97,6 +97,13 @@ OPTIONS = (
         help="time follows the host, or the guest's progress so that a run repeats (default realtime)",
     ),
     Option(
+        "machine",
+        "--vga",
+        choices=("std", "none"),
+        default="std",
+        help="display (default std: VGA with Bochs's VBE extension)",
+    ),
+    Option(
         "disks",
         "--interface",
         choices=INTERFACES,
@@ -251,6 +258,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         engine=options.engine,
         irqchip=options.irqchip,
         clock=options.clock,
+        vga=options.vga,
         disks=_disks(options),
         boot_order=options.boot,
         kernel=_file("--kernel", options.kernel),

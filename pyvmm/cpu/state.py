@@ -91,6 +91,9 @@ class CpuState:
     General registers by any of their names (``rax``, ``eax``, ``ax``, ``al``, ``ah``; a 32-bit name zeroes the upper
     half when it is assigned, as the CPU does), segments as `SegmentView`, control registers, MSRs that engines
     keep, and flags as ``cf``, ``zf``, ``if_`` and so on. A new one is in the state after RESET# (SDM 3A table 10-1).
+
+    TSC and paravirtual clock run on while a state is kept: they are as of the board's clock at ``clock_ns``, or, when
+    ``tsc`` was assigned, of the moment in which the state is loaded.
     """
 
     def __init__(self, pointer: Any = None) -> None:
@@ -140,6 +143,8 @@ class CpuState:
             self.pointer.rflags = self.pointer.rflags | bit if value else self.pointer.rflags & ~bit
         elif name in _SCALARS:
             setattr(self.pointer, name, value)
+            if name == "tsc":
+                self.pointer.clock_ns = 0  # the value is for the moment in which it is loaded
         elif name in _DEBUG:
             self.pointer.dr[int(name[2:])] = value
         else:
@@ -247,7 +252,8 @@ _SCALARS = frozenset(
     {
         *("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "cr8", "xcr0", "efer", "apic_base", "pat"),
         *("star", "lstar", "cstar", "fmask", "kernel_gs_base", "sysenter_cs", "sysenter_esp", "sysenter_eip"),
-        *("tsc", "tsc_aux", "misc_enable", "kvm_system_time", "kvm_wall_clock"),
+        *("tsc", "tsc_aux", "misc_enable", "kvm_system_time", "kvm_wall_clock", "kvm_clock", "clock_ns"),
         *("halted", "interrupt_shadow", "nmi_blocked", "nmi_pending"),
+        *("pending_exception", "pending_has_error", "pending_error"),
     }
 )

@@ -9,20 +9,12 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from pyvmm.display.codepage import GLYPHS
+
 COLUMNS: Final = 80
 ROWS: Final = 25
 NORMAL: Final = 0x07
 BLANK: Final = 0x20
-
-_GRAPHIC_CONTROLS: Final = "\0☺☻♥♦♣♠•◘○◙♂♀♪♫☼►◄↕‼¶§▬↨↑↓→←∟↔▲▼"
-GLYPHS: Final = (
-    " "
-    + _GRAPHIC_CONTROLS[1:]
-    + bytes(range(0x20, 0x7F)).decode()
-    + "⌂"
-    + bytes(range(0x80, 0x100)).decode("cp437")
-)
-"""Unicode character for each code of code page 437 as the character generator draws it."""
 
 
 class ScreenWatcher(Protocol):

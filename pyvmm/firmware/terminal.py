@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from pyvmm.display.codepage import GLYPHS
 from pyvmm.firmware.platform import PortBus
-from pyvmm.firmware.screen import COLUMNS, GLYPHS, NORMAL, ROWS, Screen
+from pyvmm.firmware.screen import COLUMNS, NORMAL, ROWS, Screen
 
 # 16550D §8.0, register offsets and bits
 _DATA, _IER, _FCR, _LCR, _MCR, _LSR = 0, 1, 2, 3, 4, 5

@@ -18,6 +18,7 @@ BOOT_DATA_BASE: Final = Gpa(0x7000)
 """From here on a directly loaded kernel finds what its boot protocol gives it (boot_params, GDT, page tables, ...)."""
 EBDA_BASE: Final = Gpa(639 * KIB)
 VGA_WINDOW: Final = Gpa(0xA0000)
+VGA_WINDOW_SIZE: Final = 128 * KIB
 OPTION_ROM_BASE: Final = Gpa(0xC0000)
 ACPI_RSDP: Final = Gpa(0xE0000)
 """Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables are at the end of low RAM."""
@@ -51,6 +52,8 @@ NMI_AND_SPEAKER: Final = Port(0x61)
 I8042_COMMAND: Final = Port(0x64)
 RTC: Final = Port(0x70)
 POST_CODE: Final = Port(0x80)
+VGA_DISPI: Final = Port(0x1CE)
+VGA_PORTS: Final = Port(0x3B0)
 SYSTEM_CONTROL_A: Final = Port(0x92)
 DEBUG_CONSOLE: Final = Port(0xE9)
 EXIT: Final = Port(0x501)
@@ -91,6 +94,7 @@ PCI_LINKS: Final = (10, 11, 10, 11)
 # PCI device numbers on bus 0 -----------------------------------------------------------------------------------------
 PCI_HOST_BRIDGE: Final = 0
 PCI_ISA_BRIDGE: Final = 1
+PCI_VGA: Final = 2
 PCI_IDE_FUNCTION: Final = 1
 """Of the ISA bridge's slot (PIIX3: function 1)."""
 PCI_FIRST_FREE_SLOT: Final = 3

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self
 
+    from pyvmm.display.screen import Screen
     from pyvmm.engine import ExitReason, Vcpu, VmExit
 
     RunReason = Literal[
@@ -282,6 +283,23 @@ class Machine:
             if not self._closed:
                 self._stop.set()
                 self.vcpu.kick()
+
+    @property
+    def screen(self) -> Screen:
+        """What the guest shows: text and pictures.
+
+        Raises
+        ------
+        PyvmmError
+            The machine was made without a display.
+        """
+        from pyvmm.devices.vga import Vga
+        from pyvmm.display.screen import Screen
+
+        vga = self.devices.get("vga")
+        if not isinstance(vga, Vga):
+            raise PyvmmError('this machine has no display: make it with vga="std"')
+        return Screen(vga)
 
     @property
     def running(self) -> bool:

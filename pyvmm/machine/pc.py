@@ -52,6 +52,8 @@ VIRTUAL_EPOCH_NS = 1_767_225_600 * 1_000_000_000
 DEFAULT_TSC_HZ = 1_000_000_000
 """The TSC counts the clock's own nanoseconds: every clock of the machine then agrees to the last digit."""
 MAX_ROM = 16 << 20
+VGA_BIOSES = ("/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin")
+"""Where distributions keep the VGA BIOS that belongs to SeaBIOS."""
 
 
 class Pc:
@@ -146,6 +148,7 @@ def build(config: MachineConfig) -> Pc:
         add_chipset(pc)
         add_serial(pc)
         add_pci(pc)
+        add_display(pc)
         add_disks(pc)
         add_firmware(pc)
         pc.vm = engine.create_vm(board, cpus=config.cpus, irqchip=config.irqchip)
@@ -295,6 +298,30 @@ def add_pci(pc: Pc) -> None:
     pc.add("host_bridge", HostBridge(board, bus, layout.PCI_HOST_BRIDGE))
     pc.add("isa_bridge", IsaBridge(board, bus, layout.PCI_ISA_BRIDGE))
     pc.add("power", PowerManagement(board, bus, layout.PCI_ISA_BRIDGE, layout.ACPI_PM))
+
+
+def add_display(pc: Pc) -> None:
+    """A VGA; firmware other than our own finds a VGA BIOS in its ROM, where the host has one."""
+    if pc.config.vga == "none":
+        return
+    from pyvmm.devices.vga import Vga
+
+    board, bus = pc.board, pc.devices["pci"]
+    assert isinstance(bus, PciBus)
+    vga = pc.add("vga", Vga(board, bus, layout.PCI_VGA, _find_vga_bios() if pc.rom is not None else None))
+    board.pio.add(layout.VGA_PORTS, 0x30, vga, Vga.PORTS)
+    board.pio.add(layout.VGA_DISPI, 4, vga, Vga.DISPI)
+    board.mmio.add(layout.VGA_WINDOW, layout.VGA_WINDOW_SIZE, vga, Vga.WINDOW)
+
+
+def _find_vga_bios() -> bytes | None:
+    for path in VGA_BIOSES:
+        try:
+            with open(path, "rb") as file:
+                return file.read(MAX_ROM)
+        except OSError:
+            continue
+    return None
 
 
 def add_disks(pc: Pc) -> None:

@@ -31,6 +31,7 @@ from pyvmm.devices.ports import (
 )
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import Uart
+from pyvmm.devices.vga import Vga
 from pyvmm.display.serial import CharSink
 from pyvmm.errors import DeviceError
 from pyvmm.native import ffi, lib
@@ -79,6 +80,10 @@ def _make_acpi_pm(bench: Bench) -> NativeDevice:
     )
 
 
+def _make_vga(bench: Bench) -> NativeDevice:
+    return Vga(bench.board, bench.keep(PciBus(bench.board)), slot=2)
+
+
 def _image(bench: Bench, size: int, read_only: bool = False) -> Any:
     """A raw image of a temporary file."""
     with tempfile.NamedTemporaryFile(suffix=".raw") as file:
@@ -110,6 +115,7 @@ def decode_ide(bench: Bench, device: Ide) -> None:
 KINDS = [
     Kind("pic", lambda bench: Pic(bench.board), ((0, 2), (1, 2), (2, 2))),
     Kind("pit", lambda bench: Pit(bench.board, bench.board.irq_line(0)), ((0, 4),)),
+    Kind("vga", _make_vga, ((Vga.PORTS, 0x30), (Vga.DISPI, 4))),
     Kind("rtc", lambda bench: Rtc(bench.board, bench.board.irq_line(8)), ((0, 2),)),
     Kind("uart", _make_uart, ((0, 8),)),
     Kind(
