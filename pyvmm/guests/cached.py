@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pyvmm.guests import debian, debian_tree, initramfs, mbr
 from pyvmm.guests.debian import DebianDisk, build_debian_disk
 from pyvmm.guests.initramfs import BUSYBOX_INIT, build_initramfs
 from pyvmm.guests.kernel import debian_kernel
+from pyvmm.guests.modules import load_order, module_path, with_modules
 from pyvmm.guests.tools import cache_directory
 
 
@@ -64,13 +65,19 @@ def cached_kernel() -> Path:
         return debian_kernel(folder)
 
 
-def cached_initramfs(init: str = BUSYBOX_INIT) -> Path:
-    """Return a busybox initramfs with this init script; raises GuestBuildError."""
+def cached_initramfs(init: str = BUSYBOX_INIT, modules: Sequence[str] = ()) -> Path:
+    """Return a busybox initramfs with this init script; raises GuestBuildError.
+
+    `modules` of `cached_kernel` are loaded, with what they need, before the init script goes on to its shell; words
+    ``MODULE.PARAMETER=VALUE`` of the kernel's command line are their parameters.
+    """
     folder = guest_cache()
-    path = folder / f"initramfs-{_digest(init, Path(str(initramfs.__file__)).read_bytes())}.gz"
+    loaded = load_order(cached_kernel(), modules) if modules else {}
+    init = with_modules(init, loaded)
+    path = folder / f"initramfs-{_digest(init, loaded, Path(str(initramfs.__file__)).read_bytes())}.gz"
     with _locked(folder):
         if not path.exists():
             partial = path.with_suffix(".partial")
-            build_initramfs(partial, init)
+            build_initramfs(partial, init, files={module_path(name): data for name, data in loaded.items()})
             partial.replace(path)
     return path

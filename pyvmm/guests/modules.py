@@ -61,3 +61,20 @@ def load_order(kernel: Path, names: Iterable[str]) -> dict[str, bytes]:
             raise GuestBuildError(f"{kernel.name}: it has no module {name}")
         add(name)
     return ordered
+
+
+def module_path(name: str) -> str:
+    """Return where an initramfs has a module."""
+    return f"/modules/{name}.ko"
+
+
+def with_modules(init: str, modules: Iterable[str]) -> str:
+    """Return an init script that loads modules, in the order given, before it says UP.
+
+    A parameter of a module is taken from the kernel's command line, as modprobe does (modprobe(8)).
+    """
+    lines = [
+        f"insmod {module_path(name)} $(tr ' ' '\\n' < /proc/cmdline | sed -n 's/^{name}\\.//p')"
+        for name in modules
+    ]
+    return init.replace("\necho UP\n", "\n" + "".join(f"{line}\n" for line in lines) + "echo UP\n")

@@ -47,6 +47,12 @@ class Vmm:
             return [*_PYVMM, *files, "--engine", self.engine, "-m", f"{memory}M", "--serial", "stdio"]
         return [*_QEMU, "-m", str(memory), "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
 
+    def ide(self, disk: Path, iso: Path) -> list[str]:
+        """Return the words that add a qcow2 disk and a disc on the IDE controller."""
+        if self.name == "pyvmm":
+            return ["--disk", f"path={disk},if=ide,format=qcow2", "--cdrom", str(iso)]
+        return ["-drive", f"file={disk},if=ide,index=0,format=qcow2", "-cdrom", str(iso)]
+
 
 _PYVMM = [sys.executable, "-m", "pyvmm.cli.main", "run"]
 _QEMU = ["qemu-system-x86_64", "-no-user-config", "-accel", "tcg", "-M", "pc"]
