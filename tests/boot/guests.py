@@ -34,11 +34,12 @@ class Vmm:
     name: str
     engine: str = "auto"
 
-    def disk(self, path: Path, memory: int = 512) -> list[str]:
+    def disk(self, path: Path, memory: int = 512, interface: str = "virtio") -> list[str]:
         """Return the command that boots a qcow2 with `memory` MiB, COM1 on the terminal."""
         if self.name == "pyvmm":
-            return [*_PYVMM, str(path), "--engine", self.engine, "-m", f"{memory}M", "--serial", "stdio"]
-        return [*_QEMU, "-m", str(memory), "-drive", f"file={path},if=virtio,format=qcow2"]
+            words = [str(path), "--interface", interface, "--engine", self.engine]
+            return [*_PYVMM, *words, "-m", f"{memory}M", "--serial", "stdio"]
+        return [*_QEMU, "-m", str(memory), "-drive", f"file={path},if={interface},format=qcow2"]
 
     def kernel(self, kernel: Path, initrd: Path, append: str, memory: int = 512) -> list[str]:
         """Return the command that starts a kernel directly, with `memory` MiB."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pyvmm import DiskConfig, Machine, MachineConfig
-from pyvmm.config import DiskInterface
 from pyvmm.errors import BootError
 from pyvmm.units import KIB, MIB
 from tests.boot import bios_images
 from tests.conftest import RecordExercised
+
+if TYPE_CHECKING:
+    from pyvmm.config import DiskInterface
 
 pytestmark = pytest.mark.boot
 
@@ -114,10 +117,11 @@ def test_cd_with_floppy_emulation(
     record(record_exercised, machine, "El Torito floppy emulation")
 
 
+@pytest.mark.parametrize("interface", ["virtio", "ide"])
 def test_grub_on_an_mbr_disk(
-    tmp_path: Path, machine_of: MachineMaker, record_exercised: RecordExercised
+    tmp_path: Path, machine_of: MachineMaker, interface: DiskInterface, record_exercised: RecordExercised
 ) -> None:
-    machine = machine_of(bios_images.grub_disk(tmp_path))
+    machine = machine_of(bios_images.grub_disk(tmp_path), interface)
     talk = converse(machine, [("see", "Welcome to GRUB!"), ("see", "first entry")])
     talk.see("second entry")
     assert "│*first entry" in machine.firmware.screen.text()
@@ -125,7 +129,7 @@ def test_grub_on_an_mbr_disk(
         talk.type(key)
     for text in ("chose the second", "00 00 55 aa", "GRUB is done"):
         talk.see(text)
-    record(record_exercised, machine, "GRUB 2, MBR disk")
+    record(record_exercised, machine, f"GRUB 2, MBR disk, {interface}")
 
 
 def test_grub_rescue_cd(tmp_path: Path, machine_of: MachineMaker, record_exercised: RecordExercised) -> None:

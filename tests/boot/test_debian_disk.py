@@ -62,6 +62,31 @@ def test_disk_boots_and_keeps_files(
     exercised("Debian disk")
 
 
+def test_disk_on_ide(
+    debian_disk: Path, vmm: Vmm, qemu: Vmm, boot: Boot, exercised: Callable[[str], None], tmp_path: Path
+) -> None:
+    """The same disk as an IDE drive: Debian's own initrd finds it by ata_piix, and QEMU reads what was written."""
+    overlay = tmp_path / "overlay.qcow2"
+    qemu_img("create", "-f", "qcow2", "-b", debian_disk, "-F", "qcow2", overlay)
+
+    with boot(vmm.disk(overlay, interface="ide")) as session:
+        menu_to_login(session)
+        assert session.check("systemctl list-units --failed --no-legend --plain") == ""
+        assert "/dev/sda1" in session.check("findmnt -n -o SOURCE,OPTIONS / | grep rw")
+        assert "ata_piix" in session.check("readlink -f /sys/bus/pci/devices/0000:00:01.1/driver")
+        assert session.run("dmesg | grep -E 'ata[12].*(exception|failed|error|timeout)'").output == ""
+        write_files(session, "/root/ide")
+        assert session.poweroff() == 0
+    check_image(overlay)
+
+    with boot(qemu.disk(overlay, interface="ide")) as session:
+        menu_to_login(session)
+        check_files(session, "/root/ide")
+        assert session.poweroff() == 0
+    check_image(overlay)
+    exercised("Debian disk, IDE")
+
+
 def test_overlay_both_ways(
     debian_disk: Path, vmm: Vmm, qemu: Vmm, boot: Boot, exercised: Callable[[str], None], tmp_path: Path
 ) -> None:
