@@ -84,6 +84,26 @@ bool irq_line_level(const IrqLine *line);
 uint32_t irq_line_gsi(const IrqLine *line);
 void irq_line_route(IrqLine *line, uint32_t gsi);
 
+/* irq/lapic.h, ioapic.h */
+typedef struct Lapic Lapic;
+typedef struct {
+    uint8_t regs[1024];
+    uint64_t apic_base;
+    uint64_t tsc_deadline;
+    uint64_t tsc_offset;
+    uint64_t timer_deadline;
+    uint32_t errors;
+    uint8_t extint;
+    uint8_t reserved[3];
+} LapicState;
+typedef struct {
+    uint64_t redirection[24];
+    uint32_t id;
+    uint32_t lines;
+    uint8_t select;
+    uint8_t reserved[7];
+} IoApicState;
+
 /* io/board.h */
 enum SystemRequest { SYSTEM_NONE, SYSTEM_RESET, SYSTEM_POWEROFF, SYSTEM_EXIT, SYSTEM_FIRMWARE, SYSTEM_FAULT };
 enum A20Source { A20_I8042 = 1, A20_PORT92 = 2 };
@@ -107,6 +127,7 @@ void board_request(Board *board, enum SystemRequest request, uint32_t code);
 enum SystemRequest board_take_request(Board *board, uint32_t *code);
 void board_set_a20(Board *board, enum A20Source source, bool on);
 void board_nmi(Board *board);
+int board_msi(Board *board, uint64_t address, uint32_t data);
 
 /* The trampoline for devices written in Python (pyvmm/devices/base.py): their ranges' ops are these two. */
 extern "Python" uint64_t python_device_read(void *handle, uint32_t region, uint64_t offset, uint32_t size);
@@ -132,6 +153,10 @@ typedef struct {
 } I8259ChipState;
 typedef struct { I8259ChipState master; I8259ChipState slave; } I8259State;
 Device *i8259_new(Board *board, IrqRouter *router);
+Lapic *lapic_new(Board *board, uint32_t id, Error *error);
+Device *lapic_device(Lapic *lapic);
+void lapic_allow_x2apic(Lapic *lapic, bool allowed);
+Device *ioapic_new(Board *board, IrqRouter *router, uint32_t isa_irq0_pin, Error *error);
 
 /* devices/char_sink.h */
 typedef struct CharSink CharSink;

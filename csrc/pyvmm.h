@@ -22,6 +22,8 @@
 #include "engine/engine.h"
 #include "io/board.h"
 #include "irq/i8259.h"
+#include "irq/ioapic.h"
+#include "irq/lapic.h"
 #include "kvm/kvm.h"
 #include "translator/translator.h"
 #include "virtio/virtio_blk.h"

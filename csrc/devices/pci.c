@@ -134,7 +134,7 @@ void pci_bus_remove(PciFunction *function)
     function->bus = NULL;
 }
 
-uint32_t pci_link(uint32_t slot, uint32_t pin) { return (slot + pin) % PCI_LINK_COUNT; }
+uint32_t pci_link(uint32_t slot, uint32_t pin) { return (slot + pin + PCI_LINK_COUNT - 1) % PCI_LINK_COUNT; }
 
 void pci_bus_route_link(PciBus *bus, uint32_t link, int gsi)
 {

@@ -149,8 +149,8 @@ int pci_function_restore(PciFunction *function, const PciFunctionState *state); 
 void pci_function_set_intx(PciFunction *function, bool level);
 bool pci_function_is_master(const PciFunction *function); /* may it reach memory? */
 
-/* Which of the four links a slot's pin (0 = INTA#) is soldered to, and where the ISA bridge sends a link: a GSI, or
- * -1. */
+/* Which of the four links a slot's pin (0 = INTA#) is soldered to: slot 1's INTA# is link A, as on the 440FX boards that
+ * SeaBIOS and kernels know. And where the ISA bridge sends a link: a GSI, or -1. */
 uint32_t pci_link(uint32_t slot, uint32_t pin);
 void pci_bus_route_link(PciBus *bus, uint32_t link, int gsi);
 int pci_bus_link_route(PciBus *bus, uint32_t link);

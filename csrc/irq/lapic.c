@@ -140,7 +140,7 @@ static bool state_is_valid(const Lapic *lapic, const LapicState *state)
     if ((state->apic_base ^ lapic->base) & APIC_BASE_BSP)
         return false;
     for (uint32_t lvt = LAPIC_LVT_TIMER; lvt <= LAPIC_LVT_ERROR; lvt += 16)
-        if (load_le32(state->regs + lvt) & ~(lapic_writable_bits(lvt) | LVT_PENDING | LVT_REMOTE_IRR))
+        if (load_le32(state->regs + lvt) & ~(lapic_writable_bits(lvt) | lapic_read_only_bits(lvt)))
             return false;
     /* Vectors 0 to 15 are never accepted. */
     uint32_t first = load_le32(state->regs + LAPIC_IRR) | load_le32(state->regs + LAPIC_ISR);

@@ -3,7 +3,6 @@
 #include "irq/lapic_internal.h"
 
 #define PAGE_FRAME      0xfffffff000ull /* 40 address bits: CPUID 0x80000008 */
-#define ICR_X2APIC_BITS 0xccfffull      /* plus the destination in the upper half */
 
 /* IA32_APIC_BASE ------------------------------------------------------------------------------------------------
  */
@@ -119,14 +118,15 @@ static bool write_x2apic(Lapic *lapic, uint32_t offset, uint64_t value)
         lapic_send_locked(lapic, 1u << 18 | (uint32_t)value, 0);
         return true;
     case LAPIC_ICR:
-        if ((uint32_t)value & ~ICR_X2APIC_BITS & ~(uint64_t)LVT_PENDING)
+        if ((uint32_t)value & ~(lapic_writable_bits(offset) | lapic_read_only_bits(offset)))
             return false;
         lapic_set(lapic, LAPIC_ICR_HIGH, (uint32_t)(value >> 32));
         break;
     case LAPIC_ICR_HIGH:
         return false;
     default:
-        if (value & ~(uint64_t)lapic_writable_bits(offset) || !lapic_writable_bits(offset))
+        if (!lapic_writable_bits(offset) ||
+            value & ~(uint64_t)(lapic_writable_bits(offset) | lapic_read_only_bits(offset)))
             return false;
     }
     lapic_write_register_locked(lapic, offset, (uint32_t)value);

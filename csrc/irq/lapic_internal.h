@@ -88,7 +88,8 @@ void lapic_send_locked(Lapic *lapic, uint32_t low, uint32_t destination);
 uint32_t lapic_read_register_locked(Lapic *lapic, uint32_t offset);
 void lapic_write_register_locked(Lapic *lapic, uint32_t offset, uint32_t value);
 bool lapic_register_exists(uint32_t offset);
-uint32_t lapic_writable_bits(uint32_t offset); /* what x2APIC does not refuse */
+uint32_t lapic_writable_bits(uint32_t offset);
+uint32_t lapic_read_only_bits(uint32_t offset); /* a write of them is ignored; what is in neither is reserved */
 void lapic_reset_registers_locked(Lapic *lapic);
 
 /* lapic_base.c: modes */

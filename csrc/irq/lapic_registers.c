@@ -66,6 +66,13 @@ uint32_t lapic_writable_bits(uint32_t offset)
     }
 }
 
+uint32_t lapic_read_only_bits(uint32_t offset)
+{
+    if (offset == LAPIC_LVT_LINT0 || offset == LAPIC_LVT_LINT1)
+        return LVT_PENDING | LVT_REMOTE_IRR;
+    return offset == LAPIC_ICR || (offset >= LAPIC_LVT_TIMER && offset <= LAPIC_LVT_ERROR) ? LVT_PENDING : 0;
+}
+
 uint32_t lapic_read_register_locked(Lapic *lapic, uint32_t offset)
 {
     switch (offset) {

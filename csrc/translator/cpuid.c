@@ -26,6 +26,8 @@ enum {
 #define EDX_APIC (1u << 9)
 #define EDX_MTRR (1u << 12)
 #define EDX_MCE ((1u << 7) | (1u << 14))
+/* Leaf 6 */
+#define EAX_ARAT (1u << 2) /* the APIC's timer never stops */
 /* Leaf 7 */
 #define EBX_SMAP (1u << 20)
 /* Leaf 0x80000001 */
@@ -34,6 +36,41 @@ enum {
 #define ECX_TOPOLOGY (1u << 22)
 /* Leaf 0x80000007 */
 #define EDX_INVARIANT_TSC (1u << 8)
+
+/* What is there of a local APIC; bit 9 follows IA32_APIC_BASE (SDM vol. 3A §11.4.3). */
+static void apic_features(const TranslatorVcpu *vcpu, uint32_t r[4])
+{
+    const Lapic *lapic = translator_lapic(vcpu);
+    r[ECX] &= ~(ECX_X2APIC | ECX_TSC_DEADLINE);
+    r[EDX] &= ~EDX_APIC;
+    if (lapic)
+        r[ECX] |= ECX_X2APIC | ECX_TSC_DEADLINE;
+    if (lapic && lapic_is_enabled(lapic))
+        r[EDX] |= EDX_APIC;
+    r[EBX] = (r[EBX] & 0xffffff) | vcpu->base.index << 24;
+}
+
+/* TSC frequency = crystal * EBX / EAX, exact as long as it fits. */
+static void tsc_ratio(uint64_t hz, uint32_t r[4])
+{
+    uint64_t unit = hz > UINT32_MAX ? 1000 : 1;
+    r[EAX] = (uint32_t)(LAPIC_TIMER_HZ / unit);
+    r[EBX] = (uint32_t)(hz / unit);
+}
+
+/* Leaf 0xb: one thread, one core. */
+static void topology_leaf(const TranslatorVcpu *vcpu, uint32_t subleaf, uint32_t r[4])
+{
+    memset(r, 0, 4 * sizeof *r);
+    if (!translator_lapic(vcpu))
+        return;
+    r[ECX] = subleaf & 0xff;
+    r[EDX] = vcpu->base.index;
+    if (subleaf < 2) {
+        r[EBX] = 1;
+        r[ECX] |= (subleaf + 1) << 8;
+    }
+}
 
 static void set_text(uint32_t r[4], uint32_t max_leaf, const char text[12])
 {
@@ -50,7 +87,7 @@ static void hypervisor_leaf(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t r[4])
         break;
     case LEAF_TIMING:
         r[EAX] = (uint32_t)(vcpu->board->tsc_hz / 1000);
-        r[EBX] = 1000000;
+        r[EBX] = (uint32_t)(LAPIC_TIMER_HZ / 1000);
         break;
     case LEAF_KVM:
         set_text(r, LEAF_KVM_FEATURES, "KVMKVMKVM\0\0\0");
@@ -73,13 +110,19 @@ void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         r[EAX] = MAX(r[EAX], 0x15u);
         break;
     case 1:
-        /* No local APIC on this board yet, and no machine-check or memory-type registers behind the bits. */
-        r[ECX] = (r[ECX] & ~(ECX_MONITOR | ECX_X2APIC | ECX_TSC_DEADLINE)) | ECX_HYPERVISOR;
-        r[EDX] &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        /* No machine-check or memory-type registers behind the bits. */
+        r[ECX] = (r[ECX] & ~ECX_MONITOR) | ECX_HYPERVISOR;
+        r[EDX] &= ~(EDX_MTRR | EDX_MCE);
+        apic_features(vcpu, r);
         break;
-    case 4: /* cache and core topology: AMD's is in 0x8000001d */
-    case 0xb:
+    case 4: /* cache topology: AMD's is in 0x8000001d */
         memset(r, 0, 4 * sizeof *r);
+        break;
+    case 6:
+        r[EAX] |= EAX_ARAT;
+        break;
+    case 0xb:
+        topology_leaf(vcpu, subleaf, r);
         break;
     case 7:
         /* SMAP would end a block at each STAC and CLAC: dear under translation, and no safety to the host. */
@@ -94,15 +137,16 @@ void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
             r[EDX] = 0;
         }
         break;
-    case 0x15: /* TSC = crystal * EBX / EAX */
-        r[EAX] = 1;
-        r[EBX] = 1;
-        r[ECX] = (uint32_t)MIN(vcpu->board->tsc_hz, (uint64_t)UINT32_MAX);
+    case 0x15: /* TSC = crystal * EBX / EAX; the crystal is what the APIC's timer counts */
+        tsc_ratio(vcpu->board->tsc_hz, r);
+        r[ECX] = (uint32_t)LAPIC_TIMER_HZ;
         r[EDX] = 0;
         break;
     case 0x80000001:
         r[ECX] &= ~(ECX_SVM | ECX_EXT_APIC | ECX_TOPOLOGY);
         r[EDX] &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        if (translator_lapic(vcpu) && lapic_is_enabled(translator_lapic(vcpu)))
+            r[EDX] |= EDX_APIC;
         break;
     case 0x80000007:
         r[EDX] |= EDX_INVARIANT_TSC;

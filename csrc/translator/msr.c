@@ -7,7 +7,6 @@
 
 enum {
     MSR_TSC = 0x10,
-    MSR_APIC_BASE = 0x1b,
     MSR_TSC_ADJUST = 0x3b,
     MSR_SYSENTER_CS = 0x174,
     MSR_SYSENTER_ESP = 0x175,
@@ -108,11 +107,14 @@ void translator_publish_clock(TranslatorVcpu *vcpu)
 
 bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
 {
+    Lapic *lapic = translator_lapic(vcpu);
+    if (lapic && lapic_owns_msr(index))
+        return lapic_read_msr(lapic, index, value);
     switch (index) {
     case MSR_TSC:
         *value = translator_tsc(vcpu);
         return true;
-    case MSR_APIC_BASE:
+    case MSR_IA32_APIC_BASE:
         *value = vcpu->apic_base;
         return true;
     case MSR_TSC_AUX:
@@ -166,11 +168,16 @@ static bool library_value_is_valid(TranslatorVcpu *vcpu, uint32_t index, uint64_
 
 bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
 {
+    Lapic *lapic = translator_lapic(vcpu);
+    if (lapic && lapic_owns_msr(index))
+        return lapic_write_msr(lapic, index, value);
     switch (index) {
     case MSR_TSC:
         vcpu->tsc_offset = value - clock_ticks(vcpu);
+        if (lapic)
+            lapic_set_tsc_offset(lapic, vcpu->tsc_offset);
         return true;
-    case MSR_APIC_BASE: /* no APIC to enable or move */
+    case MSR_IA32_APIC_BASE: /* no APIC to enable or move */
         return (value & ~0x100ull) == APIC_BASE_DISABLED;
     case MSR_TSC_AUX:
         if (value > UINT32_MAX)

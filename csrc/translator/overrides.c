@@ -129,7 +129,10 @@ void helper_wrmsr_x86_64(Env *env)
 uint64_t helper_read_crN_x86_64(Env *env, int number)
 {
     TranslatorVcpu *vcpu = translator_current();
-    return number == 8 ? vcpu->cr8 : original_helper_read_crN_x86_64(env, number);
+    if (number != 8)
+        return original_helper_read_crN_x86_64(env, number);
+    Lapic *lapic = translator_lapic(vcpu);
+    return lapic ? lapic_cr8(lapic) : vcpu->cr8;
 }
 
 /* SDM vol. 2B, MOV to control registers: what is #GP(0) and not only left out. */
@@ -161,8 +164,11 @@ void helper_write_crN_x86_64(Env *env, int number, uint64_t value)
     TranslatorVcpu *vcpu = translator_current();
     if (!control_value_is_valid(vcpu, number, value))
         raise_gp(vcpu, RETURN_ADDRESS);
+    Lapic *lapic = translator_lapic(vcpu);
     if (number != 8)
         original_helper_write_crN_x86_64(env, number, value);
+    else if (lapic)
+        lapic_set_cr8(lapic, (uint8_t)value);
     else
         vcpu->cr8 = value;
 }

@@ -92,13 +92,14 @@ int translator_get_state(Vcpu *base, CpuState *state)
     state->gdtr = (DescriptorTable){.base = env->gdt.base, .limit = (uint16_t)env->gdt.limit};
     state->idtr = (DescriptorTable){.base = env->idt.base, .limit = (uint16_t)env->idt.limit};
     state->cr0 = env->cr[0], state->cr2 = env->cr[2], state->cr3 = env->cr[3], state->cr4 = env->cr[4];
-    state->cr8 = vcpu->cr8;
+    const Lapic *lapic = translator_lapic(vcpu);
+    state->cr8 = lapic ? lapic_cr8(lapic) : vcpu->cr8;
     for (int i = 0; i < 8; i++)
         if (i != 4 && i != 5)
             uc_reg_read(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
     state->xcr0 = vcpu->xcr0;
     state->efer = translator_library_msr(vcpu, MSR_EFER);
-    state->apic_base = vcpu->apic_base;
+    state->apic_base = lapic ? lapic_base(lapic) : vcpu->apic_base;
     state->pat = translator_library_msr(vcpu, 0x277);
     state->star = translator_library_msr(vcpu, MSR_STAR);
     state->lstar = translator_library_msr(vcpu, MSR_LSTAR);
@@ -157,7 +158,12 @@ int translator_set_state(Vcpu *base, const CpuState *state)
             uc_reg_write(vcpu->uc, UC_X86_REG_DR0 + i, &state->dr[i]);
     vcpu->cr8 = state->cr8 & 15;
     translator_set_xcr0(vcpu, state->xcr0);
-    vcpu->apic_base = state->apic_base & ~0x800ull; /* no local APIC on this board */
+    vcpu->apic_base = state->apic_base & ~(uint64_t)APIC_BASE_ENABLE;
+    Lapic *lapic = translator_lapic(vcpu);
+    if (lapic) {
+        lapic_set_base(lapic, state->apic_base);
+        lapic_set_cr8(lapic, state->cr8 & 15);
+    }
     translator_set_library_msr(vcpu, 0x277, state->pat);
     translator_set_library_msr(vcpu, MSR_STAR, state->star);
     translator_set_library_msr(vcpu, MSR_LSTAR, state->lstar);

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "irq/lapic.h"
 #include "translator/library.h"
 #include "translator/translator.h"
 
@@ -43,8 +44,9 @@ typedef struct TranslatorVcpu {
     uint32_t slow_kick; /* atomic: the slow tier's stand-in for icount_high */
 
     /* What the library does not keep */
-    uint64_t cr8, xcr0; /* xcr0: a copy */
-    uint64_t apic_base, tsc_aux, misc_enable;
+    uint64_t cr8, apic_base; /* on a board without a local APIC */
+    uint64_t xcr0;           /* a copy */
+    uint64_t tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock;
     uint64_t tsc_offset;       /* guest TSC = board clock in TSC ticks + this */
     uint64_t kvm_clock_offset; /* paravirtual clock = board clock + this */
@@ -126,6 +128,12 @@ bool translator_can_hold(const CpuState *state); /* no bits of CR4, EFER and XCR
 void translator_set_xcr0(TranslatorVcpu *vcpu, uint64_t value);
 uint64_t translator_tsc(const TranslatorVcpu *vcpu);
 void translator_publish_clock(TranslatorVcpu *vcpu); /* the paravirtual clock's record anew, if the guest has one */
+
+/* The local APIC of this vCPU, or NULL: CR8, IA32_APIC_BASE and the x2APIC registers are its. */
+static inline Lapic *translator_lapic(const TranslatorVcpu *vcpu)
+{
+    return apic_bus_lapic(vcpu->board->apics, vcpu->base.index);
+}
 
 /* cpuid.c */
 void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t registers[4]);

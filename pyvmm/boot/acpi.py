@@ -1,9 +1,11 @@
-"""ACPI tables of the PC: RSDP, RSDT, XSDT, FADT, FACS and a DSDT in AML.
+"""ACPI tables of the PC: RSDP, RSDT, XSDT, FADT, MADT, FACS and a DSDT in AML.
 
-Source: ACPI 6.5 §5.2.5 (RSDP), §5.2.7-8 (RSDT, XSDT), §5.2.9 (FADT; revision 4 is ACPI 3.0's, which every ACPI system
-of this century reads), §5.2.10 (FACS), chapter 6 (devices); PIIX3 §2.2.12 for PIRQRC; PCI Firmware 3.0 §4.
-The tables describe what `pyvmm.machine.layout` says and no more. Left out: MADT, HPET and MCFG (there is no APIC, HPET
-or ECAM, so a guest uses the 8259s), sleep states other than S5, processors and thermal zones, SMBIOS.
+Source: ACPI 6.5 §5.2.5 (RSDP), §5.2.7-8 (RSDT, XSDT), §5.2.9 (FADT; revision 4 is ACPI 3.0's, which every ACPI
+system of this century reads), §5.2.10 (FACS), §5.2.12 (MADT), chapter 6 (devices); PIIX3 §2.2.12 for PIRQRC; PCI
+Firmware 3.0 §4. The tables describe what `pyvmm.machine.layout` says and no more. The PCI links go through the ISA
+bridge to ISA IRQs, which are inputs of the 8259s and of the I/O APIC alike: the routing is the same whichever the guest
+chooses, and a _PIC method would have nothing to do. Left out: HPET and MCFG (there is no HPET or ECAM), sleep states
+other than S5, processors in the DSDT and thermal zones, SMBIOS.
 
 Placing: the RSDP is in the area that is searched for it, 0xE0000; the tables are at the end of RAM below 4 GiB, as E820
 type 3 (reclaimable), and the FACS, which guests write, in a page after them, as type 4 (NVS).
@@ -48,6 +50,12 @@ LEGACY_DEVICES: Final = 1 << 0
 HAS_8042: Final = 1 << 1
 NO_VGA: Final = 1 << 2
 
+# MADT (§5.2.12): the 8259s are there too; MPS INTI flags (table 5.26)
+MADT_PCAT_COMPAT: Final = 1 << 0
+MADT_BUS_DEFAULT: Final = 0
+MADT_LEVEL_HIGH: Final = 0x0D
+MADT_LEVEL_LOW: Final = 0x0F
+
 LINKS: Final = ("LNKA", "LNKB", "LNKC", "LNKD")
 LINK_REGISTERS: Final = ("PRQA", "PRQB", "PRQC", "PRQD")
 PIRQRC: Final = 0x60
@@ -66,6 +74,7 @@ class AcpiTables:
 def build_tables(
     memory_size: int,
     *,
+    cpus: int = 1,
     com_ports: int = 1,
     mouse: bool = False,
     vga: bool = False,
@@ -77,6 +86,8 @@ def build_tables(
     ----------
     memory_size
         RAM in bytes.
+    cpus
+        How many processors, with the APIC IDs from 0.
     com_ports
         How many of the serial ports in `layout.COM_PORTS` exist, 0 to 4.
     mouse
@@ -91,7 +102,8 @@ def build_tables(
     top = min(memory_size, layout.PCI_HOLE_BASE) & ~(PAGE - 1)
     facs_gpa = top - PAGE
     dsdt = build_dsdt(com_ports=com_ports, mouse=mouse)
-    room = (len(dsdt) + 4 * KIB + PAGE - 1) & ~(PAGE - 1)
+    madt = build_madt(cpus)
+    room = (len(dsdt) + len(madt) + 4 * KIB + PAGE - 1) & ~(PAGE - 1)
     base = facs_gpa - room
 
     blobs: list[tuple[Gpa, bytes]] = []
@@ -105,8 +117,9 @@ def build_tables(
 
     dsdt_gpa = place(dsdt)
     fadt_gpa = place(build_fadt(facs_gpa, dsdt_gpa, vga=vga, pm_timer_bits=pm_timer_bits))
-    rsdt_gpa = place(build_table(b"RSDT", 1, struct.pack("<I", fadt_gpa)))
-    xsdt_gpa = place(build_table(b"XSDT", 1, struct.pack("<Q", fadt_gpa)))
+    madt_gpa = place(madt)
+    rsdt_gpa = place(build_table(b"RSDT", 1, struct.pack("<2I", fadt_gpa, madt_gpa)))
+    xsdt_gpa = place(build_table(b"XSDT", 1, struct.pack("<2Q", fadt_gpa, madt_gpa)))
     blobs.append((Gpa(facs_gpa), build_facs()))
     blobs.append((layout.ACPI_RSDP, build_rsdp(rsdt_gpa, xsdt_gpa)))
     reserved = [E820Entry(base, room, E820_ACPI), E820Entry(facs_gpa, PAGE, E820_NVS)]
@@ -214,6 +227,25 @@ def build_fadt(
     return build_table(b"FACP", 4, body)
 
 
+def build_madt(cpus: int) -> bytes:
+    """Return the multiple APIC description table of revision 4 (§5.2.12).
+
+    A local APIC for each processor, the I/O APIC at GSI 0, and what is not an edge-triggered, active-high line of the
+    ISA bus on the input of its own number: IRQ 0, the SCI, and the lines that PCI links may be routed to. The NMI is at
+    LINT1 of every processor.
+    """
+    body = struct.pack("<II", layout.LOCAL_APIC_BASE, MADT_PCAT_COMPAT)
+    for cpu in range(cpus):
+        body += struct.pack("<BBBBI", 0, 8, cpu, cpu, 1)  # processor local APIC: enabled
+    body += struct.pack("<BBBBII", 1, 12, layout.IO_APIC_ID, 0, layout.IO_APIC_BASE, 0)
+    body += struct.pack("<BBBBIH", 2, 10, 0, layout.IRQ_PIT, layout.IO_APIC_TIMER_INPUT, MADT_BUS_DEFAULT)
+    body += struct.pack("<BBBBIH", 2, 10, 0, layout.IRQ_ACPI, layout.IRQ_ACPI, MADT_LEVEL_HIGH)
+    for line in layout.PCI_LINK_CHOICES:
+        body += struct.pack("<BBBBIH", 2, 10, 0, line, line, MADT_LEVEL_LOW)
+    body += struct.pack("<BBBHB", 4, 6, 0xFF, MADT_BUS_DEFAULT, 1)
+    return build_table(b"APIC", 4, body)
+
+
 def build_dsdt(*, com_ports: int = 1, mouse: bool = False) -> bytes:
     """Return the DSDT, revision 2 (64-bit integers): the PCI root bus, its interrupt links, ISA devices, and S5."""
     sleep = aml.integer(SLEEP_TYPE_S5)
@@ -270,11 +302,11 @@ def _windows() -> bytes:
 
 
 def _interrupt_routing() -> bytes:
-    """_PRT: pin `p` (0 = INTA#) of slot `s` is soldered to link (s + p) mod 4, as csrc/devices/pci.c: pci_link()."""
+    """_PRT: which link each pin (0 = INTA#) of each slot is soldered to."""
     rows = []
     for slot in range(1, 32):
         for pin in range(4):
-            link = aml.name_string(LINKS[(slot + pin) % 4])
+            link = aml.name_string(LINKS[layout.pci_link(slot, pin)])
             rows.append(aml.package(aml.integer(slot << 16 | 0xFFFF), aml.integer(pin), link, aml.integer(0)))
     return aml.name("_PRT", aml.package(*rows))
 
@@ -282,7 +314,7 @@ def _interrupt_routing() -> bytes:
 def _link(index: int) -> bytes:
     """A PCI interrupt link device: reads and sets one PIRQRC register of the ISA bridge (ACPI 6.5 §6.2.13)."""
     register = aml.name_string(rf"\_SB.PCI0.ISA.{LINK_REGISTERS[index]}")
-    choices = sorted(set(layout.PCI_LINKS))
+    choices = layout.PCI_LINK_CHOICES
     mask = aml.name_string("IRQW")
     current = aml.method(
         "_CRS",

@@ -156,16 +156,11 @@ class _Window:
         return start
 
 
-def _link(device: int, pin: int) -> int:
-    """Link (0 = A) of a pin (0 = INTA#): slot s, pin p has link (s + p) mod 4 (csrc/devices/pci.c: pci_link())."""
-    return (device + pin) % len(layout.PCI_LINKS)
-
-
 def link_irq(device: int, pin: int) -> int:
     """IRQ of a device's INTx# (1 = INTA#): the pins are swizzled over links A to D by device number (PIIX3; PCI 3.0
     §2.2.6).
     """
-    return layout.PCI_LINKS[_link(device, pin - 1)]
+    return layout.PCI_LINKS[layout.pci_link(device, pin - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +262,6 @@ def routing_table(pio: PortBus) -> bytes:
 
 def routing_entry(device: int) -> bytes:
     """One slot of the routing table: for each pin its link and the bitmap of IRQs that the link may use."""
-    bitmap = sum(1 << irq for irq in set(layout.PCI_LINKS))
-    pins = b"".join(struct.pack("<BH", _PIRQRC + _link(device, pin), bitmap) for pin in range(4))
+    bitmap = sum(1 << irq for irq in layout.PCI_LINK_CHOICES)
+    pins = b"".join(struct.pack("<BH", _PIRQRC + layout.pci_link(device, pin), bitmap) for pin in range(4))
     return struct.pack("<BB", 0, device << 3) + pins + b"\0\0"

@@ -30,7 +30,9 @@ PCI_HOLE_BASE: Final = Gpa(3 * GIB)
 PCI_MMIO_BASE: Final = Gpa(0xE0000000)
 PCI_MMIO_END: Final = Gpa(0xFEC00000)
 IO_APIC_BASE: Final = Gpa(0xFEC00000)
+IO_APIC_SIZE: Final = 4 * KIB
 LOCAL_APIC_BASE: Final = Gpa(0xFEE00000)
+"""Where the local APIC puts itself (Intel SDM 3A section 11.4.1); the ACPI tables say so."""
 KVM_RESERVED: Final = Gpa(0xFEFFC000)
 """Four pages without memory, between the local APIC and the largest ROM, for KVM on older VT-x (csrc/kvm/kvm.h)."""
 BIOS_HIGH_BASE: Final = Gpa(4 * GIB - BIOS_SIZE)
@@ -88,8 +90,14 @@ IRQ_RTC: Final = 8
 IRQ_ACPI: Final = 9
 IRQ_MOUSE: Final = 12
 IRQ_IDE: Final = (14, 15)
+IO_APIC_ID: Final = 0
+IO_APIC_TIMER_INPUT: Final = 2
+"""ISA IRQ 0 is on the I/O APIC's input 2, as on every PC since the MP specification 1.4 (section 5.3); other lines are
+on the input of their number."""
 PCI_LINKS: Final = (10, 11, 10, 11)
 """What INTA# to INTD# of the root bus's links (LNKA to LNKD) are routed to; see PIIX3 PIRQRC, 0x60..0x63."""
+PCI_LINK_CHOICES: Final = (5, 10, 11)
+"""Where a guest may route them."""
 
 # PCI device numbers on bus 0 -----------------------------------------------------------------------------------------
 PCI_HOST_BRIDGE: Final = 0
@@ -98,6 +106,14 @@ PCI_VGA: Final = 2
 PCI_IDE_FUNCTION: Final = 1
 """Of the ISA bridge's slot (PIIX3: function 1)."""
 PCI_FIRST_FREE_SLOT: Final = 3
+
+
+def pci_link(slot: int, pin: int) -> int:
+    """Link (0 = A) that a slot's pin (0 = INTA#) is soldered to.
+
+    As csrc/devices/pci.c: the order of the 440FX boards that SeaBIOS knows, in which slot 1's INTA# is link A.
+    """
+    return (slot + pin - 1) % 4
 
 
 def split_memory(size: int) -> list[tuple[Gpa, int]]:

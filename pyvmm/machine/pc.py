@@ -12,6 +12,7 @@ import time
 from pyvmm.board import Board
 from pyvmm.config import MachineConfig
 from pyvmm.devices.acpi_pm import AcpiPm
+from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import Device
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.pci import HostBridge, IsaBridge, PciBus, PowerManagement
@@ -233,6 +234,10 @@ def add_chipset(pc: Pc) -> None:
     pio.add(layout.PIC_MASTER, 2, pic, Pic.MASTER)
     pio.add(layout.PIC_SLAVE, 2, pic, Pic.SLAVE)
     pio.add(layout.PIC_ELCR, 2, pic, Pic.ELCR)
+    for index in range(pc.config.cpus):
+        pc.add(f"lapic{index}" if index else "lapic", Lapic(board, index))
+    io_apic = pc.add("ioapic", IoApic(board, layout.IO_APIC_TIMER_INPUT))
+    board.mmio.add(layout.IO_APIC_BASE, layout.IO_APIC_SIZE, io_apic)
     pit = pc.add("pit", Pit(board, board.irq_line(layout.IRQ_PIT)))
     pio.add(layout.PIT, 4, pit)
     pio.add(layout.RTC, 2, pc.add("rtc", Rtc(board, board.irq_line(layout.IRQ_RTC))))
@@ -381,7 +386,7 @@ def add_firmware(pc: Pc) -> None:
         return
     from pyvmm.boot import acpi
 
-    pc.acpi = acpi.build_tables(config.memory)
+    pc.acpi = acpi.build_tables(config.memory, cpus=config.cpus)
     if config.kernel is not None:
         return
     from pyvmm.firmware.bios import Bios

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.boot.acpi import SLEEP_TYPE_S5, AcpiTables, build_dsdt, build_tables
+from pyvmm.boot.acpi import SLEEP_TYPE_S5, AcpiTables, build_dsdt, build_madt, build_tables
 from pyvmm.boot.e820 import e820_map
 from pyvmm.machine import layout
 from pyvmm.units import GIB, MIB, Gpa
@@ -29,7 +29,7 @@ def table_at(tables: AcpiTables, gpa: int) -> bytes:
 
 @pytest.mark.parametrize("memory", [2 * MIB, 256 * MIB, 3 * GIB, 8 * GIB])
 def test_everything_is_found_from_the_rsdp(memory: int) -> None:
-    """RSDP to RSDT and XSDT to FADT to DSDT and FACS, all checksums right (§5.2.5 to §5.2.10)."""
+    """RSDP to RSDT and XSDT to FADT and MADT, to DSDT and FACS, all checksums right (§5.2.5 to §5.2.12)."""
     tables = build_tables(memory)
     assert tables.rsdp_gpa is not None
     assert 0xE0000 <= tables.rsdp_gpa < 0x100000
@@ -41,14 +41,15 @@ def test_everything_is_found_from_the_rsdp(memory: int) -> None:
     assert length == 36
     roots = (table_at(tables, rsdt), table_at(tables, xsdt))
     assert [root[:4] for root in roots] == [b"RSDT", b"XSDT"]
-    (fadt_gpa,) = struct.unpack("<I", roots[0][36:])
-    assert struct.unpack("<Q", roots[1][36:]) == (fadt_gpa,)
-    fadt = table_at(tables, fadt_gpa)
+    fadt_gpa, madt_gpa = struct.unpack("<2I", roots[0][36:])
+    assert struct.unpack("<2Q", roots[1][36:]) == (fadt_gpa, madt_gpa)
+    fadt, madt = table_at(tables, fadt_gpa), table_at(tables, madt_gpa)
+    assert (fadt[:4], madt[:4]) == (b"FACP", b"APIC")
     facs_gpa, dsdt_gpa = struct.unpack_from("<II", fadt, 36)
     assert struct.unpack_from("<QQ", fadt, 132) == (0, dsdt_gpa)
     dsdt, facs = table_at(tables, dsdt_gpa), table_at(tables, facs_gpa)
     assert (facs[:4], len(facs), facs_gpa % 64) == (b"FACS", 64, 0)
-    for table in (*roots, fadt, dsdt):
+    for table in (*roots, fadt, madt, dsdt):
         assert sum(table) % 256 == 0
         assert struct.unpack_from("<I", table, 4) == (len(table),)
 
@@ -67,6 +68,28 @@ def test_places() -> None:
 def test_a_machine_too_small() -> None:
     """1 MiB of RAM has no ACPI."""
     assert build_tables(1 * MIB) == AcpiTables(None, [], [])
+
+
+def test_madt_structures() -> None:
+    """§5.2.12: processors, the I/O APIC, the lines that are not the ISA bus's own, and the NMI of every processor."""
+    madt = build_madt(3)
+    assert struct.unpack_from("<II", madt, 36) == (layout.LOCAL_APIC_BASE, 1)
+    found: dict[int, list[bytes]] = {}
+    at = 44
+    while at < len(madt):
+        assert madt[at + 1] >= 2
+        found.setdefault(madt[at], []).append(madt[at + 2 : at + madt[at + 1]])
+        at += madt[at + 1]
+    assert at == len(madt)
+    assert [struct.unpack("<BBI", body) for body in found[0]] == [(0, 0, 1), (1, 1, 1), (2, 2, 1)]
+    assert [struct.unpack("<BBII", body) for body in found[1]] == [(0, 0, layout.IO_APIC_BASE, 0)]
+    overrides = {
+        source: (bus, gsi, flags) for bus, source, gsi, flags in map(struct.Struct("<BBIH").unpack, found[2])
+    }
+    assert overrides[layout.IRQ_PIT] == (0, 2, 0)
+    assert overrides[layout.IRQ_ACPI] == (0, 9, 0x0D)
+    assert all(overrides[line] == (0, line, 0x0F) for line in layout.PCI_LINKS)
+    assert [struct.unpack("<BHB", body) for body in found[4]] == [(0xFF, 0, 1)]
 
 
 def test_fadt_fields() -> None:

@@ -155,7 +155,7 @@ def test_bar_moves(pc: Pc, adder: Adder) -> None:
 def test_interrupt_follows_link(pc: Pc, adder: Adder) -> None:
     adder.function.write(0x04, 2, 1)
     assert adder.function.interrupt_gsi is None
-    link = (4 + 1) % 4
+    link = (4 + 1 - 1) % 4  # slot 1's INTA# is link A
     pc.pci[1].write(PIRQRC + link, 1, 11)
     assert adder.function.interrupt_gsi == 11
     pc.board.pio.write(0xC104, 1, 1)
