@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pyvmm.devices.base import NativeDevice
 from pyvmm.errors import DeviceError
 from pyvmm.native import check_pointer, lib, new_error
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
 
