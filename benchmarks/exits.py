@@ -1,10 +1,10 @@
 """What one exit costs: answered by nobody, by a C device, by a Python device, and counted in teaching mode.
 
-Run by ``./dev bench exits``. The guest is a 64 KiB ROM, the same for all: from the reset vector into a loop of 32 port
-writes (``out 0xe0, al``, real mode) or 32 stores to device memory (``mov [0xff000000], eax``, protected mode). A cost is
-the difference of a long and a short run divided by the difference of their exits, so that starting and ending cancel
-out; the loop's own instructions, a DEC and a JNZ for each 32 exits, are in it on both sides. All sides' runs take turns,
-and of each the one with the least CPU time counts.
+Run by ``./dev bench exits``. The guest is a 64 KiB ROM, the same for all: from the reset vector into a loop of 32
+port writes (``out 0xe0, al``, real mode) or 32 stores to device memory (``mov [0xff000000], eax``, protected mode).
+A cost is the difference of a long and a short run divided by the difference of their exits, so that starting and
+ending cancel out; the loop's own instructions, a DEC and a JNZ for each 32 exits, are in it on both sides. The runs of
+all sides take turns, and of each the one with the least CPU time counts.
 
 kvm         Beside a loop of KVM_RUN in C that looks at nothing but the exit's reason (raw_kvm_run.c; needs cc).
             CPU seconds of the vCPU's thread; the guest's are in them. On a host whose KVM interprets ring 0
@@ -86,7 +86,7 @@ def ours(engine: str, *, python: bool = False, teaching: bool = False) -> Way:
     """Return a way to run a ROM here, on this thread."""
 
     def run(image: Path) -> float:
-        with Machine(memory=1 << 20, engine=engine, firmware=image, serial="null", vga="none") as machine:
+        with Machine(memory=1 << 20, engine=engine, firmware=image, serial="null") as machine:
             device: Device = PythonDevice() if python else PostCode(machine.board)
             machine.pio.add(PORT, 1, device)
             machine.mmio.add(MMIO, 0x1000, device)

@@ -35,9 +35,10 @@ else:
 
 
 def _exit_of(record: Any, vcpu: int) -> VmExit:
-    from pyvmm.exits import exit_of
+    global _exit_of  # from the first exit that is seen on: the module is not imported before
+    from pyvmm.exits import exit_of as _exit_of
 
-    return exit_of(record, vcpu)
+    return _exit_of(record, vcpu)
 
 
 class Vcpu:

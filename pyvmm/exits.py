@@ -126,19 +126,38 @@ class VmExit:
                 return f"{self.reason.name} {at}"
 
 
+# By number: calling an enumeration takes as long as reading five fields, and teaching mode comes here at every exit.
+_REASONS = {reason.value: reason for reason in ExitReason}
+_REQUESTS = {request.value: request for request in SystemRequest}
+_FAIL = ExitReason.FAIL.value
+
+INSIDE_A_RUN = frozenset(
+    {
+        ExitReason.IO,
+        ExitReason.MMIO,
+        ExitReason.INTERRUPT,
+        ExitReason.EXCEPTION,
+        ExitReason.CPUID,
+        ExitReason.MSR,
+    }
+)
+"""Reasons that never end a run."""
+
+
 def exit_of(record: Any, vcpu: int = 0) -> VmExit:
+    reason = record.reason
     return VmExit(
-        reason=ExitReason(record.reason),
-        address=record.address,
-        size=record.size,
-        is_write=bool(record.is_write),
-        value=record.value,
-        handled=bool(record.handled),
-        rip=record.rip,
-        vector=record.vector,
-        has_error=bool(record.has_error),
-        request=SystemRequest(record.request),
-        code=record.code,
-        text=ffi.string(record.text).decode(errors="replace"),
-        vcpu=vcpu,
+        _REASONS[reason],
+        record.address,
+        record.size,
+        record.is_write != 0,
+        record.value,
+        record.handled != 0,
+        record.rip,
+        record.vector,
+        record.has_error != 0,
+        _REQUESTS[record.request],
+        record.code,
+        ffi.string(record.text).decode(errors="replace") if reason == _FAIL else "",
+        vcpu,
     )

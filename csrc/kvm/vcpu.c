@@ -43,7 +43,7 @@ static int enter_guest(KvmVcpu *vcpu)
         result = kvm_run(vcpu->fd);
         vcpu->incomplete = false; /* the answer is taken before signals are looked at */
     }
-    __atomic_store_n(&vcpu->in_guest, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&vcpu->in_guest, 0, __ATOMIC_RELEASE); /* who sees 1 a moment longer kicks for nothing */
     if (result == -EINTR)
         __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     return result;

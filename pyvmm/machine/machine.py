@@ -194,7 +194,7 @@ class Machine:
         """
         import threading
 
-        from pyvmm.exits import ALL_REASONS, ExitReason, SystemRequest
+        from pyvmm.exits import ALL_REASONS, INSIDE_A_RUN, ExitReason, SystemRequest
 
         wanted = tuple(ALL_REASONS if reasons is None else reasons)
         if len(self.vcpus) > 1:
@@ -219,7 +219,7 @@ class Machine:
                     self._nudged = False
                     continue
                 yield exit_
-                if self._judge(exit_) is not None:
+                if exit_.reason not in INSIDE_A_RUN and self._judge(exit_) is not None:
                     return
         finally:
             over.set()
