@@ -35,6 +35,14 @@ static uint64_t clock_ticks(const TranslatorVcpu *vcpu)
 
 uint64_t translator_tsc(const TranslatorVcpu *vcpu) { return clock_ticks(vcpu) + vcpu->tsc_offset; }
 
+void translator_set_tsc_offset(TranslatorVcpu *vcpu, uint64_t offset)
+{
+    Lapic *lapic = translator_lapic(vcpu);
+    vcpu->tsc_offset = offset;
+    if (lapic)
+        lapic_set_tsc_offset(lapic, offset);
+}
+
 /* The library's own RDMSR and WRMSR take their operands in the guest's registers. */
 uint64_t translator_library_msr(TranslatorVcpu *vcpu, uint32_t index)
 {
@@ -173,9 +181,7 @@ bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
         return lapic_write_msr(lapic, index, value);
     switch (index) {
     case MSR_TSC:
-        vcpu->tsc_offset = value - clock_ticks(vcpu);
-        if (lapic)
-            lapic_set_tsc_offset(lapic, vcpu->tsc_offset);
+        translator_set_tsc_offset(vcpu, value - clock_ticks(vcpu));
         return true;
     case MSR_IA32_APIC_BASE: /* no APIC to enable or move */
         return (value & ~0x100ull) == APIC_BASE_DISABLED;

@@ -174,7 +174,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     translator_set_library_msr(vcpu, 0x175, state->sysenter_esp);
     translator_set_library_msr(vcpu, 0x176, state->sysenter_eip);
     uint64_t now = clock_now(vcpu->board->clock), elapsed = cpu_state_elapsed(state, now);
-    vcpu->tsc_offset = state->tsc - clock_ns_to_ticks(now - elapsed, vcpu->board->tsc_hz);
+    translator_set_tsc_offset(vcpu, state->tsc - clock_ns_to_ticks(now - elapsed, vcpu->board->tsc_hz));
     if (state->kvm_clock)
         vcpu->kvm_clock_offset = state->kvm_clock - (now - elapsed);
     vcpu->tsc_aux = (uint32_t)state->tsc_aux;

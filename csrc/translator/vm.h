@@ -127,6 +127,7 @@ void translator_set_library_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t v
 bool translator_can_hold(const CpuState *state); /* no bits of CR4, EFER and XCR0 that it does not know */
 void translator_set_xcr0(TranslatorVcpu *vcpu, uint64_t value);
 uint64_t translator_tsc(const TranslatorVcpu *vcpu);
+void translator_set_tsc_offset(TranslatorVcpu *vcpu, uint64_t offset); /* deadlines of the local APIC move with it */
 void translator_publish_clock(TranslatorVcpu *vcpu); /* the paravirtual clock's record anew, if the guest has one */
 
 /* The local APIC of this vCPU, or NULL: CR8, IA32_APIC_BASE and the x2APIC registers are its. */
