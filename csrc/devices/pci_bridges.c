@@ -152,5 +152,8 @@ Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base
     store_le16(function->config + PCI_STATUS, 0x0280);
     store_le32(function->config + PIIX4_PMBASE, (pm_base & 0xffc0u) | 1); /* bit 0: I/O space */
     function->config[PIIX4_PMREGMISC] = 1;                                /* PMIOSE: decoding is on */
+    /* Quirk: SeaBIOS takes APMC_EN for "system management mode is set up"; without it, it waits for an SMI for
+     * ever, and there is no SMM here (tests/boot/test_seabios.py). */
+    store_le32(function->config + PIIX4_DEVACTB, PIIX4_DEVACTB_APMC_EN);
     return bridge_add(bridge, bus, devfn, error);
 }

@@ -15,7 +15,8 @@
 
 enum I440fxRegister { I440FX_PAM0 = 0x59, I440FX_DRB0 = 0x60, I440FX_SMRAM = 0x72 };
 enum Piix3Register { PIIX3_PIRQRC = 0x60 };
-enum Piix4PmRegister { PIIX4_PMBASE = 0x40, PIIX4_PMREGMISC = 0x80 };
+enum Piix4PmRegister { PIIX4_PMBASE = 0x40, PIIX4_DEVACTB = 0x58, PIIX4_PMREGMISC = 0x80 };
+#define PIIX4_DEVACTB_APMC_EN (1u << 25)
 
 #define PIRQRC_DISABLED 0x80
 

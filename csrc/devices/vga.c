@@ -436,6 +436,7 @@ Device *vga_new(Board *board, PciBus *bus, uint32_t devfn, const uint8_t *rom, s
     }
     device_init(&vga->device, &vga_class, board);
     pci_function_init(&vga->function, &vga->device, &identity, NULL);
+    vga->function.write_mask[PCI_COMMAND] |= PCI_COMMAND_IO; /* its ports are the legacy ones: no BAR says so */
     void *memory =
         mmap(NULL, VGA_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)

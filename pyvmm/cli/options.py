@@ -130,7 +130,13 @@ OPTIONS = (
     Option("boot", "--kernel", metavar="FILE", help="load this kernel: bzImage, PVH ELF or multiboot"),
     Option("boot", "--initrd", metavar="FILE", help="initial RAM disk for --kernel"),
     Option("boot", "--append", metavar="TEXT", help="command line for --kernel"),
-    Option("boot", "--firmware", default="pyvmm", metavar="pyvmm|FILE", help="BIOS (default: pyvmm's own)"),
+    Option(
+        "boot",
+        "--firmware",
+        default="pyvmm",
+        metavar="pyvmm|seabios|FILE",
+        help="BIOS (default: pyvmm's own)",
+    ),
     Option(
         "running",
         "--serial",
@@ -265,7 +271,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         initrd=_file("--initrd", options.initrd),
         append=options.append or "",
         firmware=options.firmware
-        if options.firmware == "pyvmm"
+        if options.firmware in ("pyvmm", "seabios")
         else _required("--firmware", options.firmware),
         serial=parse_serial(options.serial),
     )

@@ -58,6 +58,9 @@ VGA_DISPI: Final = Port(0x1CE)
 VGA_PORTS: Final = Port(0x3B0)
 SYSTEM_CONTROL_A: Final = Port(0x92)
 DEBUG_CONSOLE: Final = Port(0xE9)
+FW_CFG: Final = Port(0x510)
+FIRMWARE_DEBUG: Final = Port(0x402)
+"""SeaBIOS's messages."""
 EXIT: Final = Port(0x501)
 """A write of N ends the machine with exit code (N << 1) | 1, as the isa-debug-exit device of the field does."""
 FIRMWARE_SERVICE: Final = Port(0x540)

@@ -195,7 +195,7 @@ def add_memory(pc: Pc) -> None:
     memory, config = pc.board.memory, pc.config
     memory.add(Gpa(0), layout.LOW_RAM_END)
     if config.kernel is None and config.firmware != "pyvmm":
-        pc.rom = _read_rom(config.firmware)
+        pc.rom = _read_rom(_find_rom(config.firmware))
         memory.add(layout.OPTION_ROM_BASE, layout.HIGH_MEMORY_BASE - layout.OPTION_ROM_BASE)
         memory.add(Gpa(layout.ABOVE_4G_BASE - len(pc.rom)), len(pc.rom), read_only=True)
     else:
@@ -383,6 +383,7 @@ def add_firmware(pc: Pc) -> None:
     """ACPI tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
     config = pc.config
     if pc.rom is not None:
+        add_firmware_configuration(pc)
         return
     from pyvmm.boot import acpi
 
@@ -406,6 +407,49 @@ def add_firmware(pc: Pc) -> None:
         now_ns=lambda: pc.board.clock.now,
         tables=pc.acpi.blobs,
         reserved=pc.acpi.reserved,
+    )
+
+
+def add_firmware_configuration(pc: Pc) -> None:
+    """What a ROM of somebody else's is told of the machine: fw_cfg and CMOS; and where its messages go."""
+    from pyvmm.devices.fw_cfg import FwCfg
+    from pyvmm.firmware import seabios
+
+    config, board = pc.config, pc.board
+    below = min(config.memory, layout.PCI_HOLE_BASE)
+    rtc = pc.devices["rtc"]
+    assert isinstance(rtc, Rtc)
+    for index, value in seabios.cmos(below, config.memory - below, config.boot_order, config.cpus).items():
+        rtc[index] = value
+
+    def provide(device: FwCfg) -> None:
+        from pyvmm.boot import acpi
+
+        pc.acpi = acpi.build_tables(config.memory, vga=config.vga != "none")
+        ram = [(0, below)] + (
+            [(layout.ABOVE_4G_BASE, config.memory - below)] if config.memory > below else []
+        )
+        port = layout.COM_PORTS[0] if config.bios_serial else None
+        device.add_items(seabios.items(config.memory, config.cpus))
+        device.add_files(seabios.files(ram, pc.acpi, serial_port=port))
+
+    board.pio.add(layout.FW_CFG, FwCfg.SIZE, pc.add("fw_cfg", FwCfg(board, provide=provide)))
+    sink = CharSink(board)
+    pc.sinks.append(sink)
+    board.pio.add(layout.FIRMWARE_DEBUG, 1, pc.add("firmware_debug", DebugConsole(board, sink)))
+
+
+def _find_rom(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The file that ``--firmware NAME`` means."""
+    if name != "seabios":
+        return name
+    from pyvmm.firmware.seabios import PATHS
+
+    for path in PATHS:
+        if os.path.exists(path):
+            return path
+    raise BootError(
+        f"--firmware seabios: none of {', '.join(PATHS)} is there; install the package seabios, or give a path"
     )
 
 

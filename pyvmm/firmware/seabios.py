@@ -1,0 +1,101 @@
+"""SeaBIOS: where the host keeps it, and what it is told of the machine (fw_cfg items and files, CMOS bytes).
+
+Sources: SeaBIOS's "Runtime configuration" page (docs/Runtime_config), the fw_cfg specification, and RBIL's CMOS.LST for
+the memory sizes. Its messages come out at port 0x402, which reads 0xE9 where somebody listens.
+"""
+
+from __future__ import annotations
+
+from pyvmm.units import KIB, MIB
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyvmm.boot.acpi import AcpiTables
+
+PATHS = (
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/bios-256k.bin",
+    "/usr/share/seabios/bios.bin",
+)
+"""Where Debian and others install it; the first that is there is taken."""
+
+_BOOT_DEVICES = {"a": 1, "c": 2, "d": 3}
+
+
+def cmos(memory_size: int, above_4g: int, boot_order: str, cpus: int) -> dict[int, int]:
+    """CMOS bytes by index: memory sizes, boot order, and how many vCPUs to expect.
+
+    Parameters
+    ----------
+    memory_size
+        RAM below 4 GiB, in bytes.
+    above_4g
+        RAM from 4 GiB on, in bytes.
+    boot_order
+        Up to three of the letters ``a``, ``c`` and ``d``.
+    cpus
+        vCPUs, 1 to 255.
+    """
+    extended = min(max(memory_size - MIB, 0) // KIB, 0xFFFF)
+    high = min(max(memory_size - 16 * MIB, 0) // (64 * KIB), 0xFFFF)
+    over = above_4g // (64 * KIB)
+    order = [_BOOT_DEVICES[letter] for letter in boot_order[:3]] + [0, 0]
+    return {
+        0x15: 640 & 0xFF,
+        0x16: 640 >> 8,
+        0x17: extended & 0xFF,
+        0x18: extended >> 8,
+        0x30: extended & 0xFF,
+        0x31: extended >> 8,
+        0x34: high & 0xFF,
+        0x35: high >> 8,
+        0x5B: over & 0xFF,
+        0x5C: over >> 8 & 0xFF,
+        0x5D: over >> 16 & 0xFF,
+        0x3D: order[0] | order[1] << 4,
+        0x38: order[2] << 4 | 1,
+        0x5F: cpus - 1,
+    }
+
+
+def items(memory_size: int, cpus: int) -> dict[int, bytes]:
+    """fw_cfg items by key. `memory_size` is all RAM, in bytes."""
+    from pyvmm.devices import fw_cfg
+
+    return {
+        fw_cfg.RAM_SIZE: memory_size.to_bytes(8, "little"),
+        fw_cfg.NO_GRAPHIC: bytes(2),
+        fw_cfg.CPU_COUNT: cpus.to_bytes(2, "little"),
+        fw_cfg.MAX_CPUS: cpus.to_bytes(2, "little"),
+        fw_cfg.BOOT_MENU: (1).to_bytes(2, "little"),
+    }
+
+
+def files(
+    ram: Iterable[tuple[int, int]], tables: AcpiTables | None, *, serial_port: int | None
+) -> dict[str, bytes]:
+    """fw_cfg files by name.
+
+    Parameters
+    ----------
+    ram
+        (start, bytes) of RAM, the first megabyte being part of the first range.
+    tables
+        ACPI tables to be placed by the firmware.
+    serial_port
+        First port of a UART that mirrors the text screen; None for none.
+    """
+    import struct
+
+    from pyvmm.boot.e820 import E820_RAM
+    from pyvmm.firmware.acpi_files import acpi_files
+
+    found = {"etc/e820": b"".join(struct.pack("<QQI", start, size, E820_RAM) for start, size in ram)}
+    found["etc/boot-fail-wait"] = (5000).to_bytes(4, "little")
+    if serial_port is not None:
+        found["etc/sercon-port"] = serial_port.to_bytes(8, "little")
+    if tables is not None:
+        found |= acpi_files(tables)
+    return found

@@ -1,0 +1,128 @@
+"""SeaBIOS and its VGA BIOS, as Debian ships them, on our hardware: firmware that sees it only through ports and PCI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm import DiskConfig, Machine
+from pyvmm.devices.ports import DebugConsole
+from pyvmm.errors import BootError
+from pyvmm.firmware import seabios
+from pyvmm.units import KIB, MIB
+from tests.boot import bios_images
+from tests.boot.guests import Boot, Vmm, qemu_img
+from tests.conftest import RecordExercised
+
+pytestmark = [
+    pytest.mark.boot,
+    pytest.mark.skipif(
+        not any(Path(path).exists() for path in seabios.PATHS), reason="SeaBIOS is missing: package seabios"
+    ),
+]
+TIMEOUT = 120.0
+
+
+@pytest.fixture
+def machine_of() -> Iterator[Callable[..., Machine]]:
+    """Return a function that makes a machine with SeaBIOS, closed after the test."""
+    machines: list[Machine] = []
+
+    def make(**fields: object) -> Machine:
+        machines.append(Machine(memory=64 * MIB, firmware="seabios", serial="buffer", **fields))
+        return machines[-1]
+
+    yield make
+    for machine in machines:
+        machine.close()
+
+
+def messages(machine: Machine) -> str:
+    """What SeaBIOS wrote to its debug port."""
+    port = machine.devices["firmware_debug"]
+    assert isinstance(port, DebugConsole)
+    assert port.sink is not None
+    return port.sink.read().decode(errors="replace")
+
+
+def test_power_on_self_test(machine_of: Callable[..., Machine], record_exercised: RecordExercised) -> None:
+    machine = machine_of()
+    assert machine.wait_for(lambda: "No bootable device" in machine.screen.text(), TIMEOUT)
+    log = messages(machine)
+    assert "Found QEMU fw_cfg" in log
+    assert "DMA interface supported" in log
+    assert "(via xsdt)" in log, "SeaBIOS found our ACPI tables where its loader put them"
+    assert "Running option rom at c000:0003" in log
+    mode = machine.screen.mode
+    assert (mode.kind, mode.columns, mode.rows, mode.width, mode.height) == ("text", 80, 25, 720, 400)
+    assert machine.screen.text().startswith("SeaBIOS (version ")
+    picture = machine.screen.picture()
+    lit = {(x // 9, y // 16) for y in range(400) for x in range(720) if picture.pixel(x, y) != (0, 0, 0)}
+    shown = {
+        (column, row)
+        for row, line in enumerate(machine.screen.text().split("\n"))
+        for column, character in enumerate(line)
+        if character != " "
+    }
+    assert shown <= lit
+    assert len(lit - shown) <= 1, "besides characters only the cursor is lit"
+    record_exercised(engine=machine.engine_name, guest="SeaBIOS, self-test")
+
+
+def test_boot_sector_from_virtio(
+    tmp_path: Path, machine_of: Callable[..., Machine], record_exercised: RecordExercised
+) -> None:
+    image = bios_images.sized(tmp_path / "plain.img", bios_images.boot_sector(tmp_path), 1440 * KIB)
+    machine = machine_of(disks=[DiskConfig(image, format="raw")])
+    for _ in range(2):
+        result = machine.run(timeout=TIMEOUT)
+        assert (result.reason, result.code) == ("exit", bios_images.EXIT_VALUE << 1 | 1)
+        assert "boot sector runs\nsector one\nthree ticks" in machine.screen.text()
+        assert "three ticks" in machine.serial.read_text(), "the serial console mirrors the screen"
+        machine.reset()
+    record_exercised(engine=machine.engine_name, guest="SeaBIOS, boot sector")
+
+
+def test_no_mirror_when_not_asked(tmp_path: Path, machine_of: Callable[..., Machine]) -> None:
+    image = bios_images.sized(tmp_path / "plain.img", bios_images.boot_sector(tmp_path), 1440 * KIB)
+    machine = machine_of(disks=[DiskConfig(image, format="raw")], bios_serial=False)
+    assert machine.run(timeout=TIMEOUT).reason == "exit"
+    assert machine.serial.read_text() == ""
+
+
+@pytest.mark.parametrize("memory", [2 * MIB, 16 * MIB, 3584 * MIB, 5120 * MIB])
+def test_memory_map(machine_of: Callable[..., Machine], memory: int) -> None:
+    machine = Machine(memory=memory, firmware="seabios", serial="buffer")
+    with machine:
+        assert machine.wait_for(lambda: "No bootable device" in machine.screen.text(), TIMEOUT)
+        below = min(memory, 3 << 30)
+        lines = [line.split() for line in messages(machine).split("\n") if "= 1 RAM" in line]
+        ranges = [(int(words[1], 16), int(words[3], 16)) for words in lines]
+        top = max(end for _, end in ranges if end <= 1 << 32)
+        assert below - 512 * KIB <= top <= below
+        above = [end - start for start, end in ranges if start >= 1 << 32]
+        assert sum(above) == memory - below
+
+
+def test_debian_disk(
+    debian_disk: Path, vmm: Vmm, boot: Boot, exercised: Callable[[str], None], tmp_path: Path
+) -> None:
+    """GRUB and Linux by SeaBIOS; Linux finds our ACPI tables, and powers off by them."""
+    overlay = tmp_path / "overlay.qcow2"
+    qemu_img("create", "-f", "qcow2", "-b", debian_disk, "-F", "qcow2", overlay)
+    with boot([*vmm.disk(overlay), "--firmware", "seabios"]) as session:
+        session.expect("SeaBIOS")
+        session.expect("GNU GRUB +version 2")
+        session.login()
+        assert "PYVMM" in session.check("dmesg | grep 'ACPI: FACP'")
+        assert session.run("dmesg | grep -iE 'ACPI.*(error|warning|BIOS bug)'").output == ""
+        assert session.poweroff() == 0
+    exercised("Debian disk, SeaBIOS")
+
+
+def test_missing_rom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seabios, "PATHS", ("/nowhere/bios.bin",))
+    with pytest.raises(BootError, match=r"--firmware seabios: none of /nowhere/bios\.bin is there; install"):
+        Machine(memory=64 * MIB, firmware="seabios", serial="buffer")
