@@ -1,4 +1,5 @@
-"""What every test may use; and the last lines of a run: engines and guests that ran, and what was skipped."""
+"""What every test may use; and the last lines of a run: engines and guests that ran, what an engine could not do here,
+and what was skipped."""
 
 from __future__ import annotations
 
@@ -43,10 +44,44 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(f"{engine:<12} {guest:<40} {count} tests")
     if not exercised:
         terminalreporter.line("none")
+    _write_engines(terminalreporter)
     skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
     terminalreporter.line(f"skipped: {sum(skipped.values())} tests")
     for reason, count in sorted(skipped.items()):
         terminalreporter.line(f"  {count} x {reason}")
+
+
+def _write_engines(terminalreporter: pytest.TerminalReporter) -> None:
+    """Conformance, by engine: passed, failed, not possible on this host and for want of what, known defects."""
+    kinds = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "missing", "xfailed": "defect",
+             "xpassed": "passed"}  # fmt: skip
+    rows: dict[str, dict[str, Counter[str]]] = {}
+    for outcome, kind in kinds.items():
+        for report in terminalreporter.stats.get(outcome, []):
+            engine = dict(report.user_properties).get("engine")
+            if engine is None:
+                continue
+            row = rows.setdefault(str(engine), {name: Counter() for name in kinds.values()})
+            why = getattr(report, "wasxfail", "") if kind == "defect" else ""
+            if kind == "missing":
+                why = _reason(report)
+            row[kind][why.removeprefix(f"{engine}: ").removeprefix("has no ")] += 1
+    if not rows:
+        return
+    terminalreporter.section("engine conformance on this host")
+    terminalreporter.line(
+        f"{'engine':<16} {'passed':>6} {'failed':>6} {'not possible here':>17} {'known defects':>13}"
+    )
+    for engine, row in sorted(rows.items()):
+        passed, failed, missing, defects = (
+            sum(row[k].values()) for k in ("passed", "failed", "missing", "defect")
+        )
+        terminalreporter.line(f"{engine:<16} {passed:>6} {failed:>6} {missing:>17} {defects:>13}")
+    for kind, title in (("missing", "not possible here, for want of"), ("defect", "known defects")):
+        for engine, row in sorted(rows.items()):
+            if row[kind]:
+                found = "; ".join(f"{why}: {count}" for why, count in row[kind].most_common())
+                terminalreporter.line(f"{engine}, {title}: {found}")
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -1,52 +1,63 @@
-"""Every engine that can run here, the translator in both of its tiers, and a rig on it."""
+"""Every engine that can run here (`engine_variants`), what a test needs of it, and a rig on it.
+
+A test that an engine cannot run names the capability that a probe found missing (`engine_probes`): by `needs`, by its
+parameter ``mode``, or because a KVM that interprets ring 0 refused an instruction. On a KVM with hardware below it a
+refused instruction is a failure like any other.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Literal
-from unittest import mock
 
 import pytest
 
 from pyvmm.engine import Engine
-from pyvmm.machine.engines import engines
-from pyvmm.translator import TranslatorEngine
-from pyvmm.translator.engine import TIER_VARIABLE
 from tests.conformance.engine_probes import PROBES, has
-from tests.conformance.engine_rig import Rig
+from tests.conformance.engine_rig import MODE_CAPABILITIES, Rig
+from tests.conformance.engine_variants import VARIANTS, availability, interprets, variant
 
 MakeRig = Callable[..., Rig]
 
-_SLOW = "translator-slow"
-_opened: dict[str, Engine] = {}
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark of `engine_rig.interpreted`."""
+    config.addinivalue_line("markers", "interpreted(what): a KVM that interprets ring 0 may do it otherwise")
 
 
-def _engine(name: str) -> Engine:
-    if name not in _opened:
-        if name == _SLOW:
-            _opened[name] = TranslatorEngine(remember=False)
-            with mock.patch.dict(os.environ, {TIER_VARIABLE: "slow"}):
-                _opened[name].availability()
-        else:
-            _opened[name] = next(engine for engine in engines() if engine.name == name)
-    return _opened[name]
+def lacks(name: str, capability: str) -> None:
+    """End the test: the engine of that name has not got this."""
+    pytest.skip(f"{name}: has no {capability}")
 
 
-@pytest.fixture(params=[*(engine.name for engine in engines()), _SLOW])
+@pytest.fixture(params=VARIANTS)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """An engine that has what the test `needs`."""
-    found = _engine(request.param)
-    usable, reason = found.availability()
+    name = request.param
+    usable, reason = availability(name)
     if not usable:
-        pytest.skip(f"{request.param}: {reason}")
-    for capability in getattr(request.function, "needs", ()):
-        assert capability in PROBES, f"no probe for {capability!r}"
-        if not has(found, capability):
-            pytest.skip(f"{request.param}: has no {capability}")
+        pytest.skip(f"{name}: {reason}")
+    found = variant(name)
+    request.node.user_properties.append(("engine", name))
+    needed = list(getattr(request.function, "needs", ()))
+    mode = request.node.callspec.params.get("mode")
+    if mode is not None:
+        needed.insert(0, MODE_CAPABILITIES[mode])
     engine_name, defect = getattr(request.function, "defect", ("", ""))
     if engine_name == found.name:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=defect))
+        request.applymarker(pytest.mark.xfail(strict=True, reason=f"{name}: {defect}"))
+        return found
+    if interprets(name):
+        for mark in request.node.iter_markers("interpreted"):
+            request.applymarker(
+                pytest.mark.xfail(strict=False, reason=f"{name}: interpreter: {mark.args[0]}")
+            )
+        if defect and name != "kvm":
+            request.applymarker(pytest.mark.xfail(strict=False, reason=f"{name}: handed over: {defect}"))
+    for capability in needed:
+        assert capability in PROBES, f"no probe for {capability!r}"
+        if not has(found, capability):
+            lacks(name, capability)
     return found
 
 
@@ -56,14 +67,25 @@ def make_rig(
 ) -> Iterator[MakeRig]:
     """``make_rig(clock="virtual")``: a machine that is closed after the test."""
     made: list[Rig] = []
+    name = request.node.callspec.params["engine"]
 
-    def make(clock: Literal["realtime", "virtual"] = "realtime") -> Rig:
-        made.append(Rig(engine, clock))
-        return made[-1]
+    def require(capability: str) -> None:
+        if not has(engine, capability):
+            lacks(name, capability)
+
+    def refused(instruction: str) -> None:
+        if interprets(name) and name == "kvm":
+            lacks(name, instruction)
+
+    def make(clock: Literal["realtime", "virtual"] = "realtime", tsc_hz: int | None = None) -> Rig:
+        rig = Rig(engine, clock, tsc_hz)
+        rig.require, rig.refused = require, refused
+        made.append(rig)
+        return rig
 
     yield make
     if made:
-        record_exercised(engine=request.node.callspec.params["engine"], guest="test programs")
+        record_exercised(engine=name, guest="test programs")
     for rig in made:
         rig.close()
 

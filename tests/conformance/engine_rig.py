@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import pytest
+
 import pyvmm
 from pyvmm.board import Board
 from pyvmm.cpu.state import CODE_16, CODE_32, CODE_64, CR0_PG, DATA_16, DATA_32, CpuState
@@ -26,6 +28,11 @@ from pyvmm.engine import Engine, EngineVm, ExitReason, Vcpu, VmExit
 from tests.conformance.engine_tables import PageTables, gate_32, gate_64, gdt
 
 Mode = Literal["real", "pm16", "pm32", "paging32", "pae", "long", "compat", "v86"]
+MODE_CAPABILITIES = {
+    "real": "real", "pm16": "protected-16", "pm32": "protected-32", "paging32": "paging-32", "pae": "paging-pae",
+    "long": "long", "compat": "compatibility", "v86": "virtual-8086",
+}  # fmt: skip
+"""What an engine needs for each (`engine_probes`)."""
 FLAT_32: tuple[Mode, ...] = ("pm32", "paging32", "pae")
 
 # Guest memory. All of the first megabyte is mapped to itself wherever paging is on.
@@ -140,8 +147,14 @@ class Sink(Device):
 class Rig:
     """One machine. `start` a program in a mode, then `run` it."""
 
-    def __init__(self, engine: Engine, clock: Literal["realtime", "virtual"] = "realtime") -> None:
+    def __init__(
+        self, engine: Engine, clock: Literal["realtime", "virtual"] = "realtime", tsc_hz: int | None = None
+    ) -> None:
+        self.require: Callable[[str], None] = lambda capability: None
+        self.refused: Callable[[str], None] = lambda instruction: None
         self.board = Board(clock)
+        if tsc_hz is not None:
+            self.board.tsc_hz = tsc_hz
         self.sink, self.mmio_sink = Sink(), Sink()
         self.pic: Pic | None = None
         self.devices: list[Device] = []
@@ -219,6 +232,7 @@ class Rig:
 
     def state(self, mode: Mode, ip: int, cpl: int = 0, **registers: int) -> CpuState:
         """The registers that `start` gives the vCPU; prepares page tables, GDT and TSS."""
+        self.require(MODE_CAPABILITIES[mode])
         s = CpuState()
         s.cr0 = 0x10033 if mode != "real" else 0x10
         s.idtr.base, s.idtr.limit = (IDT_32, 0x7FF)
@@ -297,13 +311,34 @@ class Rig:
             while True:
                 exit_ = self.vcpu.run(surface)
                 assert not late.is_set(), f"the guest does not end; {self.faults[:4]}\n{self.vcpu.state!r}"
-                assert exit_.reason is not ExitReason.FAIL, exit_.text
+                if exit_.reason is ExitReason.FAIL:
+                    self._explain(exit_)
+                    raise AssertionError(exit_.text)
                 fault = self.board.take_fault()
                 if fault is not None:
                     raise fault
                 return exit_
         finally:
             watchdog.cancel()
+
+    def step(self) -> VmExit:
+        """One instruction, as `Vcpu.step`."""
+        exit_ = self.vcpu.step()
+        if exit_.reason is ExitReason.FAIL:
+            self._explain(exit_)
+        return exit_
+
+    def _explain(self, exit_: VmExit) -> None:
+        """Tell `refused` of an instruction that the engine will not execute."""
+        if "cannot emulate the instruction" in exit_.text:
+            state = self.vcpu.state
+            code = bytes.fromhex(exit_.text.partition("begins ")[2])
+            first = pyvmm.disassemble(code, state.rip, bits=state.code_bits)[0]
+            self.refused(
+                f"{' '.join(first.text.split()[:2])} in {state.mode} mode, ring {state.cpl}"
+                if first.text.startswith(("lock", ".byte"))
+                else f"{first.text.split()[0]} in {state.mode} mode, ring {state.cpl}"
+            )
 
     def finish(self, mode: Mode, program: str | bytes, *, cpl: int = 0, **registers: int) -> CpuState:
         """`start`, run to the end, and the registers there."""
@@ -393,6 +428,11 @@ def needs(*capabilities: str) -> Callable[[T], T]:
         return function
 
     return mark
+
+
+def interpreted(what: str) -> pytest.MarkDecorator:
+    """What a KVM that interprets ring 0 may do otherwise than a processor: there the test may fail."""
+    return pytest.mark.interpreted(what)
 
 
 def defect_of(engine: str, reason: str) -> Callable[[T], T]:

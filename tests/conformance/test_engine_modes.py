@@ -30,6 +30,7 @@ from tests.conformance.engine_rig import (
     assemble,
     defect_of,
     far_jump,
+    interpreted,
     needs,
 )  # fmt: skip
 
@@ -181,7 +182,7 @@ def test_compatibility_mode_is_32_bit(rig: Rig) -> None:
     assert state.ecx == 8
 
 
-@needs("long")
+@needs("long", "fsgsbase")
 def test_64_bit_ignores_segment_bases(rig: Rig) -> None:
     """Only FS and GS have bases; SWAPGS exchanges GS's (SDM vol. 3A §3.4.4)."""
     rig.memory.write_u64(0x50010, 0x1111)
@@ -197,6 +198,7 @@ def test_64_bit_ignores_segment_bases(rig: Rig) -> None:
 
 
 @needs("long")
+@interpreted("CR4's upper half is ignored")
 def test_long_mode_checks(rig: Rig) -> None:
     """Clearing CR4.PAE in long mode, EFER.LME under paging and CR0.PG without PE are #GP(0) (SDM 3A §4.1.1,
     vol. 2 MOV CR).

@@ -130,6 +130,7 @@ def test_program_moves_many_times(make_rig: MakeRig) -> None:
     assert rig.memory.read(0, 0x60000) == whole.memory.read(0, 0x60000)
 
 
+@needs("interrupt-window")
 def test_interrupt_shadow_moves(make_rig: MakeRig) -> None:
     """STI's shadow is part of the state: an interrupt waits one more instruction."""
     rig = make_rig()
