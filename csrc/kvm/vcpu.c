@@ -67,6 +67,12 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
     run->request_interrupt_window = 0;
     if (likely(!intr_pin_level(&board->intr)) || *result < 0)
         return false;
+    /* KVM said so before the load was done, which may be that of SS or RFLAGS: ask again after it. */
+    if (unlikely(vcpu->incomplete && run->exit_reason == KVM_EXIT_MMIO && !run->mmio.is_write)) {
+        *result = kvm_vcpu_complete(vcpu);
+        if (*result < 0 || vcpu->unhandled)
+            return false;
+    }
     if (!run->ready_for_interrupt_injection) {
         run->request_interrupt_window = 1;
         return false;
@@ -109,6 +115,8 @@ static int run_until_seen(KvmVcpu *vcpu, VmExit *exit)
         } else {
             if (deliver_events(vcpu, exit, &result))
                 return 0;
+            if (result == 0 && unlikely(vcpu->unhandled))
+                continue;
             if (result == 0)
                 result = enter_guest(vcpu);
         }
