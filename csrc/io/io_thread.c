@@ -1,4 +1,5 @@
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -21,21 +22,24 @@ struct IoNotifier {
     IoThread *io;
     IoCallback callback;
     void *opaque;
-    uint32_t pending;
+    uint32_t pending; /* atomic: a kick is in the eventfd */
     int fd;
+    uint64_t signals; /* atomic */
 };
 
 struct IoThread {
     Clock *clock;
+    char name[IO_THREAD_NAME_SIZE];
     int epoll;
-    int timer;  /* timerfd: armed by whoever moves the earliest deadline, so that arming wakes nobody */
+    int timer;  /* timerfd: armed by whoever moves the earliest deadline, so that arming wakes nobody; -1: no timers */
     int wake;   /* eventfd for stopping */
     bool started;
     bool stopping;
     pthread_t thread;
     pthread_mutex_t timer_lock;
-    pthread_mutex_t lock; /* guards the list and `running` */
-    pthread_cond_t idle;
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t idle;  /* `running`, `paused` or `stopping` changed */
+    bool paused;
     Source *sources;
     Source *running;
 };
@@ -67,7 +71,7 @@ static int add_fd(IoThread *io, int fd, uint32_t events)
     return epoll_ctl(io->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-IoThread *io_thread_new(Clock *clock, Error *error)
+static IoThread *new_thread(Clock *clock, const char *name, bool timers, Error *error)
 {
     IoThread *io = calloc(1, sizeof *io);
     if (!io) {
@@ -75,25 +79,38 @@ IoThread *io_thread_new(Clock *clock, Error *error)
         return NULL;
     }
     io->clock = clock;
+    snprintf(io->name, sizeof io->name, "%s", name);
     pthread_mutex_init(&io->timer_lock, NULL);
     pthread_mutex_init(&io->lock, NULL);
     pthread_cond_init(&io->idle, NULL);
     io->epoll = epoll_create1(EPOLL_CLOEXEC);
-    io->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    io->timer = timers ? timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC) : -1;
     io->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (io->epoll < 0 || io->timer < 0 || io->wake < 0 || add_fd(io, io->timer, EPOLLIN) < 0 ||
-        add_fd(io, io->wake, EPOLLIN) < 0) {
-        error_set(error, errno, "cannot make the I/O thread's descriptors: %s (see ulimit -n)", strerror(errno));
+    if (io->epoll < 0 || (timers && io->timer < 0) || io->wake < 0 ||
+        (timers && add_fd(io, io->timer, EPOLLIN) < 0) || add_fd(io, io->wake, EPOLLIN) < 0) {
+        error_set(error, errno, "cannot make the descriptors of the I/O thread %s: %s (see ulimit -n)", io->name,
+                  strerror(errno));
         io_thread_free(io);
         return NULL;
     }
     return io;
 }
 
+IoThread *io_thread_new(Clock *clock, Error *error) { return new_thread(clock, "io", true, error); }
+
+IoThread *io_thread_new_worker(Clock *clock, const char *name, Error *error)
+{
+    return new_thread(clock, name, false, error);
+}
+
+static bool is_stopping(const IoThread *io) { return __atomic_load_n(&io->stopping, __ATOMIC_ACQUIRE); }
+
 static void dispatch(IoThread *io, int fd, uint32_t events)
 {
     pthread_mutex_lock(&io->lock);
-    Source *source = io->sources;
+    while (io->paused && !is_stopping(io))
+        pthread_cond_wait(&io->idle, &io->lock);
+    Source *source = io->paused ? NULL : io->sources; /* else the descriptor stays ready until the next start */
     while (source && source->fd != fd)
         source = source->next;
     io->running = source;
@@ -112,12 +129,13 @@ static void dispatch(IoThread *io, int fd, uint32_t events)
 static void *io_thread_main(void *opaque)
 {
     IoThread *io = opaque;
-    pthread_setname_np(pthread_self(), "io");
+    pthread_setname_np(pthread_self(), io->name);
     pthread_mutex_lock(&io->lock); /* until `thread` and `started` are set: callbacks ask io_thread_is_current() */
     pthread_mutex_unlock(&io->lock);
     struct epoll_event events[EVENTS_PER_WAIT];
-    arm_timer(io);
-    while (!__atomic_load_n(&io->stopping, __ATOMIC_ACQUIRE)) {
+    if (io->timer >= 0)
+        arm_timer(io);
+    while (!is_stopping(io)) {
         int count = epoll_wait(io->epoll, events, EVENTS_PER_WAIT, -1);
         for (int i = 0; i < count; i++) {
             if (events[i].data.fd == io->timer) {
@@ -141,14 +159,16 @@ int io_thread_start(IoThread *io, Error *error)
     uint64_t drained;
     if (read(io->wake, &drained, sizeof drained) < 0 && errno != EAGAIN)
         return error_set(error, errno, "I/O thread: %s", strerror(errno));
-    io->stopping = false;
-    clock_set_notify(io->clock, arm_timer, io); /* before the thread looks: no deadline falls between */
+    __atomic_store_n(&io->stopping, false, __ATOMIC_RELAXED);
+    if (io->timer >= 0)
+        clock_set_notify(io->clock, arm_timer, io); /* before the thread looks: no deadline falls between */
     pthread_mutex_lock(&io->lock);
     int result = pthread_create(&io->thread, NULL, io_thread_main, io);
     __atomic_store_n(&io->started, result == 0, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&io->lock);
     if (result)
-        return error_set(error, result, "cannot start the I/O thread: %s", strerror(result));
+        return error_set(error, result, "cannot start the I/O thread %s: %s (see ulimit -u)", io->name,
+                         strerror(result));
     return 0;
 }
 
@@ -156,7 +176,10 @@ void io_thread_stop(IoThread *io)
 {
     if (!io || !io->started)
         return;
+    pthread_mutex_lock(&io->lock);
     __atomic_store_n(&io->stopping, true, __ATOMIC_RELEASE);
+    pthread_cond_broadcast(&io->idle);
+    pthread_mutex_unlock(&io->lock);
     uint64_t one = 1;
     ssize_t written = write(io->wake, &one, sizeof one);
     (void)written; /* cannot fail: the counter is nowhere near its limit */
@@ -169,7 +192,8 @@ void io_thread_free(IoThread *io)
     if (!io)
         return;
     io_thread_stop(io);
-    clock_set_notify(io->clock, NULL, NULL);
+    if (io->timer >= 0)
+        clock_set_notify(io->clock, NULL, NULL);
     while (io->sources) {
         Source *source = io->sources;
         io->sources = source->next;
@@ -186,6 +210,25 @@ void io_thread_free(IoThread *io)
     pthread_cond_destroy(&io->idle);
     free(io);
 }
+
+void io_thread_pause(IoThread *io)
+{
+    pthread_mutex_lock(&io->lock);
+    io->paused = true;
+    while (io->running && !io_thread_is_current(io))
+        pthread_cond_wait(&io->idle, &io->lock);
+    pthread_mutex_unlock(&io->lock);
+}
+
+void io_thread_resume(IoThread *io)
+{
+    pthread_mutex_lock(&io->lock);
+    io->paused = false;
+    pthread_cond_broadcast(&io->idle);
+    pthread_mutex_unlock(&io->lock);
+}
+
+const char *io_thread_name(const IoThread *io) { return io->name; }
 
 bool io_thread_running(const IoThread *io) { return __atomic_load_n(&io->started, __ATOMIC_ACQUIRE); }
 
@@ -237,9 +280,11 @@ static void notifier_ready(void *opaque, uint32_t events)
 {
     IoNotifier *notifier = opaque;
     uint64_t count;
-    ssize_t got = read(notifier->fd, &count, sizeof count);
-    (void)got; /* EAGAIN: another kick's callback already took it */
-    __atomic_store_n(&notifier->pending, 0, __ATOMIC_SEQ_CST);
+    if (read(notifier->fd, &count, sizeof count) < 0)
+        count = 0; /* EAGAIN: another kick's callback already took it */
+    uint32_t kicked = __atomic_exchange_n(&notifier->pending, 0, __ATOMIC_SEQ_CST);
+    if (count > kicked)
+        __atomic_fetch_add(&notifier->signals, count - kicked, __ATOMIC_RELAXED);
     notifier->callback(notifier->opaque);
 }
 
@@ -263,11 +308,23 @@ void io_notifier_kick(IoNotifier *notifier)
 {
     if (!io_thread_running(notifier->io)) {
         notifier->callback(notifier->opaque);
-    } else if (!__atomic_exchange_n(&notifier->pending, 1, __ATOMIC_SEQ_CST)) {
-        uint64_t one = 1;
-        ssize_t written = write(notifier->fd, &one, sizeof one);
-        (void)written;
+    } else {
+        io_notifier_post(notifier);
     }
+}
+
+void io_notifier_post(IoNotifier *notifier)
+{
+    if (__atomic_exchange_n(&notifier->pending, 1, __ATOMIC_SEQ_CST))
+        return;
+    uint64_t one = 1;
+    ssize_t written = write(notifier->fd, &one, sizeof one);
+    (void)written; /* cannot fail: the counter is nowhere near its limit */
+}
+
+uint64_t io_notifier_signals(const IoNotifier *notifier)
+{
+    return __atomic_load_n(&notifier->signals, __ATOMIC_RELAXED);
 }
 
 void io_notifier_free(IoNotifier *notifier)

@@ -165,6 +165,29 @@ static void test_a_paused_clock_wakes_nobody(void)
     board_free(board);
 }
 
+/* A worker has no timers: the clock goes on telling the thread that has them, whatever workers come and go. */
+static void test_workers_leave_the_clock_alone(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Shot shot = {.clock = board->clock};
+    shot.timer = timer_new(board->clock, on_shot, &shot);
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    IoThread *worker = io_thread_new_worker(board->clock, "worker", &error);
+    CHECK(worker);
+    for (uint32_t i = 1; i <= 3; i++) {
+        if (i == 2)
+            CHECK_EQ(io_thread_start(worker, &error), 0);
+        if (i == 3)
+            io_thread_free(worker);
+        timer_arm(shot.timer, clock_now(board->clock) + 1000);
+        while (__atomic_load_n(&shot.fired, __ATOMIC_SEQ_CST) < i)
+            sched_yield();
+    }
+    timer_free(shot.timer);
+    board_free(board);
+}
+
 int main(void)
 {
     RUN(test_timers_from_several_threads);
@@ -172,5 +195,6 @@ int main(void)
     RUN(test_removal_waits_for_the_callback);
     RUN(test_free_of_a_timer_that_arms_itself);
     RUN(test_a_paused_clock_wakes_nobody);
+    RUN(test_workers_leave_the_clock_alone);
     return 0;
 }
