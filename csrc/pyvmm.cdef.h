@@ -71,8 +71,13 @@ uint64_t clock_next_deadline(Clock *clock);
 
 /* io/io_thread.h */
 typedef struct IoThread IoThread;
-int io_thread_start(IoThread *io, Error *error);
-void io_thread_stop(IoThread *io);
+const char *io_thread_name(const IoThread *io);
+bool io_thread_running(const IoThread *io);
+
+/* io/ioeventfd.h */
+typedef struct IoEventFds IoEventFds;
+typedef struct { uint32_t entries; uint32_t active; uint64_t refused; } IoEventFdCounts;
+void ioeventfds_counts(IoEventFds *list, IoEventFdCounts *counts);
 
 /* irq/irq.h */
 typedef struct IrqRouter IrqRouter;
@@ -113,6 +118,7 @@ typedef struct {
     Bus *mmio;
     Clock *clock;
     IoThread *io;
+    IoEventFds *ioeventfds;
     IrqRouter *irqs;
     EventLog *log;
     uint32_t system_request;
@@ -123,6 +129,11 @@ typedef struct {
 } Board;
 Board *board_new(enum ClockKind clock, Error *error);
 void board_free(Board *board);
+IoThread *board_add_worker(Board *board, const char *name, Error *error);
+int board_start_io(Board *board, Error *error);
+void board_stop_io(Board *board);
+void board_pause_io(Board *board);
+void board_resume_io(Board *board);
 void board_request(Board *board, enum SystemRequest request, uint32_t code);
 enum SystemRequest board_take_request(Board *board, uint32_t *code);
 void board_set_a20(Board *board, enum A20Source source, bool on);
@@ -514,7 +525,8 @@ typedef struct {
     uint16_t queue_select;
     uint8_t isr;
 } VirtioPciState;
-typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; bool modern_only; ...; } VirtioBlkOptions;
+typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; bool modern_only;
+                 bool no_ioeventfd; IoThread *io; ...; } VirtioBlkOptions;
 typedef struct {
     uint64_t reads;
     uint64_t writes;
@@ -527,6 +539,8 @@ typedef struct {
     uint64_t host_calls;
     uint64_t interrupts;
     uint64_t faults;
+    uint64_t kicks;
+    uint64_t signals;
 } VirtioBlkCounters;
 Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *image, const VirtioBlkOptions *options,
                        Error *error);

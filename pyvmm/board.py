@@ -6,6 +6,7 @@ import _thread
 
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
+from pyvmm.errors import DeviceError
 from pyvmm.irq import IrqLine
 from pyvmm.memory import GuestMemory
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
@@ -13,6 +14,23 @@ from pyvmm.native import check, check_pointer, ffi, lib, new_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
+
+
+class IoThread:
+    """A thread that does devices' work: see `Board.worker`."""
+
+    def __init__(self, pointer: Any, name: str, board: Board) -> None:
+        self.pointer = pointer
+        self.name = name
+        self.board = board
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started; on a virtual clock it never is."""
+        return self.board.pointer is not None and bool(lib.io_thread_running(self.pointer))
+
+    def __repr__(self) -> str:
+        return f"<IoThread {self.name}>"
 
 
 class Board:
@@ -57,13 +75,49 @@ class Board:
         return bool(self.pointer.a20)
 
     def start_io(self) -> None:
-        """Start the I/O thread (a no-op on a virtual clock, where everything is synchronous)."""
+        """Start the I/O threads (a no-op on a virtual clock, where everything is synchronous)."""
         error = new_error()
-        check(lib.io_thread_start(self.pointer.io, error), error)
+        check(lib.board_start_io(self.pointer, error), error)
 
     def stop_io(self) -> None:
-        """Stop the I/O thread and wait for it."""
-        lib.io_thread_stop(self.pointer.io)
+        """Stop the I/O threads and wait for them; what devices are asked meanwhile they do at once."""
+        lib.board_stop_io(self.pointer)
+
+    def pause_io(self) -> None:
+        """Wait until no worker thread is at work, and let none begin before `resume_io`: what is asked waits."""
+        lib.board_pause_io(self.pointer)
+
+    def resume_io(self) -> None:
+        """Let the worker threads go on."""
+        lib.board_resume_io(self.pointer)
+
+    def worker(self, name: str) -> IoThread:
+        """A further I/O thread, for a device whose work may be slow. It lives as long as the board.
+
+        Parameters
+        ----------
+        name
+            What ``top -H`` shows: at most 15 bytes of ASCII.
+
+        Raises
+        ------
+        DeviceError
+            The name is too long, or the host has no descriptors left.
+        """
+        if not name.isascii() or not 1 <= len(name) <= 15 or "\0" in name:
+            raise DeviceError(f"I/O thread {name!r}: its name is 1 to 15 ASCII characters")
+        error = new_error()
+        pointer = check_pointer(
+            lib.board_add_worker(self.pointer, name.encode(), error), error, exception=DeviceError
+        )
+        return IoThread(pointer, name, self)
+
+    @property
+    def ioeventfds(self) -> tuple[int, int]:
+        """Registers that are only notifications: how many devices offered, and how many the engine signals itself."""
+        counts = ffi.new("IoEventFdCounts *")
+        lib.ioeventfds_counts(self.pointer.ioeventfds, counts)
+        return int(counts.entries), int(counts.active)
 
     def messages(self) -> list[str]:
         """What the guest did wrong since the last call, oldest first: each line once per cause."""

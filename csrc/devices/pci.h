@@ -148,6 +148,8 @@ int pci_function_restore(PciFunction *function, const PciFunctionState *state); 
 /* Level of INTA#..INTD#: the device's lock is held. */
 void pci_function_set_intx(PciFunction *function, bool level);
 bool pci_function_is_master(const PciFunction *function); /* may it reach memory? */
+/* Where a BAR answers now; false when it does not. The device's lock is held. */
+bool pci_function_bar_at(PciFunction *function, uint32_t index, uint64_t *base);
 
 /* Which of the four links a slot's pin (0 = INTA#) is soldered to: slot 1's INTA# is link A, as on the 440FX boards that
  * SeaBIOS and kernels know. And where the ISA bridge sends a link: a GSI, or -1. */

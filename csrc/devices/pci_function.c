@@ -167,6 +167,18 @@ void pci_function_unmap(PciFunction *function)
     pthread_mutex_unlock(&function->bus->wiring);
 }
 
+bool pci_function_bar_at(PciFunction *function, uint32_t index, uint64_t *base)
+{
+    if (!function->bus)
+        return false;
+    pthread_mutex_lock(&function->bus->wiring);
+    const PciBar *bar = &function->bars[index];
+    bool mapped = bar->mapped;
+    *base = bar->base;
+    pthread_mutex_unlock(&function->bus->wiring);
+    return mapped;
+}
+
 /* INTx#
  * ----------------------------------------------------------------------------------------------------------------
  */

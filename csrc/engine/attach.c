@@ -28,6 +28,12 @@ static void on_a20(void *opaque, bool on)
         vm->ops->vm_a20(vm, on);
 }
 
+static int on_ioeventfd(void *opaque, const IoEventFd *entry, bool add)
+{
+    EngineVm *vm = opaque;
+    return vm->ops->vm_ioeventfd(vm, entry, add);
+}
+
 /*
  * Who kicks has set its flag or level and then reads the pointer; an engine looks at flags and levels after the
  * pointer was stored. So a kick that still finds the old VM was given before the new one's first look: none is
@@ -41,6 +47,7 @@ static void set_hooks(Board *board, EngineVm *vm)
     board->intr.changed = on_kick;
     __atomic_store_n(&board->engine, vm, __ATOMIC_SEQ_CST);
     __atomic_store_n(&board->intr.engine, vm, __ATOMIC_SEQ_CST);
+    ioeventfds_attach(board->ioeventfds, vm && vm->ops->vm_ioeventfd ? on_ioeventfd : NULL, vm);
 }
 
 bool engine_vm_is_attached(const EngineVm *vm)

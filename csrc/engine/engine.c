@@ -192,6 +192,7 @@ static bool runs_elsewhere(const Vcpu *vcpu)
 static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 {
     vcpu->surface = surface;
+    ioeventfds_surface(vcpu->vm->board->ioeventfds, surface & (1u << EXIT_IO | 1u << EXIT_MMIO));
     for (;;) {
         memset(exit, 0, sizeof *exit);
         if (leave_now(vcpu, exit))

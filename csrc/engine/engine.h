@@ -54,6 +54,8 @@ typedef struct EngineOps {
     int (*vm_detach)(EngineVm *vm, Error *error);
     void (*vm_notify)(EngineVm *vm);       /* the board's kick, or its INTR pin went up: any thread */
     void (*vm_a20)(EngineVm *vm, bool on); /* the A20 gate moved: the vCPU's thread */
+    /* Signal an eventfd in place of an access, or no more (io/ioeventfd.h). NULL: the engine cannot. */
+    int (*vm_ioeventfd)(EngineVm *vm, const IoEventFd *entry, bool add);
     void (*vm_free)(EngineVm *vm);
     Vcpu *(*vcpu_new)(EngineVm *vm, uint32_t index, Error *error);
     void (*vcpu_free)(Vcpu *vcpu);

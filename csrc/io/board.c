@@ -2,6 +2,11 @@
 
 #include "io/board.h"
 
+typedef struct BoardWorker {
+    IoThread *io;
+    struct BoardWorker *next;
+} BoardWorker;
+
 Board *board_new(enum ClockKind clock, Error *error)
 {
     Board *board = calloc(1, sizeof *board);
@@ -19,13 +24,14 @@ Board *board_new(enum ClockKind clock, Error *error)
     board->apics = apic_bus_new();
     board->extint.pin = &board->intr;
     ext_int_connect(&board->extint, NULL, NULL);
+    board->ioeventfds = ioeventfds_new();
     if (board->log) {
         board->pio = bus_new(BUS_PIO, board->log);
         board->mmio = bus_new(BUS_MMIO, board->log);
     }
     if (board->clock)
         board->io = io_thread_new(board->clock, error);
-    if (board->memory && board->pio && board->mmio && board->irqs && board->apics && board->io)
+    if (board->memory && board->pio && board->mmio && board->irqs && board->apics && board->io && board->ioeventfds)
         return board;
     if (error && !error->code)
         error_set(error, ENOMEM, "no host memory for the machine");
@@ -37,7 +43,15 @@ void board_free(Board *board)
 {
     if (!board)
         return;
+    board_stop_io(board);
+    while (board->workers) {
+        BoardWorker *worker = board->workers;
+        board->workers = worker->next;
+        io_thread_free(worker->io);
+        free(worker);
+    }
     io_thread_free(board->io);
+    ioeventfds_free(board->ioeventfds);
     bus_free(board->pio);
     bus_free(board->mmio);
     irq_router_free(board->irqs);
@@ -46,6 +60,57 @@ void board_free(Board *board)
     guest_memory_free(board->memory);
     event_log_free(board->log);
     free(board);
+}
+
+IoThread *board_add_worker(Board *board, const char *name, Error *error)
+{
+    BoardWorker *worker = calloc(1, sizeof *worker);
+    if (!worker) {
+        error_set(error, ENOMEM, "no host memory for the I/O thread %s", name);
+        return NULL;
+    }
+    worker->io = io_thread_new_worker(board->clock, name, error);
+    if (!worker->io || (io_thread_running(board->io) && io_thread_start(worker->io, error) < 0)) {
+        io_thread_free(worker->io);
+        free(worker);
+        return NULL;
+    }
+    worker->next = board->workers;
+    board->workers = worker;
+    return worker->io;
+}
+
+int board_start_io(Board *board, Error *error)
+{
+    int result = io_thread_start(board->io, error);
+    for (BoardWorker *worker = board->workers; worker && result == 0; worker = worker->next)
+        result = io_thread_start(worker->io, error);
+    if (result == 0 && io_thread_running(board->io))
+        ioeventfds_serve(board->ioeventfds, true);
+    else
+        board_stop_io(board);
+    return result;
+}
+
+void board_stop_io(Board *board)
+{
+    if (board->ioeventfds)
+        ioeventfds_serve(board->ioeventfds, false);
+    for (BoardWorker *worker = board->workers; worker; worker = worker->next)
+        io_thread_stop(worker->io);
+    io_thread_stop(board->io);
+}
+
+void board_pause_io(Board *board)
+{
+    for (BoardWorker *worker = board->workers; worker; worker = worker->next)
+        io_thread_pause(worker->io);
+}
+
+void board_resume_io(Board *board)
+{
+    for (BoardWorker *worker = board->workers; worker; worker = worker->next)
+        io_thread_resume(worker->io);
 }
 
 void board_request(Board *board, enum SystemRequest request, uint32_t code)

@@ -10,6 +10,7 @@
 #include "io/clock.h"
 #include "io/event_log.h"
 #include "io/io_thread.h"
+#include "io/ioeventfd.h"
 #include "irq/apic_bus.h"
 #include "irq/irq.h"
 #include "memory/memory.h"
@@ -29,7 +30,9 @@ typedef struct Board {
     Bus *pio;
     Bus *mmio;
     Clock *clock;
-    IoThread *io;
+    IoThread *io; /* timers, and whatever is never slow */
+    struct BoardWorker *workers;
+    IoEventFds *ioeventfds;
     IrqRouter *irqs;
     EventLog *log;
     ApicBus *apics; /* local and I/O APICs, if any */
@@ -63,6 +66,21 @@ typedef struct Board {
 
 Board *board_new(enum ClockKind clock, Error *error);
 void board_free(Board *board);
+
+/*
+ * A further I/O thread, for work that may be slow: it starts, pauses and stops with the board, and is freed with it. So
+ * devices that have it go first. NULL with `error` filled when it cannot be made.
+ */
+IoThread *board_add_worker(Board *board, const char *name, Error *error);
+/*
+ * All I/O threads. Nothing starts on a virtual clock. stop joins them, workers first: they use timers and sinks.
+ * Between pause and resume no worker does anything: pause waits for what is under way (as much as a worker does in one
+ * go: some batches of requests), and what the guest asked for meanwhile is done after resume.
+ */
+int board_start_io(Board *board, Error *error);
+void board_stop_io(Board *board);
+void board_pause_io(Board *board);
+void board_resume_io(Board *board);
 
 void board_request(Board *board, enum SystemRequest request, uint32_t code);
 enum SystemRequest board_take_request(Board *board, uint32_t *code);

@@ -97,6 +97,8 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
     vm->has_debugregs = extension(vm->system_fd, KVM_CAP_DEBUGREGS) > 0;
     vm->has_guest_debug = extension(vm->system_fd, KVM_CAP_SET_GUEST_DEBUG) > 0;
     vm->has_read_only = extension(vm->system_fd, KVM_CAP_READONLY_MEM) > 0;
+    vm->has_ioeventfd = extension(vm->system_fd, KVM_CAP_IOEVENTFD) > 0;
+    vm->has_any_length = extension(vm->system_fd, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
     int synced = extension(vm->system_fd, KVM_CAP_SYNC_REGS);
     vm->has_sync_regs = synced > 0 && (synced & KVM_SYNC_X86_REGS) && (synced & KVM_SYNC_X86_SREGS);
     int size = kvm_ioctl(vm->system_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
@@ -224,6 +226,23 @@ static int detach_vm(EngineVm *base, Error *error)
     return result < 0 ? error_set(error, -result, "KVM does not give its interrupt controllers' state: %s",
                                   strerror(-result))
                       : 0;
+}
+
+/* api.rst 4.59. A write of any size needs KVM_CAP_IOEVENTFD_ANY_LENGTH. */
+static int vm_ioeventfd(EngineVm *base, const IoEventFd *entry, bool add)
+{
+    KvmVm *vm = vm_of(base);
+    if (!vm->has_ioeventfd || (entry->size == IOEVENTFD_ANY_SIZE && !vm->has_any_length))
+        return -ENOTSUP;
+    struct kvm_ioeventfd request = {
+        .datamatch = entry->value,
+        .addr = entry->address,
+        .len = entry->size,
+        .fd = entry->fd,
+        .flags = (entry->space == BUS_PIO ? KVM_IOEVENTFD_FLAG_PIO : 0) |
+                 (entry->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0) | (add ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN),
+    };
+    return kvm_ioctl(vm->fd, KVM_IOEVENTFD, &request);
 }
 
 static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
@@ -368,6 +387,7 @@ static const EngineOps OPS = {
     .vm_detach = detach_vm,
     .vm_notify = vm_notify,
     .vm_a20 = vm_a20,
+    .vm_ioeventfd = vm_ioeventfd,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,

@@ -26,6 +26,7 @@ enum {
 typedef struct Mock {
     Board *board;
     PciBus *bus;
+    IoThread *worker; /* of the disk, when the test asked for one (mock_new_with_worker) */
     Device *host, *isa, *blk;
     BlockImage *image;
     char path[32];
@@ -109,8 +110,8 @@ static inline gpa_t mock_used_gpa(const Mock *mock)
     return (MOCK_RINGS + 16u * mock->size + 6 + 2u * mock->size + 4095) & ~4095u;
 }
 
-/* Machine without a driver yet. `flags` are the image's. */
-static inline void mock_new(Mock *mock, enum ClockKind clock, const VirtioBlkOptions *options, uint32_t flags)
+static inline void mock_make(Mock *mock, enum ClockKind clock, const VirtioBlkOptions *options, uint32_t flags,
+                             bool worker)
 {
     Error error = {0};
     memset(mock, 0, sizeof *mock);
@@ -133,15 +134,30 @@ static inline void mock_new(Mock *mock, enum ClockKind clock, const VirtioBlkOpt
     close(fd);
     mock->image = block_open(mock->path, "raw", BLOCK_CACHE_UNSAFE, flags, &error);
     CHECK(mock->image);
-    mock->blk = virtio_blk_new(mock->board, mock->bus, MOCK_SLOT, mock->image, options, &error);
+    VirtioBlkOptions own = options ? *options : (VirtioBlkOptions){0};
+    if (worker)
+        own.io = mock->worker = board_add_worker(mock->board, "blk-0", &error);
+    CHECK_EQ(mock->worker != NULL, worker);
+    mock->blk = virtio_blk_new(mock->board, mock->bus, MOCK_SLOT, mock->image, &own, &error);
     CHECK(mock->blk);
-    if (clock == CLOCK_KIND_REALTIME)
-        CHECK_EQ(io_thread_start(mock->board->io, &error), 0);
+    CHECK_EQ(board_start_io(mock->board, &error), 0);
+}
+
+/* Machine without a driver yet. `flags` are the image's. */
+static inline void mock_new(Mock *mock, enum ClockKind clock, const VirtioBlkOptions *options, uint32_t flags)
+{
+    mock_make(mock, clock, options, flags, false);
+}
+
+/* And its requests are done by an I/O thread of its own. */
+static inline void mock_new_with_worker(Mock *mock, enum ClockKind clock)
+{
+    mock_make(mock, clock, NULL, 0, true);
 }
 
 static inline void mock_free(Mock *mock)
 {
-    io_thread_stop(mock->board->io);
+    board_stop_io(mock->board);
     device_free(mock->blk);
     device_free(mock->isa);
     device_free(mock->host);

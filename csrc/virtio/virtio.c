@@ -1,5 +1,4 @@
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "virtio/virtio.h"
 
@@ -95,6 +94,25 @@ void virtio_notify(VirtioDevice *device, uint32_t index)
     __atomic_store_n(&device->kicker, (uintptr_t)pthread_self(), __ATOMIC_RELAXED);
     io_notifier_kick(device->queues[index].notifier);
     __atomic_store_n(&device->kicker, 0, __ATOMIC_RELAXED);
+}
+
+void virtio_kick(VirtioDevice *device, uint32_t index)
+{
+    device->kicks++;
+    virtio_notify(device, index);
+}
+
+bool virtio_wants_signals(const VirtioDevice *device, uint32_t index)
+{
+    return device->queues[index].ring.enabled && device->status & VIRTIO_STATUS_DRIVER_OK;
+}
+
+uint64_t virtio_signals(const VirtioDevice *device)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < device->class->queue_count; i++)
+        count += io_notifier_signals(device->queues[i].notifier);
+    return count;
 }
 
 void virtio_notify_all(VirtioDevice *device)
@@ -268,10 +286,8 @@ static int restore_queue(VirtioDevice *device, VirtioQueue *queue, const VirtioQ
         return -EINVAL;
     ring->notify_disabled = true; /* so that the next run states it afresh */
     /* RAM may be restored after this: what waits in the ring is looked at when the I/O thread starts again. */
-    uint64_t one = 1;
-    if (clock_kind(device->owner->board->clock) == CLOCK_KIND_REALTIME &&
-        write(io_notifier_fd(queue->notifier), &one, sizeof one) < 0)
-        return -errno;
+    if (clock_kind(device->owner->board->clock) == CLOCK_KIND_REALTIME)
+        io_notifier_post(queue->notifier);
     return 0;
 }
 

@@ -78,6 +78,7 @@ struct VirtioDevice {
     uintptr_t kicker;   /* thread that is giving a kick with the lock held */
     pthread_cond_t idle;
     uint64_t faults; /* malformed chains and rings */
+    uint64_t kicks;  /* the driver's, that came as a write to the transport */
     uint8_t config[VIRTIO_CONFIG_MAX];
     VirtioQueue queues[VIRTIO_MAX_QUEUES];
 };
@@ -121,8 +122,12 @@ void virtio_config_changed(VirtioDevice *device);
 
 void virtio_enable_queue(VirtioDevice *device, uint32_t index);
 void virtio_disable_queue(VirtioDevice *device, uint32_t index); /* waits for I/O */
-void virtio_notify(VirtioDevice *device, uint32_t index);        /* the driver's kick */
+void virtio_kick(VirtioDevice *device, uint32_t index);          /* the driver wrote a notification */
+void virtio_notify(VirtioDevice *device, uint32_t index);        /* look at the queue */
 void virtio_notify_all(VirtioDevice *device);
+/* May the driver's notifications of this queue go straight to its eventfd? */
+bool virtio_wants_signals(const VirtioDevice *device, uint32_t index);
+uint64_t virtio_signals(const VirtioDevice *device); /* kicks that came that way */
 
 /* For classes. */
 bool virtio_queue_is_live(const VirtioQueue *queue); /* may chains be taken? */

@@ -448,8 +448,13 @@ Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *ima
                     : VIRTIO_BLK_F_CONFIG_WCE | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES;
     virtio_init(&blk->virtio, &blk_class, features, (uint16_t)queue_size);
     fill_config(blk, queue_size, block);
-    return virtio_pci_new(board, bus, PCI_DEVFN(slot, 0), &blk->virtio, 0x1001, options->modern_only, options->io,
-                          error);
+    VirtioPciOptions transport = {
+        .transitional_id = 0x1001,
+        .modern_only = options->modern_only,
+        .no_ioeventfd = options->no_ioeventfd,
+        .io = options->io,
+    };
+    return virtio_pci_new(board, bus, PCI_DEVFN(slot, 0), &blk->virtio, &transport, error);
 }
 
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters)
@@ -458,6 +463,8 @@ void virtio_blk_counters(Device *device, VirtioBlkCounters *counters)
     pthread_mutex_lock(&device->lock);
     *counters = blk->counters;
     counters->faults = blk->virtio.faults;
+    counters->kicks = blk->virtio.kicks;
+    counters->signals = virtio_signals(&blk->virtio);
     pthread_mutex_unlock(&device->lock);
 }
 

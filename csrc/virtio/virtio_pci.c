@@ -19,6 +19,8 @@ typedef struct VirtioPci {
     uint16_t queue_select;
     uint8_t isr;
     uint32_t window; /* offset of the VIRTIO_PCI_CAP_PCI_CFG capability */
+    bool use_ioeventfd;
+    IoEventFd notify[VIRTIO_MAX_QUEUES]; /* each queue's; fd -1: none */
 } VirtioPci;
 
 static VirtioPci *pci_of(Device *device) { return (VirtioPci *)device; }
@@ -54,6 +56,61 @@ static uint8_t take_isr(VirtioPci *pci)
     return isr;
 }
 
+/* Notifications without an exit
+ * ----------------------------------------------------------------------- */
+
+/* Where the driver notifies this queue, §4.1.4.4 and §4.1.4.8; fd -1 when it may not, or nothing answers there. */
+static IoEventFd notify_place(VirtioPci *pci, uint32_t index)
+{
+    const VirtioDevice *virtio = pci->virtio;
+    bool modern = virtio_has(virtio, VIRTIO_F_VERSION_1);
+    uint64_t base;
+    IoEventFd place = {.fd = -1};
+    if (!pci->use_ioeventfd || !virtio_wants_signals(virtio, index) ||
+        !pci_function_bar_at(&pci->function, modern ? VIRTIO_PCI_MODERN_BAR : VIRTIO_PCI_LEGACY_BAR, &base))
+        return place;
+    place.fd = io_notifier_fd(virtio->queues[index].notifier);
+    if (modern) { /* the address says which queue: what is written does not matter */
+        place.space = BUS_MMIO;
+        place.address = base + VIRTIO_PCI_NOTIFY + (uint64_t)index * VIRTIO_PCI_NOTIFY_MULTIPLIER;
+    } else {
+        place.space = BUS_PIO;
+        place.address = base + LEGACY_QUEUE_NOTIFY;
+        place.size = 2;
+        place.match = true;
+        place.value = index;
+    }
+    return place;
+}
+
+static bool same_place(const IoEventFd *a, const IoEventFd *b)
+{
+    return a->fd == b->fd && a->space == b->space && a->address == b->address;
+}
+
+/* Make the board's list agree with the driver's state and the BARs. */
+static void update_notify(VirtioPci *pci)
+{
+    IoEventFds *list = pci->device.board->ioeventfds;
+    for (uint32_t i = 0; i < pci->virtio->class->queue_count; i++) {
+        IoEventFd place = notify_place(pci, i), *now = &pci->notify[i];
+        if (same_place(&place, now))
+            continue;
+        if (now->fd >= 0)
+            ioeventfd_remove(list, now);
+        if (place.fd >= 0 && ioeventfd_add(list, &place) < 0)
+            place.fd = -1; /* the bus it is: somebody else has the address */
+        *now = place;
+    }
+}
+
+static void remove_notify(VirtioPci *pci)
+{
+    for (uint32_t i = 0; i < VIRTIO_MAX_QUEUES; i++)
+        if (pci->notify[i].fd >= 0)
+            ioeventfd_remove(pci->device.board->ioeventfds, &pci->notify[i]);
+}
+
 static void write_status(VirtioPci *pci, uint8_t status)
 {
     virtio_write_status(pci->virtio, status);
@@ -63,6 +120,7 @@ static void write_status(VirtioPci *pci, uint8_t status)
         pci->queue_select = 0;
         take_isr(pci);
     }
+    update_notify(pci);
 }
 
 /* Common configuration, §4.1.4.3
@@ -110,6 +168,12 @@ static void set_half(gpa_t *address, uint64_t offset, uint32_t size, uint64_t va
         *address = (*address & UINT32_MAX) | value << 32;
 }
 
+static void enable_queue(VirtioPci *pci)
+{
+    virtio_enable_queue(pci->virtio, pci->queue_select);
+    update_notify(pci);
+}
+
 /* Fields of the selected queue: fixed once it is enabled (§4.1.4.3.2). */
 static void common_write_queue(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
 {
@@ -119,7 +183,7 @@ static void common_write_queue(VirtioPci *pci, uint64_t offset, uint32_t size, u
     if (offset == COMMON_QUEUE_SIZE && size == 2)
         ring->size = (uint16_t)value;
     else if (offset == COMMON_QUEUE_ENABLE && size == 2 && value == 1)
-        virtio_enable_queue(pci->virtio, pci->queue_select);
+        enable_queue(pci);
     else if (offset >= COMMON_QUEUE_DEVICE)
         set_half(&ring->used_gpa, offset - COMMON_QUEUE_DEVICE, size, value);
     else if (offset >= COMMON_QUEUE_DRIVER)
@@ -175,7 +239,7 @@ static void modern_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
 {
     switch (offset & 0xf000) {
     case VIRTIO_PCI_NOTIFY:
-        virtio_notify(pci->virtio, (uint32_t)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_MULTIPLIER);
+        virtio_kick(pci->virtio, (uint32_t)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_MULTIPLIER);
         break;
     case VIRTIO_PCI_COMMON:
         common_write(pci, offset, size, value);
@@ -222,17 +286,18 @@ static void legacy_write_address(VirtioPci *pci, uint32_t frame)
         return;
     if (ring->enabled)
         virtio_disable_queue(pci->virtio, pci->queue_select);
-    if (frame == 0)
-        return;
-    virtqueue_set_legacy_address(ring, (gpa_t)frame * GUEST_PAGE_SIZE);
-    virtio_enable_queue(pci->virtio, pci->queue_select);
+    if (frame) {
+        virtqueue_set_legacy_address(ring, (gpa_t)frame * GUEST_PAGE_SIZE);
+        virtio_enable_queue(pci->virtio, pci->queue_select);
+    }
+    update_notify(pci);
 }
 
 static void legacy_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
 {
     switch (offset) {
     case LEGACY_QUEUE_NOTIFY:
-        virtio_notify(pci->virtio, (uint16_t)value);
+        virtio_kick(pci->virtio, (uint16_t)value);
         break;
     case LEGACY_DRIVER_FEATURES:
         virtio_write_features(pci->virtio, (uint32_t)value, true);
@@ -304,6 +369,7 @@ static void config_written(PciFunction *function, uint32_t offset, uint32_t size
     uint32_t region, at, length;
     if (offset == PCI_COMMAND && pci_function_is_master(function))
         virtio_notify_all(pci->virtio); /* what waited for the right to reach memory */
+    update_notify(pci); /* BARs may have moved */
     if (!touches_window_data(pci, offset) || !window_target(pci, &region, &at, &length))
         return;
     uint32_t value = load_le32(function->config + pci->window + PCI_CFG_DATA);
@@ -360,11 +426,13 @@ static void virtio_pci_reset(Device *device)
     VirtioPci *pci = pci_of(device);
     write_status(pci, 0);
     pci_function_reset(&pci->function);
+    update_notify(pci);
 }
 
 static void virtio_pci_destroy(Device *device)
 {
     VirtioPci *pci = pci_of(device);
+    remove_notify(pci);
     pci_bus_remove(&pci->function);
     virtio_free(pci->virtio);
 }
@@ -392,6 +460,7 @@ static int apply_state(VirtioPci *pci, const VirtioPciState *state)
     pci->driver_feature_select = state->driver_feature_select;
     pci->queue_select = state->queue_select;
     pci->isr = state->isr;
+    update_notify(pci);
     return result;
 }
 
@@ -448,8 +517,8 @@ static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_o
     add_capabilities(pci);
 }
 
-Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio, uint16_t transitional_id,
-                       bool modern_only, IoThread *io, Error *error)
+Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio,
+                       const VirtioPciOptions *options, Error *error)
 {
     VirtioPci *pci = calloc(1, sizeof *pci);
     if (!pci) {
@@ -460,11 +529,14 @@ Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *
     pci->class = virtio_pci_class;
     pci->class.name = virtio->class->name;
     pci->virtio = virtio;
-    if (!modern_only)
+    pci->use_ioeventfd = !options->no_ioeventfd;
+    for (uint32_t i = 0; i < VIRTIO_MAX_QUEUES; i++)
+        pci->notify[i].fd = -1;
+    if (!options->modern_only)
         virtio->device_features |= VIRTIO_F_ANY_LAYOUT;
     device_init(&pci->device, &pci->class, board);
-    add_function(pci, transitional_id, modern_only);
-    if (virtio_attach(virtio, &pci->device, &pci_transport, io ? io : board->io) < 0)
+    add_function(pci, options->transitional_id, options->modern_only);
+    if (virtio_attach(virtio, &pci->device, &pci_transport, options->io ? options->io : board->io) < 0)
         error_set(error, EMFILE, "%s: no descriptor for its queues: raise `ulimit -n`", virtio->class->name);
     else if (pci_bus_add(bus, devfn, &pci->function, error) == 0)
         return &pci->device;

@@ -6,6 +6,9 @@
  * and use. Interrupts go by INTx# and the ISR status. Left out: MSI-X (the capability is not offered, vector fields
  * read as NO_VECTOR), shared memory and vendor capabilities, queue reset, notification data.
  *
+ * While the driver runs a queue and a BAR answers, the queue's notification register is an ioeventfd (io/ioeventfd.h):
+ * the modern one, or the legacy one for a driver without VERSION_1.
+ *
  * BAR 0 (transitional only): legacy registers, then the device's configuration. BAR 4: one page each for the common
  * configuration, ISR, device configuration and notifications (4 bytes a queue).
  */
@@ -76,10 +79,16 @@ typedef struct VirtioPciState {
     uint8_t isr;
 } VirtioPciState;
 
-/* Takes `virtio` over, also when it fails. `modern_only`: no legacy interface, device ID 0x1040 + id. `io` runs the
- * queues; NULL: the board's I/O thread. */
-Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio, uint16_t transitional_id,
-                       bool modern_only, IoThread *io, Error *error);
+typedef struct VirtioPciOptions {
+    uint16_t transitional_id; /* PCI device ID of the transitional device */
+    bool modern_only;         /* no legacy interface, device ID 0x1040 + id */
+    bool no_ioeventfd;        /* the engine is never told of the notification registers */
+    IoThread *io;             /* runs the queues; NULL: the board's I/O thread */
+} VirtioPciOptions;
+
+/* Takes `virtio` over, also when it fails. */
+Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio,
+                       const VirtioPciOptions *options, Error *error);
 VirtioDevice *virtio_pci_virtio(Device *device);
 uint64_t virtio_pci_device_features(Device *device); /* what it offers */
 

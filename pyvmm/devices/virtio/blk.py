@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pyvmm.block.image import Image
-    from pyvmm.board import Board
+    from pyvmm.board import Board, IoThread
     from pyvmm.devices.pci.bus import PciBus
 
 ID_BYTES: Final = 20
@@ -25,7 +25,8 @@ class VirtioBlkCounters:
 
     `host_calls` counts reads and writes of the image: fewer than requests where neighbours were merged. `errors` are
     requests that were refused or failed; `faults` are malformed chains and rings, each of which stops the device until
-    the driver resets it.
+    the driver resets it. `kicks` are the driver's notifications that were seen as accesses, `signals` those that came
+    by eventfd without an exit.
     """
 
     reads: int
@@ -39,6 +40,8 @@ class VirtioBlkCounters:
     host_calls: int
     interrupts: int
     faults: int
+    kicks: int
+    signals: int
 
 
 class VirtioBlk(NativeDevice):
@@ -58,6 +61,11 @@ class VirtioBlk(NativeDevice):
         Logical block in bytes: a power of two, 512 to 4096.
     modern_only
         Leave out the legacy interface (device ID 1042 instead of 1001).
+    io
+        The thread that does its requests, from ``board.worker("blk-0")``; devices may share one. None: the board's own,
+        where a slow image delays timers.
+    ioeventfd
+        False: every notification leaves guest code as an access, on every engine.
 
     Raises
     ------
@@ -76,6 +84,8 @@ class VirtioBlk(NativeDevice):
         queue_size: int = 256,
         block_size: int = 512,
         modern_only: bool = False,
+        io: IoThread | None = None,
+        ioeventfd: bool = True,
     ) -> None:
         if not serial.isascii() or len(serial) > ID_BYTES or "\0" in serial:
             raise DeviceError(f"virtio-blk serial {serial!r}: at most {ID_BYTES} ASCII characters")
@@ -85,9 +95,15 @@ class VirtioBlk(NativeDevice):
         options = ffi.new("VirtioBlkOptions *")
         options.serial = serial.encode()
         options.queue_size, options.block_size, options.modern_only = queue_size, block_size, modern_only
+        options.no_ioeventfd = not ioeventfd
+        if io is not None:
+            if io.board is not board:
+                raise DeviceError(f"virtio-blk: {io!r} belongs to another board")
+            options.io = io.pointer
         pointer = lib.virtio_blk_new(board.pointer, pci.bus, slot, image.handle, options, error)
         super().__init__(check_pointer(pointer, error, exception=DeviceError), state="VirtioPciState")
         self.image = image
+        self.io = io
         self.slot = slot
 
     @property
