@@ -24,6 +24,12 @@ class IoThread:
         self.name = name
         self.board = board
 
+    def on(self, board: Board) -> Any:
+        """The C thread, for a device of `board`; DeviceError when it is another board's."""
+        if self.board is not board:
+            raise DeviceError(f"{self!r} belongs to another board")
+        return self.pointer
+
     @property
     def running(self) -> bool:
         """Whether it was started; on a virtual clock it never is."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from pyvmm.block.image import Image
-    from pyvmm.board import Board
+    from pyvmm.board import Board, IoThread
     from pyvmm.devices.pci.bus import PciBus
     from pyvmm.irq import IrqLine
 
@@ -73,6 +73,9 @@ class Ide(NativeDevice):
         Interrupt lines of the primary and the secondary channel.
     drives
         Up to four: primary device 0 and 1, secondary device 0 and 1; None leaves a place empty.
+    io
+        The thread that reads and writes the images, from ``board.worker("ide")``. None: the board's own, where a slow
+        image delays timers.
 
     Raises
     ------
@@ -93,6 +96,7 @@ class Ide(NativeDevice):
         irqs: tuple[IrqLine, IrqLine],
         drives: Sequence[IdeDrive | None],
         function: int = 1,
+        io: IoThread | None = None,
     ) -> None:
         if len(drives) > PLACES:
             raise DeviceError(f"ide: {len(drives)} drives: two channels have room for {PLACES}")
@@ -105,6 +109,8 @@ class Ide(NativeDevice):
             place.kind = lib.IDE_CDROM if drive.kind == "cdrom" else lib.IDE_DISK
             place.image = ffi.NULL if drive.image is None else drive.image.handle
             place.serial = drive.serial.encode()
+        if io is not None:
+            options.io = io.on(board)
         error = new_error()
         devfn = slot << 3 | function
         pointer = lib.ide_new(board.pointer, pci.bus, devfn, irqs[0].pointer, irqs[1].pointer, options, error)

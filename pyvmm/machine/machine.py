@@ -319,11 +319,13 @@ class Machine:
         self._called_in = False
         self._parts.vm.let_go()
         self.board.start_io()
+        self.board.resume_io()
         self.clock.resume()
 
     def _end(self) -> None:
         self._parts.vm.pause()
         self.clock.pause()
+        self.board.pause_io()
         self.serial.drain()
 
     def _worker(self, vcpu: Vcpu, outcome: list[RunResult | BaseException]) -> Worker:

@@ -113,7 +113,7 @@ class Pc:
             device.reset()
 
     def close(self) -> None:
-        """I/O thread first (its callbacks reach the engine), then engine, devices, sinks, images, board.
+        """I/O threads first (their callbacks reach the engine), then engine, devices, sinks, images, board.
 
         All of it also when a device's `close` raises; the exception comes at the end.
         """
@@ -330,7 +330,11 @@ def _find_vga_bios() -> bytes | None:
 
 
 def add_disks(pc: Pc) -> None:
-    """Open every image; hard disks are virtio-blk functions or IDE drives, CDs IDE drives, floppies the BIOS's."""
+    """Open every image; hard disks are virtio-blk functions or IDE drives, CDs IDE drives, floppies the BIOS's.
+
+    Each virtio disk, and the IDE function, has an I/O thread: one that waits for its host delays neither the timers nor
+    another disk.
+    """
     if not pc.config.disks:
         return
     from pyvmm.block import open_image
@@ -349,7 +353,9 @@ def add_disks(pc: Pc) -> None:
         )
         pc.images.append(image)
         if disk.interface == "virtio":
-            pc.add(f"disk{slot - layout.PCI_FIRST_FREE_SLOT}", VirtioBlk(pc.board, bus, slot, image))
+            index = slot - layout.PCI_FIRST_FREE_SLOT
+            io = pc.board.worker(f"blk-{index}")
+            pc.add(f"disk{index}", VirtioBlk(pc.board, bus, slot, image, io=io))
             slot += 1
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
@@ -373,7 +379,10 @@ def add_ide(pc: Pc) -> None:
                 )
             drives[place] = IdeDrive("disk" if interface == "ide" else "cdrom", image)
     irqs = board.irq_line(layout.IRQ_IDE[0]), board.irq_line(layout.IRQ_IDE[1])
-    ide = pc.add("ide", Ide(board, bus, layout.PCI_ISA_BRIDGE, irqs, drives, layout.PCI_IDE_FUNCTION))
+    ide = pc.add(
+        "ide",
+        Ide(board, bus, layout.PCI_ISA_BRIDGE, irqs, drives, layout.PCI_IDE_FUNCTION, board.worker("ide")),
+    )
     for channel in range(2):
         board.pio.add(layout.IDE_COMMAND[channel], 8, ide, Ide.COMMAND[channel])
         board.pio.add(layout.IDE_CONTROL[channel], 1, ide, Ide.CONTROL[channel])

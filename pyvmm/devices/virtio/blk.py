@@ -97,9 +97,7 @@ class VirtioBlk(NativeDevice):
         options.queue_size, options.block_size, options.modern_only = queue_size, block_size, modern_only
         options.no_ioeventfd = not ioeventfd
         if io is not None:
-            if io.board is not board:
-                raise DeviceError(f"virtio-blk: {io!r} belongs to another board")
-            options.io = io.pointer
+            options.io = io.on(board)
         pointer = lib.virtio_blk_new(board.pointer, pci.bus, slot, image.handle, options, error)
         super().__init__(check_pointer(pointer, error, exception=DeviceError), state="VirtioPciState")
         self.image = image
