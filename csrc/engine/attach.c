@@ -14,11 +14,10 @@ static void on_kick(void *opaque)
         vm->ops->vm_notify(vm);
 }
 
-static void on_firmware_call(void *opaque, uint32_t number)
+static bool on_vcpu_request(void *opaque, enum SystemRequest request, uint32_t code)
 {
     EngineVm *vm = opaque;
-    if (vm)
-        engine_vm_firmware_call(vm, number);
+    return vm && engine_vm_request(vm, request, code);
 }
 
 static void on_a20(void *opaque, bool on)
@@ -42,7 +41,7 @@ static int on_ioeventfd(void *opaque, const IoEventFd *entry, bool add)
 static void set_hooks(Board *board, EngineVm *vm)
 {
     board->kick = on_kick;
-    board->firmware_call = on_firmware_call;
+    board->vcpu_request = on_vcpu_request;
     board->a20_changed = on_a20;
     board->intr.changed = on_kick;
     __atomic_store_n(&board->engine, vm, __ATOMIC_SEQ_CST);
@@ -94,8 +93,9 @@ static void carry_over(Vcpu *from, Vcpu *to)
     to->counters = from->counters;
     vcpu_set_breakpoints(from, NULL, 0);
     to->instructions = vcpu_instructions(from);
-    if (__atomic_exchange_n(&from->kicked, 0, __ATOMIC_SEQ_CST))
-        __atomic_store_n(&to->kicked, 1, __ATOMIC_SEQ_CST);
+    to->request = from->request;
+    to->request_code = from->request_code;
+    __atomic_fetch_or(&to->kicked, __atomic_exchange_n(&from->kicked, 0, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);
 }
 
 static int load_states(Vcpu *const *vcpus, const CpuState *states, size_t count, Error *error)

@@ -33,17 +33,21 @@ void engine_vm_pause(EngineVm *vm)
         vm->ops->vm_pause(vm);
 }
 
-void engine_vm_firmware_call(EngineVm *vm, uint32_t number)
+bool engine_vm_request(EngineVm *vm, enum SystemRequest request, uint32_t code)
 {
-    Vcpu *caller = vm->vcpus;
-    for (Vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
-        if (__atomic_load_n(&vcpu->runner, __ATOMIC_RELAXED) == (uintptr_t)pthread_self())
-            caller = vcpu;
-    if (!caller)
-        return;
-    caller->firmware_call = number;
-    __atomic_fetch_or(&caller->kicked, KICK_FIRMWARE, __ATOMIC_SEQ_CST);
-    vcpu_notify(caller);
+    Vcpu *vcpu = vm->vcpus;
+    while (vcpu && __atomic_load_n(&vcpu->runner, __ATOMIC_RELAXED) != (uintptr_t)pthread_self())
+        vcpu = vcpu->next;
+    if (!vcpu)
+        return false;
+    if (!(__atomic_load_n(&vcpu->kicked, __ATOMIC_RELAXED) &
+          KICK_REQUEST)) { /* the first of one instruction wins */
+        vcpu->request = request;
+        vcpu->request_code = code;
+        __atomic_fetch_or(&vcpu->kicked, KICK_REQUEST, __ATOMIC_SEQ_CST);
+        vcpu->vm->ops->vcpu_notify(vcpu);
+    }
+    return true;
 }
 
 void vcpu_init(Vcpu *vcpu, EngineVm *vm, uint32_t index)
@@ -115,7 +119,7 @@ static bool interrupt_ready(const Vcpu *vcpu)
 static bool asked_to_leave(const Vcpu *vcpu)
 {
     return __atomic_load_n(&vcpu->kicked, __ATOMIC_ACQUIRE) ||
-           __atomic_load_n(&vcpu->vm->board->system_request, __ATOMIC_ACQUIRE);
+           (vcpu->index == 0 && __atomic_load_n(&vcpu->vm->board->system_request, __ATOMIC_ACQUIRE));
 }
 
 /* A halted vCPU: sleep on a realtime clock; on a virtual one jump to the next timer, and sleep only when there is
@@ -141,29 +145,27 @@ static void wait_for_interrupt(Vcpu *vcpu)
 }
 
 /*
- * What must leave the loop before, or instead of, running guest code. A request to the machine is for whoever comes
- * first: one vCPU returns with it, and its caller tells the others (vcpu_kick). A BIOS call is the asking vCPU's
- * own.
+ * What must leave the loop before, or instead of, running guest code. What a vCPU asks of the machine it returns
+ * with itself; what others ask (a Python thread, a timer) is the first vCPU's. Its caller tells the others
+ * (engine_vm_call_in).
  */
 static bool leave_now(Vcpu *vcpu, VmExit *exit)
 {
     Board *board = vcpu->vm->board;
-    if (__atomic_load_n(&board->system_request, __ATOMIC_ACQUIRE)) {
+    if (vcpu->index == 0 && __atomic_load_n(&board->system_request, __ATOMIC_ACQUIRE)) {
+        exit->reason = EXIT_SYSTEM;
         exit->request = board_take_request(board, &exit->code);
-        if (exit->request != SYSTEM_NONE) { /* else another vCPU was first */
-            exit->reason = EXIT_SYSTEM;
-            return true;
-        }
+        return true;
     }
     uint32_t kicked = __atomic_load_n(&vcpu->kicked, __ATOMIC_ACQUIRE);
     if (!kicked)
         return false;
     exit->reason = EXIT_KICK;
-    if (kicked & KICK_FIRMWARE) {
+    if (kicked & KICK_REQUEST) {
         exit->reason = EXIT_SYSTEM;
-        exit->request = SYSTEM_FIRMWARE;
-        exit->code = vcpu->firmware_call;
-        __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_FIRMWARE, __ATOMIC_ACQ_REL);
+        exit->request = vcpu->request;
+        exit->code = vcpu->request_code;
+        __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_REQUEST, __ATOMIC_ACQ_REL);
     } else if (kicked & KICK_ONCE) {
         __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_ONCE, __ATOMIC_ACQ_REL);
     }
@@ -268,7 +270,8 @@ int vcpu_get_state(Vcpu *vcpu, CpuState *state)
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_get_state(vcpu, state);
     state->halted |= vcpu->halted != 0;
-    state->nmi_pending = __atomic_load_n(&vcpu->vm->board->nmi_pending, __ATOMIC_ACQUIRE) != 0;
+    if (!vcpu->vm->halts_inside)
+        state->nmi_pending = __atomic_load_n(&vcpu->vm->board->nmi_pending, __ATOMIC_ACQUIRE) != 0;
     return result;
 }
 
@@ -277,8 +280,8 @@ int vcpu_set_state(Vcpu *vcpu, const CpuState *state)
     if (runs_elsewhere(vcpu))
         return -EBUSY;
     int result = vcpu->vm->ops->vcpu_set_state(vcpu, state);
-    uint32_t none = 0; /* NMIs that wait are the board's: this one may be there already */
-    if (state->nmi_pending)
+    uint32_t none = 0; /* NMIs that wait are the board's, or the engine's APIC's: this one may be there already */
+    if (state->nmi_pending && !vcpu->vm->halts_inside)
         __atomic_compare_exchange_n(&vcpu->vm->board->nmi_pending, &none, 1, false, __ATOMIC_SEQ_CST,
                                     __ATOMIC_RELAXED);
     vcpu->halted = state->halted && !vcpu->vm->halts_inside;
@@ -300,7 +303,7 @@ int vcpu_reset(Vcpu *vcpu)
     free(state);
     if (result == 0 && vcpu->vm->ops->vcpu_reset)
         result = vcpu->vm->ops->vcpu_reset(vcpu);
-    __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_FIRMWARE, __ATOMIC_ACQ_REL);
+    __atomic_fetch_and(&vcpu->kicked, ~(uint32_t)KICK_REQUEST, __ATOMIC_ACQ_REL);
     return result;
 }
 

@@ -77,8 +77,10 @@ typedef struct EngineOps {
 struct EngineVm {
     const EngineOps *ops;
     Board *board;
-    Vcpu *vcpus;       /* in the order of their making; the first is the bootstrap processor */
-    bool halts_inside; /* HLT, and waiting for a startup IPI, are vcpu_run's: the loop never sees them */
+    Vcpu *vcpus; /* in the order of their making; the first is the bootstrap processor */
+    /* The local APICs are the engine's: HLT, and waiting for a startup IPI, are vcpu_run's and never seen by the
+     * loop; NMIs that wait for a vCPU are in its CpuState. */
+    bool halts_inside;
 };
 
 typedef struct ExitCounters {
@@ -99,20 +101,22 @@ typedef struct HandOverCounters {
     uint64_t total;
     HandOverKind kinds[HAND_OVER_KINDS];
 } HandOverCounters;
-enum { KICK_ONCE = 1, KICK_FIRMWARE = 2, KICK_CALLED_IN = 4 }; /* Vcpu.kicked */
+
+enum { KICK_ONCE = 1, KICK_REQUEST = 2, KICK_CALLED_IN = 4 }; /* Vcpu.kicked */
 
 struct Vcpu {
     EngineVm *vm;
     Vcpu *next; /* in vm->vcpus */
     uint32_t index;
-    uintptr_t runner;       /* atomic: the thread in vcpu_run or vcpu_step, or 0 */
-    uint32_t surface;       /* bits 1 << enum ExitReason */
-    uint32_t kicked;        /* atomic, bits KICK_*: not 0 makes vcpu_run look */
-    uint32_t firmware_call; /* with KICK_FIRMWARE: the BIOS service that this vCPU asked for */
-    uint32_t halted;        /* after HLT, until an interrupt can be taken */
-    uint32_t halted_if;     /* RFLAGS.IF at that HLT */
-    uint32_t nmi_blocked;   /* at that HLT: an NMI was being handled */
-    pthread_mutex_t lock;   /* with `wake`: where a halted vCPU sleeps */
+    uintptr_t runner; /* atomic: the thread in vcpu_run or vcpu_step, or 0 */
+    uint32_t surface; /* bits 1 << enum ExitReason */
+    uint32_t kicked;  /* atomic, bits KICK_*: not 0 makes vcpu_run look */
+    uint32_t request; /* with KICK_REQUEST: enum SystemRequest that this vCPU made, and its code */
+    uint32_t request_code;
+    uint32_t halted;      /* after HLT, until an interrupt can be taken */
+    uint32_t halted_if;   /* RFLAGS.IF at that HLT */
+    uint32_t nmi_blocked; /* at that HLT: an NMI was being handled */
+    pthread_mutex_t lock; /* with `wake`: where a halted vCPU sleeps */
     pthread_cond_t wake;
     uint64_t instructions; /* where the engine can count, else 0 */
     ExitCounters counters;
@@ -151,9 +155,9 @@ void engine_vm_disown(EngineVm *vm);
 /* For engines: fills what is common, and undoes it. */
 void vcpu_init(Vcpu *vcpu, EngineVm *vm, uint32_t index);
 void vcpu_fini(Vcpu *vcpu);
-/* For engines, as the Board's firmware_call: for the vCPU that runs on the calling thread; for the first, from
- * others. */
-void engine_vm_firmware_call(EngineVm *vm, uint32_t number);
+/* For engines, as the Board's vcpu_request: the vCPU that runs on the calling thread returns with it. False: none
+ * does. */
+bool engine_vm_request(EngineVm *vm, enum SystemRequest request, uint32_t code);
 /* For engines: wakes a halted vCPU, and makes a running one look. The Board's kick and INTR pin come here. */
 void vcpu_notify(Vcpu *vcpu);
 

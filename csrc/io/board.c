@@ -115,10 +115,9 @@ void board_resume_io(Board *board)
 
 void board_request(Board *board, enum SystemRequest request, uint32_t code)
 {
-    if (request == SYSTEM_FIRMWARE && board->firmware_call) {
-        board->firmware_call(board->engine, code);
+    if (board->vcpu_request &&
+        board->vcpu_request(__atomic_load_n(&board->engine, __ATOMIC_SEQ_CST), request, code))
         return;
-    }
     uint64_t none = SYSTEM_NONE;
     if (!__atomic_compare_exchange_n(&board->system, &none, (uint64_t)code << 32 | request, false, __ATOMIC_SEQ_CST,
                                      __ATOMIC_RELAXED))

@@ -1,6 +1,6 @@
 /*
- * The wires that every device gets: memory, buses, clock, I/O thread, interrupt router, log, and the request line for
- * reset, power and A20. A device's constructor takes the Board and nothing of the engine.
+ * The wires that every device gets: memory, buses, clock, I/O thread, interrupt router, log, and the request line
+ * for reset, power and A20. A device's constructor takes the Board and nothing of the engine.
  */
 #ifndef PYVMM_IO_BOARD_H
 #define PYVMM_IO_BOARD_H
@@ -38,29 +38,30 @@ typedef struct Board {
     ApicBus *apics; /* local and I/O APICs, if any */
     IntrPin intr;
     ExtInt extint;
-    uint32_t nmi_pending;    /* atomic count of NMI edges */
+    uint32_t nmi_pending; /* atomic count of NMI edges */
     union {
         uint64_t system; /* atomic: both halves at once */
         struct {
-            uint32_t system_request; /* enum SystemRequest; the first one wins until a vCPU takes it */
+            uint32_t system_request; /* enum SystemRequest from outside; the first one wins until vCPU 0 takes it */
             uint32_t system_code;
         };
     };
-    uint32_t a20;            /* atomic: 1 = enabled */
-    uint32_t a20_sources;    /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
-    uint64_t tsc_hz;         /* guest TSC frequency */
+    uint32_t a20;         /* atomic: 1 = enabled */
+    uint32_t a20_sources; /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
+    uint64_t tsc_hz;      /* guest TSC frequency */
     /* Set by the engine that is attached (engine/engine.h, engine_vm_attach). */
-    void (*kick)(void *engine);                  /* leave guest code soon, from any thread */
-    void (*firmware_call)(void *engine, uint32_t number); /* on the vCPU's thread */
-    void (*a20_changed)(void *engine, bool on);  /* on the vCPU's thread */
-    void *engine;                                /* atomic */
+    void (*kick)(void *engine); /* leave guest code soon, from any thread */
+    bool (*vcpu_request)(void *engine, enum SystemRequest request,
+                         uint32_t code);        /* false: not on a vCPU's thread */
+    void (*a20_changed)(void *engine, bool on); /* on the vCPU's thread */
+    void *engine;                               /* atomic */
     /* Set by the first local APIC, or by an engine whose irqchip is in the kernel. */
     int (*msi)(void *irqchip, uint64_t address, uint32_t data); /* how many CPUs took it, or -errno */
     void *msi_irqchip;
     bool (*lint1_edge)(void *lapic); /* the NMI source; false: LINT1 does not take it */
     void *lint1;
-    Device *pic;                   /* the 8259 pair, or NULL: set by itself */
-    const EngineIrqchip *irqchip;  /* set by an engine that has interrupt controllers of its own (irq/irq.h) */
+    Device *pic;                  /* the 8259 pair, or NULL: set by itself */
+    const EngineIrqchip *irqchip; /* set by an engine that has interrupt controllers of its own (irq/irq.h) */
     void *irqchip_engine;
 } Board;
 
@@ -90,9 +91,10 @@ void board_set_a20(Board *board, enum A20Source source, bool on);
 void board_nmi(Board *board);
 void board_nmi_edge(Board *board); /* the CPU's own pin */
 /*
- * A device's message signalled interrupt: a 4-byte store to `address` (PCI 3.0 §6.8). To 0xfee00000 and the megabyte
- * after it it is an interrupt (Intel SDM 3A §11.11), elsewhere a store to memory. Any thread, with a device's lock held or
- * not. Returns how many CPUs took it, or -errno: -ENODEV where there is no APIC, -EFAULT where there is no RAM.
+ * A device's message signalled interrupt: a 4-byte store to `address` (PCI 3.0 §6.8). To 0xfee00000 and the
+ * megabyte after it it is an interrupt (Intel SDM 3A §11.11), elsewhere a store to memory. Any thread, with a
+ * device's lock held or not. Returns how many CPUs took it, or -errno: -ENODEV where there is no APIC, -EFAULT
+ * where there is no RAM.
  */
 int board_msi(Board *board, uint64_t address, uint32_t data);
 

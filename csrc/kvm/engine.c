@@ -349,11 +349,11 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     return &vcpu->base;
 }
 
-/* Any vCPU may have to look. */
+/* What the board asks is the first vCPU's. */
 static void vm_notify(EngineVm *base)
 {
-    for (Vcpu *vcpu = base->vcpus; vcpu; vcpu = vcpu->next)
-        vcpu_notify(vcpu);
+    if (base->vcpus)
+        vcpu_notify(base->vcpus);
 }
 
 static int reset_vm(EngineVm *base) { return kvm_irqchip_reset(vm_of(base)); }

@@ -175,7 +175,7 @@ static void events_in(struct kvm_vcpu_events *events, const CpuState *state)
         events->exception.error_code = state->pending_error;
     }
     events->interrupt.shadow = state->interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
-    events->nmi.masked = state->nmi_blocked; /* those that wait are the board's (vcpu_set_state) */
+    events->nmi.masked = state->nmi_blocked;
     events->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
 }
 
@@ -388,6 +388,9 @@ int kvm_get_state(Vcpu *base, CpuState *state)
         if (!has_lapic)
             take_back_nmi(vcpu, &events);
         events_out(state, &events);
+        if (has_lapic && events.nmi.injected) /* it waits again, and does not block itself */
+            state->nmi_blocked = 0;
+        state->nmi_pending = has_lapic && (events.nmi.pending || events.nmi.injected);
     }
     if (result == 0 && vcpu->vm->has_debugregs && (result = kvm_ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug)) == 0) {
         memcpy(state->dr, debug.db, sizeof debug.db);
@@ -453,6 +456,7 @@ int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
     if (result == 0 && !(before && same_msrs(before, state)))
         result = set_msrs(vcpu, state);
     events_in(&events, state);
+    events.nmi.pending = vcpu->vm->irqchip != IRQCHIP_USER && state->nmi_pending;
     if (result == 0)
         result = kvm_ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
     if (result == 0 && vcpu->vm->irqchip != IRQCHIP_USER)

@@ -29,8 +29,8 @@ static bool asked_to_look(const KvmVcpu *vcpu)
 {
     const Board *board = vcpu->board;
     return __atomic_load_n(&vcpu->base.kicked, __ATOMIC_SEQ_CST) ||
-           __atomic_load_n(&board->system_request, __ATOMIC_SEQ_CST) ||
-           (vcpu->base.index == 0 && __atomic_load_n(&board->nmi_pending, __ATOMIC_SEQ_CST)) ||
+           (vcpu->base.index == 0 && (__atomic_load_n(&board->system_request, __ATOMIC_SEQ_CST) ||
+                                      __atomic_load_n(&board->nmi_pending, __ATOMIC_SEQ_CST))) ||
            (intr_pin_level(&board->intr) && !vcpu->run->request_interrupt_window);
 }
 

@@ -253,7 +253,7 @@ _SCALARS = frozenset(
         *("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "cr8", "xcr0", "efer", "apic_base", "pat"),
         *("star", "lstar", "cstar", "fmask", "kernel_gs_base", "sysenter_cs", "sysenter_esp", "sysenter_eip"),
         *("tsc", "tsc_aux", "misc_enable", "kvm_system_time", "kvm_wall_clock", "kvm_clock", "clock_ns"),
-        *("halted", "interrupt_shadow", "nmi_blocked", "nmi_pending"),
+        *("halted", "wait_for_sipi", "interrupt_shadow", "nmi_blocked", "nmi_pending"),
         *("pending_exception", "pending_has_error", "pending_error"),
     }
 )

@@ -214,13 +214,18 @@ def test_report_of_a_refused_instruction(rig: Rig) -> None:
     assert "accesses device memory at 0x200000" in found.causes[0]
 
 
-@pytest.fixture
-def machine(engine: KvmEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+@pytest.fixture(params=[(1, "user"), (1, "kernel"), (2, "auto")], ids=["user", "kernel", "2-cpus"])
+def machine(
+    engine: KvmEngine, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Machine]:
     """The built-in guest's PC on this engine."""
     monkeypatch.setattr(pc, "choose_engine", lambda name: engine)
     disk = tmp_path / "builtin.qcow2"
     shutil.copy(str(files("pyvmm") / "data" / "builtin.qcow2"), disk)
-    with Machine(memory=64 << 20, serial="buffer", disks=[DiskConfig(disk)]) as made:
+    cpus, irqchip = request.param
+    with Machine(
+        memory=64 << 20, cpus=cpus, irqchip=irqchip, serial="buffer", disks=[DiskConfig(disk)]
+    ) as made:
         yield made
 
 
@@ -235,7 +240,11 @@ def test_builtin_guest_to_its_shell_and_back(machine: Machine) -> None:
     assert machine.run(timeout=30).reason == "poweroff"
     counts = machine.vcpu.exit_counts
     assert counts[ExitReason.IO] > 100
-    assert counts[ExitReason.INTERRUPT] > 0
+    if machine.config.irqchip == "user":
+        assert counts[ExitReason.INTERRUPT] > 0
+    else:
+        assert ExitReason.INTERRUPT not in counts
+        assert ExitReason.HLT not in counts
 
 
 def test_stop_reset_and_run_again(machine: Machine) -> None:
