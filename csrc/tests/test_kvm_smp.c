@@ -288,6 +288,7 @@ static void test_time_stands_still(void)
     CpuState before[VCPUS], after;
     struct kvm_clock_data stopped = {0}, later = {0};
     uint64_t second = rig->board->tsc_hz;
+    bool fixed = false;
     load(rig, PROGRAM, sizeof PROGRAM, AP, sizeof AP);
     for (int turn = 0; turn < 3; turn++) {
         start(rig, runs, threads);
@@ -303,9 +304,11 @@ static void test_time_stands_still(void)
             CHECK_EQ(vcpu_get_state(rig->vcpus[i], &before[i]), 0);
         usleep(turn < 2 ? 700000 : 0);
         CHECK_EQ(vcpu_get_state(rig->vcpus[1], &after), 0);
-        if (turn == 0 && after.tsc - before[1].tsc > second / 2)
+        if (turn == 0 && after.tsc - before[1].tsc > second / 2) {
+            fixed = true;
             printf("   (this KVM does not let the TSC be set)\n");
-        else if (after.tsc - before[1].tsc < second / 2)
+        }
+        if (!fixed)
             CHECK(after.tsc == before[1].tsc && before[1].tsc == before[0].tsc && before[2].tsc == before[0].tsc);
         engine_vm_let_go(rig->vm);
     }
@@ -326,7 +329,7 @@ static void check_cpuid(CpuTopology topology, uint32_t index, uint32_t apic_id, 
         if (entry->function == 1) {
             CHECK_EQ(entry->ebx >> 24, apic_id);
             CHECK_EQ(entry->ebx >> 16 & 0xff, 1u << package_shift);
-            CHECK_EQ(entry->edx >> 28 & 1, processors > 1); /* HTT */
+            CHECK(entry->edx >> 28 & 1 || processors == 1); /* HTT, which some KVMs always show */
             CHECK_EQ(entry->edx >> 9 & 1, 1);               /* APIC */
             seen |= 1;
         } else if (entry->function == 0xb && entry->index == 0) {
