@@ -31,7 +31,8 @@ static bool asked_to_look(const KvmVcpu *vcpu)
     return __atomic_load_n(&vcpu->base.kicked, __ATOMIC_SEQ_CST) ||
            (vcpu->base.index == 0 && (__atomic_load_n(&board->system_request, __ATOMIC_SEQ_CST) ||
                                       __atomic_load_n(&board->nmi_pending, __ATOMIC_SEQ_CST))) ||
-           (intr_pin_level(&board->intr) && !vcpu->run->request_interrupt_window);
+           (vcpu->vm->irqchip == IRQCHIP_USER && intr_pin_level(&board->intr) &&
+            !vcpu->run->request_interrupt_window);
 }
 
 /* One KVM_RUN. -EINTR: the flags want a look; whatever was pending in KVM is as it was. */
