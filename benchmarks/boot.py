@@ -6,8 +6,7 @@ pyvmm's PC lacks (no network card, no VGA), so that the guests do the same work.
 
 kernel  Debian's cloud kernel and a busybox initramfs, until its init prints UP.
 disk    The whole Debian disk, on a new overlay each time: firmware, GRUB with its menu's wait, Linux, systemd, login.
-start   From exec to the guest's first instruction: a firmware ROM whose reset vector writes one byte to the serial
-        port, until that byte can be read. No BIOS runs on either side: compared is the start of the program itself.
+start   From exec to the guest's first instruction, as in start.py, beside ``-M pc`` alone.
 """
 
 from __future__ import annotations
@@ -18,66 +17,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from commands import pyvmm, qemu
 from common import BenchmarkError, Comparison, Usage, compare, ratio, run_until
+from start import bench_start
 
 from pyvmm.guests.cached import cached_debian_disk, cached_initramfs, cached_kernel
 from pyvmm.guests.tools import GuestBuildError, require_tools
 
-MEMORY_MIB = 512
 APPEND = "console=ttyS0"
-QEMU = (
-    "qemu-system-x86_64",
-    "-no-user-config",
-    "-accel",
-    "tcg",
-    "-M",
-    "pc",
-    "-m",
-    str(MEMORY_MIB),
-    "-smp",
-    "1",
-)
-QEMU_SERIAL = (
-    "-display",
-    "none",
-    "-vga",
-    "none",
-    "-nic",
-    "none",
-    "-monitor",
-    "none",
-    "-serial",
-    "stdio",
-    "-no-reboot",
-)
-
-FIRST_BYTE = b"\xa7"  # in no message of either program
-# At F000:FFF0, where the 8086 starts: mov dx, 0x3f8; mov al, 0xa7; out dx, al; cli; hlt; jmp to the hlt.
-RESET_CODE = bytes.fromhex("ba f803 b0 a7 ee fa f4 ebfd".replace(" ", ""))
-
-
-def pyvmm(engine: str, *words: str | Path) -> list[str]:
-    """Return the command line of a pyvmm run."""
-    choice = [f"--engine={engine}"]
-    script = Path(sys.executable).with_name("pyvmm")  # what a user types, where it is installed
-    program = [str(script)] if script.exists() else [sys.executable, "-m", "pyvmm.cli.main"]
-    return [
-        *program,
-        "run",
-        "-m",
-        f"{MEMORY_MIB}M",
-        "--serial",
-        "stdio",
-        "--vga",
-        "none",
-        *choice,
-        *map(str, words),
-    ]
-
-
-def qemu(*words: str | Path) -> list[str]:
-    """Return the command line of a QEMU run."""
-    return [*QEMU, *QEMU_SERIAL, *map(str, words)]
 
 
 def report(name: str, runs: Comparison, cpu_goal: float) -> None:
@@ -120,22 +67,9 @@ def bench_disk(engine: str, runs: int) -> None:
     report("boot-disk", taken, 1.2)
 
 
-def bench_start(engine: str, runs: int) -> None:
-    """From exec to the first guest instruction."""
-    rom = bytearray(b"\xf4" * 65536)
-    rom[0xFFF0 : 0xFFF0 + len(RESET_CODE)] = RESET_CODE
-    with tempfile.TemporaryDirectory(prefix="pyvmm-bench-") as scratch:
-        path = Path(scratch) / "first.rom"
-        path.write_bytes(rom)
-        ours, peer = pyvmm(engine, "--firmware", path), qemu("-bios", path)
-
-        def start(argv: list[str]) -> Usage:
-            return run_until(argv, FIRST_BYTE, timeout=30)
-
-        taken = compare(lambda: start(ours), lambda: start(peer), runs, "start")
-    wall, peer_wall = taken.wall()
-    print(f"start: wall pyvmm {wall:.3f} s, qemu {peer_wall:.3f} s (minimum of {runs})")
-    ratio("start-first-instruction", *taken.cpu(), 1.0, unit="s CPU", note=f"minimum of {runs}")
+def bench_first_instruction(engine: str, runs: int) -> None:
+    """From exec to the first guest instruction, beside the same PC: the first part of ``./dev bench start``."""
+    bench_start(engine, runs, ("pc",))
 
 
 def main() -> int:
@@ -152,7 +86,7 @@ def main() -> int:
     if options.runs < 1:
         parser.error("--runs: at least 1")
     failed = 0
-    parts = {"start": bench_start, "kernel": bench_kernel, "disk": bench_disk}
+    parts = {"start": bench_first_instruction, "kernel": bench_kernel, "disk": bench_disk}
     for name, part in parts.items():
         if options.only and name not in options.only:
             continue

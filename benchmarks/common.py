@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,10 +81,21 @@ def run_measured(argv: Sequence[str | os.PathLike[str]], *, exit_code: int | Non
     return Usage(cpu, wall, rss)
 
 
-def run_until(argv: Sequence[str | os.PathLike[str]], marker: bytes, *, timeout: float = 600.0) -> Usage:
+def run_until(
+    argv: Sequence[str | os.PathLike[str]],
+    marker: bytes,
+    *,
+    timeout: float = 600.0,
+    at_marker: Callable[[int], object] | None = None,
+) -> Usage:
     """Run a process until `marker` appears on its standard output, then kill it; the usage is that up to then.
 
     Standard input is a pipe that stays open and empty.
+
+    Parameters
+    ----------
+    at_marker
+        Called with the process's id when the marker came; the process is stopped then, and lives.
 
     Raises
     ------
@@ -111,6 +122,10 @@ def run_until(argv: Sequence[str | os.PathLike[str]], marker: bytes, *, timeout:
                     seen += data
                     found = marker in seen[start:]
                 wall = time.monotonic() - started
+            if found:
+                os.kill(process.pid, signal.SIGSTOP)  # what it does from here on is not counted
+                if at_marker is not None:
+                    at_marker(process.pid)
         finally:
             hwm = peak_rss(process.pid)
             os.kill(process.pid, signal.SIGKILL)  # not reaped yet, so the id is still its own
@@ -152,14 +167,32 @@ def compare(
     ours: Callable[[], Usage], peer: Callable[[], Usage], runs: int = 3, name: str = ""
 ) -> Comparison:
     """Run ours and the peer in turns, `runs` times each."""
-    taken: tuple[list[Usage], list[Usage]] = ([], [])
+    taken = take_turns({"ours": ours, "peer": peer}, runs, name)
+    return Comparison(tuple(taken["ours"]), tuple(taken["peer"]))
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], Usage]], runs: int = 3, name: str = ""
+) -> dict[str, list[Usage]]:
+    """Run every candidate in turns, `runs` times each."""
+    taken: dict[str, list[Usage]] = {candidate: [] for candidate in candidates}
     for index in range(runs):
-        for kept, run in zip(taken, (ours, peer), strict=True):
-            kept.append(run())
-        mine, theirs = taken[0][-1], taken[1][-1]
-        note = f"ours {mine.cpu:.3f} s CPU {mine.wall:.3f} s wall, peer {theirs.cpu:.3f} s CPU {theirs.wall:.3f} s wall"
+        for candidate, run in candidates.items():
+            taken[candidate].append(run())
+        last = [(candidate, usages[-1]) for candidate, usages in taken.items()]
+        note = ", ".join(f"{candidate} {run.cpu:.3f} s CPU {run.wall:.3f} s wall" for candidate, run in last)
         print(f"  {name} run {index + 1} of {runs}: {note}", file=sys.stderr, flush=True)
-    return Comparison(tuple(taken[0]), tuple(taken[1]))
+    return taken
+
+
+def least(usages: Sequence[Usage]) -> tuple[float, float]:
+    """Return the least CPU seconds and the least wall seconds."""
+    return min(run.cpu for run in usages), min(run.wall for run in usages)
+
+
+def median_rss(usages: Sequence[Usage]) -> float:
+    """Return the median peak memory in MiB."""
+    return statistics.median(run.rss for run in usages) / 1024
 
 
 def ratio(
