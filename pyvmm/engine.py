@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 
-from pyvmm.cpu.state import CpuState
 from pyvmm.errors import EngineError
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
 from pyvmm.units import Gva
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board import Board
     from pyvmm.config import Irqchip
+    from pyvmm.cpu.state import CpuState
     from pyvmm.exits import ALL_REASONS as ALL_REASONS
     from pyvmm.exits import EXCEPTION_NAMES as EXCEPTION_NAMES
     from pyvmm.exits import ExitReason as ExitReason
@@ -98,6 +98,8 @@ class Vcpu:
     @property
     def state(self) -> CpuState:
         """A copy of all registers. Only while the vCPU does not run."""
+        from pyvmm.cpu.state import CpuState
+
         state = CpuState()
         self._check(lib.vcpu_get_state(self.pointer, state.pointer))
         return state

@@ -51,14 +51,17 @@ class Worker:
         self._done.acquire()
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
+        self._begun = _thread.allocate_lock()
+        self._begun.acquire()
         self.started = False
 
     def start(self) -> None:
-        """Start it."""
+        """Start it, and wait until it has begun: it then goes first into what does not need the GIL."""
         if (threading := sys.modules.get("threading")) is not None:
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
         else:
             _thread.start_new_thread(self._run, ())
+            self._begun.acquire()
         self.started = True
 
     def settled(self) -> None:
@@ -82,6 +85,7 @@ class Worker:
 
     def _run(self) -> None:
         self.started = True
+        self._begun.release()
         try:
             self._function()
         finally:

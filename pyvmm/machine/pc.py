@@ -82,6 +82,9 @@ class Pc:
     def start(self, vcpu: Vcpu) -> None:
         """Load what runs first, and point the vCPU at it. Also after a reset."""
         memory = self.board.memory
+        if self.rom is not None:
+            _load_rom(memory, self.rom)
+            return  # in the state after RESET#, as it is
         state = vcpu.state
         if self.config.kernel is not None:
             from pyvmm.boot.kernel import load_kernel
@@ -103,8 +106,6 @@ class Pc:
             entry.apply(state)
         elif self.firmware is not None:
             self.firmware.reset(state)
-        elif self.rom is not None:
-            _load_rom(memory, self.rom)
         vcpu.state = state
 
     def reset(self) -> None:
