@@ -111,7 +111,7 @@ def bench_start(engine: str, runs: int, machines: tuple[str, ...] = MACHINES) ->
 def main() -> int:
     """Measure the engines that this host has; one that it lacks is said in one line."""
     parser = argparse.ArgumentParser(prog="start.py", description="Exec to first instruction, beside QEMU.")
-    parser.add_argument("--runs", type=int, default=15, help="of each, in turns (default %(default)s)")
+    parser.add_argument("--runs", type=int, default=25, help="of each, in turns (default %(default)s)")
     parser.add_argument(
         "--engine", choices=ACCELERATORS, action="append", help="may be repeated (default all)"
     )
