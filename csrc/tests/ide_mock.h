@@ -62,7 +62,29 @@ static inline void port_out(IdeMock *mock, uint32_t port, uint32_t size, uint32_
     bus_write(mock->board->pio, port, size, value);
 }
 
-/* `flags` are the disk image's. `interrupts` 0: the machine as reset leaves it. */
+/* The controller on mock->disk and mock->disc; a second time with another disk. */
+static inline void mock_use_disk(IdeMock *mock)
+{
+    Error error = {0};
+    for (uint32_t i = 0; mock->ide && i < 2; i++) {
+        bus_remove(mock->board->pio, i ? SECONDARY : PRIMARY);
+        bus_remove(mock->board->pio, (i ? SECONDARY : PRIMARY) + CONTROL);
+    }
+    device_free(mock->ide);
+    IdeOptions options = {.drives = {[0] = {IDE_DISK, mock->disk, "SERIAL-1"}, [2] = {IDE_CDROM, mock->disc, ""}}};
+    mock->ide = ide_new(mock->board, mock->bus, IDE_DEVFN, irq_line_new(mock->board->irqs, 14),
+                        irq_line_new(mock->board->irqs, 15), &options, &error);
+    CHECK(mock->ide);
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t base = i ? SECONDARY : PRIMARY;
+        CHECK_EQ(device_map(mock->ide, mock->board->pio, base, 8, IDE_REGION_COMMAND0 + 2 * i, &error), 0);
+        CHECK_EQ(device_map(mock->ide, mock->board->pio, base + CONTROL, 1, IDE_REGION_CONTROL0 + 2 * i, &error),
+                 0);
+    }
+    device_reset(mock->ide);
+}
+
+/* `flags` are the disk image's. The machine is as reset leaves it. */
 static inline void mock_new(IdeMock *mock, enum ClockKind clock, uint32_t flags)
 {
     Error error = {0};
@@ -80,17 +102,8 @@ static inline void mock_new(IdeMock *mock, enum ClockKind clock, uint32_t flags)
     mock->isa = piix3_isa_new(mock->board, mock->bus, PCI_DEVFN(1, 0), &error);
     mock->disk = mock_image(mock->disk_path, DISK_SECTORS * 512, flags);
     mock->disc = mock_image(mock->disc_path, DISC_SECTORS * 2048, BLOCK_READ_ONLY);
-    IdeOptions options = {.drives = {[0] = {IDE_DISK, mock->disk, "SERIAL-1"}, [2] = {IDE_CDROM, mock->disc, ""}}};
-    mock->ide = ide_new(mock->board, mock->bus, IDE_DEVFN, irq_line_new(mock->board->irqs, 14),
-                        irq_line_new(mock->board->irqs, 15), &options, &error);
-    CHECK(mock->isa && mock->ide);
-    for (uint32_t i = 0; i < 2; i++) {
-        uint32_t base = i ? SECONDARY : PRIMARY;
-        CHECK_EQ(device_map(mock->ide, mock->board->pio, base, 8, IDE_REGION_COMMAND0 + 2 * i, &error), 0);
-        CHECK_EQ(device_map(mock->ide, mock->board->pio, base + CONTROL, 1, IDE_REGION_CONTROL0 + 2 * i, &error),
-                 0);
-    }
-    device_reset(mock->ide);
+    CHECK(mock->isa);
+    mock_use_disk(mock);
     if (clock == CLOCK_KIND_REALTIME)
         CHECK_EQ(io_thread_start(mock->board->io, &error), 0);
 }

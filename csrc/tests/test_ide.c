@@ -1,4 +1,8 @@
 /* ATA disks: registers, resets, PIO. Written from ATA/ATAPI-6 and the PIIX3's datasheet. */
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "ide_mock.h"
 
 static void test_decoding(void)
@@ -297,19 +301,102 @@ static void test_write_protected(void)
     mock_free(&mock);
 }
 
-/* The host's file is shorter than the image was when it was opened: reads beyond its end fail as a bad medium does.
- */
-static void test_host_errors(void)
+/* A qcow2 whose second cluster's entry is nonsense: sectors 8 to 15 cannot be read, the rest can. */
+static BlockImage *damaged_image(char path[32])
+{
+    Error error = {0};
+    BlockCreate options = {.size = DISK_SECTORS * 512, .cluster_size = 4096};
+    uint8_t data[3 * 4096], offset[8];
+    for (uint32_t i = 0; i < sizeof data; i++)
+        data[i] = pattern(i);
+    strcpy(path, "/tmp/pyvmm-test-XXXXXX");
+    close(mkstemp(path));
+    unlink(path);
+    CHECK_EQ(block_create(path, "qcow2", &options, &error), 0);
+    BlockImage *image = block_open(path, "qcow2", BLOCK_CACHE_UNSAFE, 0, &error);
+    CHECK(image);
+    CHECK_EQ(block_pwrite(image, data, sizeof data, 0), 0);
+    block_close(image);
+    int fd = open(path, O_RDWR);
+    CHECK_EQ(pread(fd, offset, 8, 40), 8); /* qcow2.txt: l1_table_offset */
+    CHECK_EQ(pread(fd, offset, 8, (off_t)load_be64(offset)), 8);
+    uint64_t entry = (load_be64(offset) & 0x00fffffffffffe00) + 8;
+    store_be64(offset, 1ull << 63 | 0x7ffffffff200);
+    CHECK_EQ(pwrite(fd, offset, 8, (off_t)entry), 8);
+    close(fd);
+    image = block_open(path, "qcow2", BLOCK_CACHE_UNSAFE, 0, &error);
+    CHECK(image);
+    return image;
+}
+
+static uint32_t failed_lba(IdeMock *mock)
+{
+    CHECK_EQ(status(mock, PRIMARY), 0x51);
+    CHECK_EQ(reg(mock, PRIMARY, 1), 0x40); /* uncorrectable data */
+    return reg(mock, PRIMARY, 3) | (uint32_t)reg(mock, PRIMARY, 4) << 8;
+}
+
+/* What the host cannot read ends a command as a bad medium does, with the first bad sector's address. */
+static void test_read_errors(void)
 {
     IdeMock mock;
+    uint8_t data[16 * 512];
+    char path[32];
+    mock_new(&mock, CLOCK_KIND_VIRTUAL, 0);
+    BlockImage *whole = mock.disk;
+    mock.disk = damaged_image(path);
+    mock_use_disk(&mock);
+    mock_assign(&mock);
+    command(&mock, PRIMARY, 0x20, 6, 4, 0); /* two good blocks, then none */
+    data_in(&mock, PRIMARY, data, 1024);
+    CHECK(is_pattern(data, 6 * 512, 1024));
+    CHECK_EQ(failed_lba(&mock), 8);
+    command(&mock, PRIMARY, 0xc4, 1, 16, 0); /* one block of 16: nothing of it comes */
+    CHECK_EQ(failed_lba(&mock), 8);
+    command(&mock, PRIMARY, 0x40, 10, 20, 0);
+    CHECK_EQ(failed_lba(&mock), 10);
+    put_prd(&mock, 0x8000, 0x10000, 700); /* the bad sector is in the second region */
+    put_prd(&mock, 0x8008, 0x20000, 0x80000000 | 0x4000);
+    command(&mock, PRIMARY, 0xc8, 5, 32, 0);
+    uint32_t edges = mock.irq[0].edges;
+    bm_start(&mock, PRIMARY, 0x8000, true);
+    CHECK_EQ(mock.irq[0].edges, edges + 1);
+    CHECK_EQ(bm_status(&mock, PRIMARY), 5); /* the device's error; the bus master's own bit is clear */
+    CHECK_EQ(failed_lba(&mock), 8);
+    bm_stop(&mock, PRIMARY);
+    command(&mock, PRIMARY, 0x20, 16, 1, 0);
+    data_in(&mock, PRIMARY, data, 512);
+    CHECK(is_pattern(data, 16 * 512, 512));
+    block_close(whole);
+    mock_free(&mock);
+    unlink(path);
+}
+
+/* A host that takes no more data (RLIMIT_FSIZE here; a full disk elsewhere) is a device fault. */
+static void test_write_errors(void)
+{
+    IdeMock mock;
+    uint8_t data[512] = {0};
     mock_up(&mock);
-    CHECK_EQ(truncate(mock.disk_path, 512 * 1000 + 100), 0);
-    command(&mock, PRIMARY, 0x40, 900, 200, 0); /* verify */
-    if (status(&mock, PRIMARY) & 1) {
-        CHECK_EQ(reg(&mock, PRIMARY, 1), 0x40); /* uncorrectable, and where */
-        uint32_t lba = reg(&mock, PRIMARY, 3) | reg(&mock, PRIMARY, 4) << 8;
-        CHECK(lba >= 1000 && lba < 1100);
-    }
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit before, limit;
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = before;
+    limit.rlim_cur = 1000 * 512;
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    command(&mock, PRIMARY, 0x30, 1500, 1, 0);
+    data_out(&mock, PRIMARY, data, 512);
+    CHECK_EQ(status(&mock, PRIMARY), 0x71); /* DF and ERR */
+    CHECK_EQ(reg(&mock, PRIMARY, 1), 4);
+    put_prd(&mock, 0x8000, 0x10000, 0x80000000 | 512);
+    command(&mock, PRIMARY, 0xca, 1500, 1, 0);
+    bm_start(&mock, PRIMARY, 0x8000, false);
+    CHECK_EQ(status(&mock, PRIMARY), 0x71);
+    bm_stop(&mock, PRIMARY);
+    command(&mock, PRIMARY, 0x30, 5, 1, 0); /* below the limit all is well */
+    data_out(&mock, PRIMARY, data, 512);
+    CHECK_EQ(status(&mock, PRIMARY), 0x50);
+    setrlimit(RLIMIT_FSIZE, &before);
     mock_free(&mock);
 }
 
@@ -352,7 +439,8 @@ int main(void)
     RUN(test_addresses);
     RUN(test_power_and_refusals);
     RUN(test_write_protected);
-    RUN(test_host_errors);
+    RUN(test_read_errors);
+    RUN(test_write_errors);
     RUN(test_save_in_the_middle);
     return 0;
 }
