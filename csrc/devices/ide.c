@@ -151,7 +151,6 @@ static int ide_restore(Device *device, const void *opaque)
         uint8_t status = channel->state.master.status; /* the edge was then, not now */
         ide_update_irq(channel);
         channel->state.master.status = status;
-        ide_try_dma(channel);
     }
     return result;
 }

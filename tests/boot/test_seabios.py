@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pyvmm import DiskConfig, Machine
+from pyvmm.devices.ide import Ide
 from pyvmm.devices.ports import DebugConsole
 from pyvmm.errors import BootError
 from pyvmm.firmware import seabios
@@ -71,18 +73,35 @@ def test_power_on_self_test(machine_of: Callable[..., Machine], record_exercised
     record_exercised(engine=machine.engine_name, guest="SeaBIOS, self-test")
 
 
-def test_boot_sector_from_virtio(
-    tmp_path: Path, machine_of: Callable[..., Machine], record_exercised: RecordExercised
+@pytest.mark.parametrize("interface", ["virtio", "ide"])
+def test_boot_sector(
+    tmp_path: Path,
+    machine_of: Callable[..., Machine],
+    interface: Literal["virtio", "ide"],
+    record_exercised: RecordExercised,
 ) -> None:
     image = bios_images.sized(tmp_path / "plain.img", bios_images.boot_sector(tmp_path), 1440 * KIB)
-    machine = machine_of(disks=[DiskConfig(image, format="raw")])
+    machine = machine_of(disks=[DiskConfig(image, interface, "raw")])
     for _ in range(2):
         result = machine.run(timeout=TIMEOUT)
         assert (result.reason, result.code) == ("exit", bios_images.EXIT_VALUE << 1 | 1)
         assert "boot sector runs\nsector one\nthree ticks" in machine.screen.text()
         assert "three ticks" in machine.serial.read_text(), "the serial console mirrors the screen"
         machine.reset()
-    record_exercised(engine=machine.engine_name, guest="SeaBIOS, boot sector")
+    record_exercised(engine=machine.engine_name, guest=f"SeaBIOS, boot sector, {interface}")
+
+
+def test_cd_in_the_atapi_drive(
+    tmp_path: Path, machine_of: Callable[..., Machine], record_exercised: RecordExercised
+) -> None:
+    """SeaBIOS's own ATAPI driver reads the disc: the El Torito catalogue, the boot image, GRUB's modules and menu."""
+    machine = machine_of(disks=[DiskConfig(bios_images.grub_iso(tmp_path), "cdrom", "raw")])
+    assert machine.wait_for(lambda: "second entry" in machine.screen.text(), TIMEOUT)
+    ide = machine.devices["ide"]
+    assert isinstance(ide, Ide)
+    assert ide.counters(1).packets > 20
+    assert ide.counters(1).bytes_read > 50 * KIB
+    record_exercised(engine=machine.engine_name, guest="SeaBIOS, CD")
 
 
 def test_no_mirror_when_not_asked(tmp_path: Path, machine_of: Callable[..., Machine]) -> None:
