@@ -221,7 +221,14 @@ size_t uart16550_receive(Device *device, const uint8_t *data, size_t size);
 size_t uart16550_receive_room(Device *device);
 void uart16550_receive_break(Device *device);
 
-/* devices/i8042.h */
+/* devices/i8042.h, ps2_mouse.h */
+typedef struct {
+    int32_t dx, dy, dz;
+    uint8_t buttons, reported_buttons, reporting, remote, wrap, scaling, resolution, sample_rate, id;
+    uint8_t rates[2];
+    uint8_t pending, last_sent, queue_head, queue_count, reserved;
+    uint8_t queue[32];
+} Ps2MouseState;
 typedef struct {
     uint64_t next_byte_ns;
     uint8_t status, output, command_byte, output_port, pending;
@@ -229,10 +236,13 @@ typedef struct {
     uint8_t keyboard_pending, scanning, scan_set, leds, typematic, last_sent, break_prefix, queue_head, queue_count;
     uint8_t reserved[3];
     uint8_t queue[32];
+    Ps2MouseState mouse;
+    uint8_t reserved2[4];
 } I8042State;
 Device *i8042_new(Board *board, IrqLine *keyboard, IrqLine *aux);
 int i8042_key(Device *device, const uint8_t *codes, size_t size);
 uint8_t i8042_leds(Device *device);
+void i8042_mouse(Device *device, int32_t dx, int32_t dy, int32_t dz, uint8_t buttons);
 
 /* devices/acpi_pm.h */
 typedef struct {

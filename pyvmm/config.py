@@ -64,6 +64,9 @@ class MachineConfig:
         Mirror the BIOS's INT 10h text to COM1.
     vga
         ``"std"``: a VGA with Bochs's VBE extension, seen as ``machine.screen``; ``"none"``: no display.
+    keyboard
+        Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
+        guest has it.
     tsc_hz
         Guest TSC frequency told to the guest; None: the host's on a realtime clock, 1 GHz on a virtual one.
     """
@@ -83,5 +86,6 @@ class MachineConfig:
     bios_serial: bool = True
     rtc_base: str = "utc"
     vga: Literal["std", "none"] = "std"
+    keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"

@@ -3,17 +3,25 @@
 #include "devices/i8042.h"
 
 enum {
-    STATUS_OBF = 0x01, STATUS_SYSTEM = 0x04, STATUS_COMMAND = 0x08, STATUS_UNLOCKED = 0x10, STATUS_AUX = 0x20,
+    STATUS_OBF = 0x01,
+    STATUS_SYSTEM = 0x04,
+    STATUS_COMMAND = 0x08,
+    STATUS_UNLOCKED = 0x10,
+    STATUS_AUX = 0x20,
     STATUS_TIMEOUT = 0x40,
 };
 enum {
-    BYTE_KEYBOARD_IRQ = 0x01, BYTE_AUX_IRQ = 0x02, BYTE_SYSTEM = 0x04, BYTE_KEYBOARD_OFF = 0x10, BYTE_AUX_OFF = 0x20,
+    BYTE_KEYBOARD_IRQ = 0x01,
+    BYTE_AUX_IRQ = 0x02,
+    BYTE_SYSTEM = 0x04,
+    BYTE_KEYBOARD_OFF = 0x10,
+    BYTE_AUX_OFF = 0x20,
     BYTE_TRANSLATE = 0x40,
 };
 enum { P2_NO_RESET = 0x01, P2_A20 = 0x02, P2_KEYBOARD_FULL = 0x10, P2_AUX_FULL = 0x20, P2_IDLE = 0xcf };
 enum { KEYBOARD_ACK = 0xfa, KEYBOARD_RESEND = 0xfe, KEYBOARD_BAT_OK = 0xaa, KEYBOARD_DEFAULT_TYPEMATIC = 0x2b };
 
-#define BYTE_NS 700000 /* 11 bits at about 15 kHz */
+#define BYTE_NS      700000 /* 11 bits at about 15 kHz */
 #define BREAK_PREFIX 0xf0
 
 typedef struct I8042 {
@@ -82,13 +90,24 @@ static uint8_t queue_pop(I8042State *s)
     return byte;
 }
 
-/* Move the keyboard's next byte to the output buffer when the line, the buffer and the pace allow it. */
+static bool keyboard_waits(const I8042State *s) { return s->queue_count && !(s->command_byte & BYTE_KEYBOARD_OFF); }
+
+static bool mouse_waits(const I8042State *s)
+{
+    return !(s->command_byte & BYTE_AUX_OFF) && ps2_mouse_has_data(&s->mouse);
+}
+
+/* Move the next byte of the keyboard, or of the mouse, to the output buffer when line, buffer and pace allow it. */
 static void pump(I8042 *kbc)
 {
     I8042State *s = &kbc->state;
-    while (s->queue_count && !(s->status & STATUS_OBF) && !(s->command_byte & BYTE_KEYBOARD_OFF)) {
+    while (!(s->status & STATUS_OBF) && (keyboard_waits(s) || mouse_waits(s))) {
         if (clock_now(kbc->device.board->clock) < s->next_byte_ns) {
             timer_arm(kbc->timer, s->next_byte_ns);
+            return;
+        }
+        if (!keyboard_waits(s)) {
+            put_output(kbc, (uint8_t)ps2_mouse_read(&s->mouse), STATUS_AUX);
             return;
         }
         uint8_t byte = queue_pop(s);
@@ -225,9 +244,6 @@ static void write_command_byte(I8042 *kbc, uint8_t value)
     update_irqs(kbc);
 }
 
-/* Nothing is there: the controller's clock-out time runs out at once. */
-static void aux_absent(I8042 *kbc) { put_output(kbc, 0xfe, STATUS_AUX | STATUS_TIMEOUT); }
-
 /* A byte at 0x60: for the keyboard, unless a controller command waits for it. */
 static void write_data(I8042 *kbc, uint8_t value)
 {
@@ -256,7 +272,8 @@ static void write_data(I8042 *kbc, uint8_t value)
         put_output(kbc, value, STATUS_AUX);
         break;
     default: /* 0xd4 */
-        aux_absent(kbc);
+        s->command_byte &= ~BYTE_AUX_OFF;
+        ps2_mouse_write(&s->mouse, value);
     }
     pump(kbc);
 }
@@ -332,10 +349,11 @@ static uint8_t read_data(I8042 *kbc)
     I8042State *s = &kbc->state;
     uint8_t value = s->output;
     if (s->status & STATUS_OBF) {
-        bool keyboard = !(s->status & STATUS_AUX);
+        bool aux = s->status & STATUS_AUX;
         s->status &= ~(STATUS_OBF | STATUS_AUX | STATUS_TIMEOUT);
         update_irqs(kbc);
-        if (keyboard && s->queue_count) /* a byte takes its time on the wire: a second read gives the same one */
+        if (aux ? ps2_mouse_has_data(&s->mouse)
+                : s->queue_count != 0) /* a byte takes its time on the wire: a second read gives the same one */
             s->next_byte_ns = clock_now(kbc->device.board->clock) + BYTE_NS;
         pump(kbc);
     }
@@ -387,6 +405,15 @@ uint8_t i8042_leds(Device *device)
     return __atomic_load_n(&container_of(device, I8042, device)->state.leds, __ATOMIC_RELAXED);
 }
 
+void i8042_mouse(Device *device, int32_t dx, int32_t dy, int32_t dz, uint8_t buttons)
+{
+    I8042 *kbc = container_of(device, I8042, device);
+    pthread_mutex_lock(&device->lock);
+    ps2_mouse_move(&kbc->state.mouse, dx, dy, dz, buttons);
+    pump(kbc);
+    pthread_mutex_unlock(&device->lock);
+}
+
 static void i8042_reset(Device *device)
 {
     I8042 *kbc = container_of(device, I8042, device);
@@ -399,8 +426,10 @@ static void i8042_reset(Device *device)
         .scan_set = 2,
         .typematic = KEYBOARD_DEFAULT_TYPEMATIC,
     };
+    ps2_mouse_reset(&kbc->state.mouse);
     update_irqs(kbc);
-    board_set_a20(device->board, A20_I8042, true); /* the pull-up: the CPU fetches its first instruction with A20 high */
+    board_set_a20(device->board, A20_I8042,
+                  true); /* the pull-up: the CPU fetches its first instruction with A20 high */
 }
 
 static void i8042_destroy(Device *device) { timer_free(container_of(device, I8042, device)->timer); }
@@ -417,7 +446,7 @@ static int i8042_restore(Device *device, const void *state)
     bool pending_is_valid = !saved->pending || (saved->pending >= 0x60 && saved->pending <= 0x7f) ||
                             (saved->pending >= 0xd1 && saved->pending <= 0xd4);
     if (saved->queue_head >= I8042_KEYBOARD_QUEUE || saved->queue_count > I8042_KEYBOARD_QUEUE ||
-        saved->scan_set < 1 || saved->scan_set > 2 || !pending_is_valid)
+        saved->scan_set < 1 || saved->scan_set > 2 || !pending_is_valid || !ps2_mouse_is_valid(&saved->mouse))
         return -EINVAL;
     kbc->state = *saved;
     update_irqs(kbc);

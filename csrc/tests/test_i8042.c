@@ -1,4 +1,5 @@
-/* PS/2 Hardware Interface Technical Reference: controller commands, keyboard commands, translation, A20 and reset. */
+/* PS/2 Hardware Interface Technical Reference: controller commands, keyboard commands, translation, A20 and reset.
+ */
 #include "device_check.h"
 #include "devices/i8042.h"
 
@@ -175,23 +176,137 @@ static void keys(void)
     done(&s);
 }
 
-/* What a driver does to find out about a mouse: the port is there, nothing answers, and it says so at once. */
-static void empty_mouse_port(void)
+static int mouse_byte(Setup *s)
+{
+    pass(s->board, 1000000);
+    if ((status(s) & 0x21) != 0x21)
+        return -1;
+    CHECK(irq_line_level(s->aux) && !irq_line_level(s->keyboard));
+    int byte = data(s);
+    CHECK(!irq_line_level(s->aux));
+    return byte;
+}
+
+static void to_mouse(Setup *s, uint8_t value) { command(s, 0xd4), put(s, value); }
+
+static void mouse_acknowledged(Setup *s, uint8_t value)
+{
+    to_mouse(s, value);
+    CHECK_EQ(mouse_byte(s), 0xfa);
+}
+
+static void set_rate(Setup *s, uint8_t rate)
+{
+    mouse_acknowledged(s, 0xf3);
+    mouse_acknowledged(s, rate);
+}
+
+static void expect_mouse(Setup *s, const uint8_t *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        CHECK_EQ(mouse_byte(s), bytes[i]);
+    CHECK_EQ(mouse_byte(s), -1);
+}
+#define EXPECT_MOUSE(s, ...) expect_mouse(s, (const uint8_t[]){__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}))
+
+/* PS/2 HITR, "Auxiliary device commands". */
+static void mouse_commands(Setup *s)
+{
+    to_mouse(s, 0xff);
+    EXPECT_MOUSE(s, 0xfa, 0xaa, 0x00);
+    to_mouse(s, 0xf2);
+    EXPECT_MOUSE(s, 0xfa, 0x00);
+    to_mouse(s, 0xe9);
+    EXPECT_MOUSE(s, 0xfa, 0x00, 2, 100);
+    mouse_acknowledged(s, 0xe8);
+    to_mouse(s, 4); /* no such resolution */
+    CHECK_EQ(mouse_byte(s), 0xfe);
+    mouse_acknowledged(s, 0xe8);
+    mouse_acknowledged(s, 3);
+    set_rate(s, 40);
+    mouse_acknowledged(s, 0xe7);
+    i8042_mouse(s->kbc, 0, 0, 0, 0x5); /* left and middle */
+    to_mouse(s, 0xe9);
+    EXPECT_MOUSE(s, 0xfa, 0x16, 3, 40);
+    to_mouse(s, 0xfe);
+    EXPECT_MOUSE(s, 40);
+    mouse_acknowledged(s, 0xee); /* wrap: an echo */
+    to_mouse(s, 0x5a);
+    EXPECT_MOUSE(s, 0x5a);
+    mouse_acknowledged(s, 0xec);
+    to_mouse(s, 0x42);
+    EXPECT_MOUSE(s, 0xfe);
+    i8042_mouse(s->kbc, 0, 0, 0, 0);
+    mouse_acknowledged(s, 0xf6);
+}
+
+static void mouse_movement(Setup *s)
+{
+    i8042_mouse(s->kbc, 9, 9, 0, 0); /* not asked for */
+    CHECK_EQ(mouse_byte(s), -1);
+    mouse_acknowledged(s, 0xf4);
+    i8042_mouse(s->kbc, 3, 5, 0, 1); /* right and down, left button */
+    EXPECT_MOUSE(s, 0x29, 3, (uint8_t)-5);
+    i8042_mouse(s->kbc, 3, 5, 0, 1); /* on its way while the next one comes: they add up */
+    i8042_mouse(s->kbc, -300, 0, 0, 1);
+    i8042_mouse(s->kbc, -1, 0, 0, 1);
+    EXPECT_MOUSE(s, 0x29, 3, (uint8_t)-5, 0x19, 0x01, 0, 0x19, (uint8_t)-46, 0);
+    i8042_mouse(s->kbc, 0, 0, 0, 0);
+    EXPECT_MOUSE(s, 0x08, 0, 0);
+    mouse_acknowledged(s, 0xe7); /* scaling 2:1: 1 1 3 6 9, then twice */
+    i8042_mouse(s->kbc, 4, -7, 0, 0);
+    EXPECT_MOUSE(s, 0x08, 6, 14);
+    mouse_acknowledged(s, 0xe6);
+    mouse_acknowledged(s, 0xf0); /* remote: only when asked */
+    i8042_mouse(s->kbc, 4, 0, 0, 0);
+    CHECK_EQ(mouse_byte(s), -1);
+    to_mouse(s, 0xeb);
+    EXPECT_MOUSE(s, 0xfa, 0x08, 4, 0);
+    mouse_acknowledged(s, 0xea);
+}
+
+static void mouse_wheel(Setup *s)
+{
+    set_rate(s, 200), set_rate(s, 100), set_rate(s, 80);
+    to_mouse(s, 0xf2);
+    EXPECT_MOUSE(s, 0xfa, 3);
+    i8042_mouse(s->kbc, 0, 0, -2, 0);
+    EXPECT_MOUSE(s, 0x08, 0, 0, (uint8_t)-2);
+    set_rate(s, 200), set_rate(s, 200), set_rate(s, 80);
+    to_mouse(s, 0xf2);
+    EXPECT_MOUSE(s, 0xfa, 4);
+    i8042_mouse(s->kbc, 0, 0, 9, 0x12);
+    EXPECT_MOUSE(s, 0x0a, 0, 0, 0x27, 0x0a, 0, 0, 0x22);
+    i8042_mouse(s->kbc, 0, 0, 0, 0);
+    EXPECT_MOUSE(s, 0x08, 0, 0, 0);
+}
+
+static void mouse(void)
 {
     Setup s = setup();
     command(&s, 0x60), put(&s, 0x47);
     command(&s, 0xd3), put(&s, 0x5a);
-    CHECK_EQ(status(&s) & 0x21, 0x21);
-    CHECK(irq_line_level(s.aux) && !irq_line_level(s.keyboard));
-    CHECK_EQ(data(&s), 0x5a);
-    CHECK(!irq_line_level(s.aux));
-    command(&s, 0xd4), put(&s, 0xf2);
-    CHECK_EQ(status(&s) & 0x61, 0x61); /* time-out */
-    CHECK_EQ(data(&s), 0xfe);
-    CHECK_EQ(status(&s) & 0x61, 0);
+    CHECK_EQ(mouse_byte(&s), 0x5a);
     command(&s, 0xd2), put(&s, 0x33);
     CHECK_EQ(status(&s) & 0x21, 0x01);
     CHECK_EQ(data(&s), 0x33);
+    mouse_commands(&s);
+    mouse_movement(&s);
+    mouse_wheel(&s);
+    check_save_restore(s.kbc);
+    command(&s, 0xa7); /* held back */
+    i8042_mouse(s.kbc, 1, 0, 0, 0);
+    CHECK_EQ(mouse_byte(&s), -1);
+    static const uint8_t a_make[] = {0x1c};
+    CHECK_EQ(i8042_key(s.kbc, a_make, 1), 0);
+    CHECK_EQ(key_byte(&s), 0x1e);
+    command(&s, 0xa8);
+    EXPECT_MOUSE(&s, 0x08, 1, 0, 0);
+    i8042_mouse(s.kbc, INT32_MAX, INT32_MIN, INT32_MAX, 0xff);
+    i8042_mouse(s.kbc, INT32_MAX, INT32_MIN, INT32_MIN, 0xff);
+    CHECK(mouse_byte(&s) >= 0);
+    device_reset(s.kbc);
+    CHECK_EQ(mouse_byte(&s), -1);
     done(&s);
 }
 
@@ -215,6 +330,9 @@ static void state(void)
     device_save(s.kbc, &bad);
     bad.pending = 0x20;
     CHECK_EQ(device_restore(s.kbc, &bad), -EINVAL);
+    device_save(s.kbc, &bad);
+    bad.mouse.queue_count = PS2_MOUSE_QUEUE + 1;
+    CHECK_EQ(device_restore(s.kbc, &bad), -EINVAL);
     done(&s);
 }
 
@@ -224,7 +342,7 @@ int main(void)
     RUN(a20_and_reset);
     RUN(keyboard_commands);
     RUN(keys);
-    RUN(empty_mouse_port);
+    RUN(mouse);
     RUN(state);
     return 0;
 }

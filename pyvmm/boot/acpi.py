@@ -76,7 +76,7 @@ def build_tables(
     *,
     cpus: int = 1,
     com_ports: int = 1,
-    mouse: bool = False,
+    mouse: bool = True,
     vga: bool = False,
     pm_timer_bits: int = PM_TIMER_BITS,
 ) -> AcpiTables:

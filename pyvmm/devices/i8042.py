@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class I8042(NativeDevice):
-    """Keyboard, A20 and reset; nothing is plugged into the mouse port."""
+    """Keyboard, mouse, A20 and reset."""
 
     DATA, COMMAND = 0, 1
     """Regions, of 1 port each: 0x60 and 0x64 on the PC."""
@@ -40,3 +40,17 @@ class I8042(NativeDevice):
     def leds(self) -> int:
         """Bit 0 scroll lock, 1 num lock, 2 caps lock."""
         return int(lib.i8042_leds(self.pointer))
+
+    def mouse(self, dx: int, dy: int, dz: int, buttons: int) -> None:
+        """The mouse moves, from any thread.
+
+        Parameters
+        ----------
+        dx, dy, dz
+            Counts to the right, down, and of the wheel towards the user.
+        buttons
+            Bit 0 left, 1 right, 2 middle, 3 and 4 the side's.
+        """
+        limit = 1 << 20
+        dx, dy, dz = (max(-limit, min(limit, value)) for value in (dx, dy, dz))
+        lib.i8042_mouse(self.pointer, dx, dy, dz, buttons & 0x1F)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self
 
+    from pyvmm.devices.i8042 import I8042
+    from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.screen import Screen
     from pyvmm.engine import ExitReason, Vcpu, VmExit
 
@@ -110,6 +112,7 @@ class Machine:
         self._nudged = False
         self._called_in = False  # a vCPU ended the run, and the others leave
         self._closed = False
+        self._mouse: Mouse | None = None
         try:
             self._parts.start(self.vcpu)
         except BaseException:
@@ -300,6 +303,40 @@ class Machine:
         if not isinstance(vga, Vga):
             raise PyvmmError('this machine has no display: make it with vga="std"')
         return Screen(vga)
+
+    @property
+    def keyboard(self) -> Keyboard:
+        """The PS/2 keyboard: ``machine.keyboard.type("text")``, on the layout of the configuration."""
+        from pyvmm.display.input import Keyboard
+
+        return Keyboard(self._i8042(), self._let_go_on, self.config.keyboard)
+
+    @property
+    def mouse(self) -> Mouse:
+        """The PS/2 mouse."""
+        if self._mouse is None:
+            from pyvmm.display.input import Mouse
+
+            self._mouse = Mouse(self._i8042())
+        return self._mouse
+
+    def _i8042(self) -> I8042:
+        from pyvmm.devices.i8042 import I8042
+
+        device = self.devices["i8042"]
+        assert isinstance(device, I8042)
+        return device
+
+    def _let_go_on(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until ``done()``: beside a run on another thread, or by running the machine here."""
+        if not self.running:
+            return self.wait_for(done, timeout)
+        end = time.monotonic() + timeout
+        while not done():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.002)
+        return True
 
     @property
     def running(self) -> bool:

@@ -145,3 +145,14 @@ def test_missing_rom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seabios, "PATHS", ("/nowhere/bios.bin",))
     with pytest.raises(BootError, match=r"--firmware seabios: none of /nowhere/bios\.bin is there; install"):
         Machine(memory=64 * MIB, firmware="seabios", serial="buffer")
+
+
+def test_boot_menu_by_keyboard(tmp_path: Path, machine_of: Callable[..., Machine]) -> None:
+    image = bios_images.sized(tmp_path / "plain.img", bios_images.boot_sector(tmp_path), 1440 * KIB)
+    machine = machine_of(disks=[DiskConfig(image, format="raw")])
+    assert machine.wait_for(lambda: "Press ESC for boot menu" in machine.screen.text(), TIMEOUT)
+    machine.keyboard.press("esc")
+    assert machine.wait_for(lambda: "Select boot device" in machine.screen.text(), TIMEOUT)
+    machine.keyboard.type("1")
+    assert machine.run(timeout=TIMEOUT).reason == "exit"
+    assert "three ticks" in machine.screen.text()
