@@ -58,8 +58,8 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
         notice.erase()
         raise
     with machine:
-        if machine.engine_name == "kvm":
-            notice.say("--engine kvm is new, and tried on few hosts; see docs/kvm.md")
+        if config.engine == "auto":
+            notice.say(f"engine {machine.engine_name}: {machine.engine_reason}")
         if machine.warning:
             notice.say(machine.warning)
         if options.verbose:

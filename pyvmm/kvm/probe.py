@@ -5,29 +5,28 @@ of magnitude, and some things that kernels need do not exist. So nothing here as
 throw-away VM that reports by a port, with a timer armed, because some cases never return from KVM_RUN. Speed is thread
 CPU time, the best of a few runs, as the difference of two lengths, so that the cost of the exit cancels.
 
-The result is kept per boot of the host in the cache directory.
+The result is kept per boot of the host (`pyvmm.kvm.remembered`).
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
+from typing import Any
 
 from pyvmm.errors import EngineError
+from pyvmm.kvm import remembered
 from pyvmm.kvm.constants import KvmExitReason
 from pyvmm.kvm.ioctl import KvmError, Record
 from pyvmm.kvm.system import System
 from pyvmm.kvm.vcpu import InternalErrorExit, IoExit, KvmExit, Vcpu
 from pyvmm.native import lib
 
-PROBE_VERSION = 1
 NATIVE_NS_PER_INSTRUCTION = 20.0
 """Above it ring 0 is interpreted: hardware is below 2 ns, interpreters seen so far above 500."""
 TIMEOUT = 0.25
@@ -97,6 +96,14 @@ class ProbeResult:
             and self.int80_ring3
         )
 
+    @property
+    def summary(self) -> str:
+        """One line: what it is worth, or the first thing that is missing."""
+        more = len(self.reasons) - 1
+        if self.good or not self.reasons:
+            return str(self)
+        return f"{self.reasons[0]}{f', and {more} more' if more > 0 else ''}"
+
     def __str__(self) -> str:
         if self.good:
             return f"ring 0 runs on the processor: {self.ring0_ns:.1f} ns an instruction, {self.exit_us:.1f} us an exit"
@@ -108,14 +115,14 @@ def probe(device: str | os.PathLike[str] = "/dev/kvm", *, cached: bool = True) -
 
     Never raises for what the device is: that is in the result.
     """
-    key = _cache_key(device)
+    path = os.fspath(device)
     if cached:
-        result = _load(key)
-        if result is not None:
-            return result
+        found = _result(remembered.load(path))
+        if found is not None:
+            return found
     result = _measure(device)
     if result.usable:
-        _store(key, result)
+        remembered.store(path, _lines(result))
     return result
 
 
@@ -339,43 +346,34 @@ def _try(system: System, guest: Callable[[System], KvmExit], name: str, reasons:
 # Cache ---------------------------------------------------------------------------------------------------------
 
 
-def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "pyvmm" / "kvm-probe.json"
+def _lines(result: ProbeResult) -> list[tuple[str, str]]:
+    """A result as `remembered` keeps it. The first two are all that a start of a machine reads."""
+    lines = [("good", str(result.good)), ("text", result.summary)]
+    for field in fields(result):
+        value = getattr(result, field.name)
+        if field.name == "reasons":
+            lines += [("reason", reason) for reason in value]
+        else:
+            lines.append((field.name, repr(value)))
+    return lines
 
 
-def _cache_key(device: str | os.PathLike[str]) -> str | None:
-    """The host's boot, the device and the loaded KVM modules; None: do not keep."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        node = os.stat(device)
-        modules = sorted(name for name in os.listdir("/sys/module") if name.startswith("kvm"))
-    except OSError:
+def _result(lines: list[tuple[str, str]] | None) -> ProbeResult | None:
+    """The way back; None for what nobody stored."""
+    if lines is None:
         return None
-    return f"{PROBE_VERSION} {boot} {os.fspath(device)} {node.st_rdev} {node.st_ino} {' '.join(modules)}"
-
-
-def _load(key: str | None) -> ProbeResult | None:
-    if key is None:
+    values: dict[str, Any] = {}
+    try:
+        for field in fields(ProbeResult):
+            if field.name == "reasons":
+                values["reasons"] = tuple(value for name, value in lines if name == "reason")
+            else:
+                values[field.name] = _value(dict(lines)[field.name])
+    except (KeyError, ValueError):
         return None
-    try:
-        data = json.loads(_cache_file().read_text())
-        if data["key"] != key:
-            return None
-        result = dict(data["result"])
-        return ProbeResult(**{**result, "reasons": tuple(result["reasons"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # no cache, or somebody else's: measure anew
+    return ProbeResult(**values)
 
 
-def _store(key: str | None, result: ProbeResult) -> None:
-    if key is None:
-        return
-    file = _cache_file()
-    temporary = file.with_suffix(f".{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"key": key, "result": asdict(result)}))
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # a read-only home is no reason to fail
+def _value(text: str) -> bool | float | None:
+    constants = {"True": True, "False": False, "None": None}
+    return constants[text] if text in constants else float(text)

@@ -75,6 +75,8 @@ class Machine:
         The BIOS, or None when a ROM of somebody else's, or a kernel, is run directly.
     serial
         COM1's other end: ``send``, ``read``, ``expect``.
+    engine_reason
+        Why this engine was taken, in one line.
     warning
         One line on what was asked for and is unwise, or None.
 
@@ -101,7 +103,8 @@ class Machine:
         self.serial.runner = self
         self.images = self._parts.images
         self.engine_name = self._parts.vm.name
-        self.warning = self._parts.vm.warning
+        self.engine_reason = self._parts.choice.reason
+        self.warning = "; ".join(filter(None, (self._parts.choice.warning, self._parts.vm.warning))) or None
         self._stop = Flag()
         self._busy = _thread.allocate_lock()
         self._life = _thread.RLock()  # held while the vCPU is kicked, so that it is not freed meanwhile

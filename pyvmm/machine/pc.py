@@ -33,7 +33,7 @@ from pyvmm.display.serial import CharSink
 from pyvmm.engine import EngineVm, Vcpu
 from pyvmm.errors import BootError, ConfigError
 from pyvmm.machine import layout
-from pyvmm.machine.engines import choose_engine
+from pyvmm.machine.engines import Choice, choose
 from pyvmm.memory import GuestMemory
 from pyvmm.units import KIB, Gpa, format_size
 
@@ -63,8 +63,9 @@ class Pc:
     vm: EngineVm
     serial: SerialPort
 
-    def __init__(self, config: MachineConfig, board: Board) -> None:
+    def __init__(self, config: MachineConfig, board: Board, choice: Choice) -> None:
         self.config = config
+        self.choice = choice
         self.board = board
         self.devices: dict[str, Device] = {}
         self.sinks: list[CharSink] = []
@@ -141,9 +142,9 @@ def build(config: MachineConfig) -> Pc:
         One line that names the option or file, and what to do.
     """
     check(config)
-    engine = choose_engine(config.engine)
+    choice = choose(config.engine, cpus=config.cpus, clock=config.clock)
     board = Board(config.clock)
-    pc = Pc(config, board)
+    pc = Pc(config, board, choice)
     try:
         add_memory(pc)
         add_clock(pc)
@@ -153,7 +154,7 @@ def build(config: MachineConfig) -> Pc:
         add_display(pc)
         add_disks(pc)
         add_firmware(pc)
-        pc.vm = engine.create_vm(board, cpus=config.cpus, irqchip=config.irqchip)
+        pc.vm = choice.engine.create_vm(board, cpus=config.cpus, irqchip=config.irqchip)
         for index in range(config.cpus):
             pc.vm.create_vcpu(index)
         pc.reset()

@@ -23,7 +23,7 @@ from pyvmm.cli.run import builtin_disk
 
 pytestmark = pytest.mark.timeout(300)
 
-RUN = [sys.executable, "-m", "pyvmm.cli.main", "run"]
+RUN = [sys.executable, "-m", "pyvmm.cli.main", "run", "--engine", "translator"]
 PROMPT = "guest> "
 QUIT = "\x01x"
 # Boot sectors: what they do is in their names. What follows the code is zeros: an empty IDT, at 0x7c40.
@@ -306,6 +306,13 @@ def test_no_input_at_all() -> None:
     assert PROMPT.encode() in done.stdout
     assert done.returncode == exit_codes.TIMEOUT
     assert done.stderr.startswith(b"pyvmm: --timeout 5")
+
+
+def test_auto_says_why_in_one_line(sector: Callable[[str], Path]) -> None:
+    disk = sector("exit_code")
+    done = run_without_terminal("--engine", "auto", "--format", "raw", disk, stdin=subprocess.DEVNULL)
+    assert done.returncode == 33
+    assert re.fullmatch(r"pyvmm: engine (kvm|translator): [^\n]+\n", done.stderr.decode())
 
 
 def test_a_guessed_raw_format_is_warned_about(sector: Callable[[str], Path]) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -19,7 +20,6 @@ from pyvmm.kvm import KvmEngine
 from pyvmm.kvm.constants import KvmExitReason
 from pyvmm.kvm.report import report
 from pyvmm.kvm.system import System
-from pyvmm.machine import pc
 from pyvmm.machine.engines import translator
 from pyvmm.machine.machine import Machine
 
@@ -215,16 +215,18 @@ def test_report_of_a_refused_instruction(rig: Rig) -> None:
 
 
 @pytest.fixture(params=[(1, "user"), (1, "kernel"), (2, "auto")], ids=["user", "kernel", "2-cpus"])
-def machine(
-    engine: KvmEngine, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Machine]:
+def machine(engine: KvmEngine, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
     """The built-in guest's PC on this engine."""
-    monkeypatch.setattr(pc, "choose_engine", lambda name: engine)
     disk = tmp_path / "builtin.qcow2"
     shutil.copy(str(files("pyvmm") / "data" / "builtin.qcow2"), disk)
     cpus, irqchip = request.param
     with Machine(
-        memory=64 << 20, cpus=cpus, irqchip=irqchip, serial="buffer", disks=[DiskConfig(disk)]
+        engine="kvm",
+        memory=64 << 20,
+        cpus=cpus,
+        irqchip=irqchip,
+        serial="buffer",
+        disks=[DiskConfig(disk)],
     ) as made:
         yield made
 
@@ -257,9 +259,7 @@ def test_stop_reset_and_run_again(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("first", ["kvm", "translator"])
-def test_a_running_guest_goes_on_on_the_other_engine(
-    engine: KvmEngine, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_running_guest_goes_on_on_the_other_engine(engine: KvmEngine, first: str, tmp_path: Path) -> None:
     """RAM, devices and CpuState, FPU and clock included, in the middle of a run; timer interrupts go on."""
     usable, reason = translator().availability()
     if not usable:
@@ -271,11 +271,9 @@ def test_a_running_guest_goes_on_on_the_other_engine(
     vm.close()
     board.close()
 
-    def make(name: str, disk: Path) -> Machine:
-        chosen = engine if name == "kvm" else translator()
-        monkeypatch.setattr(pc, "choose_engine", lambda _: chosen)
+    def make(name: Literal["kvm", "translator"], disk: Path) -> Machine:
         shutil.copy(str(files("pyvmm") / "data" / "builtin.qcow2"), disk)
-        return Machine(memory=64 << 20, serial="buffer", tsc_hz=tsc_hz, disks=[DiskConfig(disk)])
+        return Machine(engine=name, memory=64 << 20, serial="buffer", tsc_hz=tsc_hz, disks=[DiskConfig(disk)])
 
     second = "translator" if first == "kvm" else "kvm"
     with make(first, tmp_path / "first.qcow2") as source, make(second, tmp_path / "second.qcow2") as target:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from pyvmm.kvm import probe as probing
+from pyvmm.kvm import remembered
 from pyvmm.kvm.probe import ProbeResult, probe
 from pyvmm.kvm.system import System
 
@@ -16,7 +16,7 @@ from pyvmm.kvm.system import System
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache directory of the test's own; returns the probe's file in it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "pyvmm" / "kvm-probe.json"
+    return tmp_path / "pyvmm" / "kvm-probe"
 
 
 def test_a_device_that_is_missing_is_a_result(cache: Path) -> None:
@@ -43,38 +43,63 @@ def test_probe_of_this_host(system: System, cache: Path) -> None:
     ):
         assert found == (not any(name in reason for reason in result.reasons))
     assert probe() == result, "the second one comes from the cache"
-    assert json.loads(cache.read_text())["result"]["usable"]
+    assert "usable True" in cache.read_text()
 
 
-def test_cache_of_another_boot_is_not_used(
-    system: System, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_remembered_is_of_this_boot_and_device(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache.parent.mkdir()
-    cache.write_text(json.dumps({"key": "another boot", "result": {"usable": True, "reasons": []}}))
+    device = tmp_path / "kvm"
+    device.touch()
     calls = []
 
     def measure(device: object) -> ProbeResult:
         calls.append(device)
-        return ProbeResult(True, ("measured",), ring0_ns=1.0)
+        return ProbeResult(True, ("a", "b"), ring0_ns=1.5, int80_ring3=True)
 
     monkeypatch.setattr(probing, "_measure", measure)
-    assert probe().reasons == ("measured",)
-    assert probe().reasons == ("measured",)
+    assert probe(device) == probe(device) == ProbeResult(True, ("a", "b"), ring0_ns=1.5, int80_ring3=True)
     assert len(calls) == 1
+    boot = tmp_path / "boot_id"
+    boot.write_text("another\n")
+    monkeypatch.setattr(remembered, "BOOT_ID", str(boot))
+    probe(device)
+    assert len(calls) == 2
+    modules = tmp_path / "modules"
+    (modules / "kvm_other").mkdir(parents=True)
+    monkeypatch.setattr(remembered, "MODULES", str(modules))
+    probe(device)
+    assert len(calls) == 3
+    device.rename(tmp_path / "old")
+    device.touch()
+    probe(device)
+    assert len(calls) == 4
+    probe(device, cached=False)
+    assert len(calls) == 5
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"key": 1}', "\x00", '{"key": "K", "result": {"reasons": 5}}']
+    "text",
+    [b"", b"\xff\xfe", b"KEY", b"KEY\nend\n", b"KEY\ngood True\n", b"KEY\ngood True\nusable maybe\nend\n"],
 )
 def test_damaged_cache_is_measured_anew(
-    system: System, cache: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
 ) -> None:
     monkeypatch.setattr(probing, "_measure", lambda device: ProbeResult(True, ("measured",)))
-    key = probing._cache_key("/dev/kvm")
+    device = tmp_path / "kvm"
+    device.touch()
+    key = remembered.cache_key(str(device))
     assert key is not None
     cache.parent.mkdir()
-    cache.write_text(text.replace('"K"', json.dumps(key)))
-    assert probe().reasons == ("measured",)
+    cache.write_bytes(text.replace(b"KEY", key.encode()))
+    assert probe(device).reasons == ("measured",)
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(probing, "_measure", lambda device: ProbeResult(True, ("measured",)))
+    assert probe(tmp_path / "file").reasons == ("measured",)
 
 
 def test_a_guest_that_never_ends(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
