@@ -31,8 +31,9 @@ struct IoThread {
     Clock *clock;
     char name[IO_THREAD_NAME_SIZE];
     int epoll;
-    int timer;  /* timerfd: armed by whoever moves the earliest deadline, so that arming wakes nobody; -1: no timers */
-    int wake;   /* eventfd for stopping */
+    int timer; /* timerfd: armed by whoever moves the earliest deadline, so that arming wakes nobody; -1: no timers
+                */
+    int wake;  /* eventfd for stopping */
     bool started;
     bool stopping;
     pthread_t thread;
@@ -45,8 +46,9 @@ struct IoThread {
 };
 
 /*
- * From any thread. Reading the deadline and setting the timerfd are one step under `timer_lock`: otherwise a thread that
- * read an older, later deadline could set it after another had set a new, earlier one, and that timer would be lost.
+ * From any thread. Reading the deadline and setting the timerfd are one step under `timer_lock`: otherwise a thread
+ * that read an older, later deadline could set it after another had set a new, earlier one, and that timer would be
+ * lost.
  */
 static void arm_timer(void *opaque)
 {
@@ -232,7 +234,10 @@ const char *io_thread_name(const IoThread *io) { return io->name; }
 
 bool io_thread_running(const IoThread *io) { return __atomic_load_n(&io->started, __ATOMIC_ACQUIRE); }
 
-bool io_thread_is_current(const IoThread *io) { return io_thread_running(io) && pthread_equal(io->thread, pthread_self()); }
+bool io_thread_is_current(const IoThread *io)
+{
+    return io_thread_running(io) && pthread_equal(io->thread, pthread_self());
+}
 
 int io_watch_add(IoThread *io, int fd, uint32_t events, IoWatchCallback callback, void *opaque)
 {

@@ -1,7 +1,8 @@
 /*
- * I/O threads: an epoll loop for file descriptors and notifiers (kicks from vCPUs). The machine's own one, "io", also
- * fires the realtime timers. Workers have no timers: slow work (a disk's requests) is given to one, so that no timer
- * waits for it. On a virtual clock no thread is started: all is done on the thread that asks, and a run repeats.
+ * I/O threads: an epoll loop for file descriptors and notifiers (kicks from vCPUs). The machine's own one, "io",
+ * also fires the realtime timers. Workers have no timers: slow work (a disk's requests) is given to one, so that no
+ * timer waits for it. On a virtual clock no thread is started: all is done on the thread that asks, and a run
+ * repeats.
  */
 #ifndef PYVMM_IO_IO_THREAD_H
 #define PYVMM_IO_IO_THREAD_H
@@ -21,16 +22,17 @@ IoThread *io_thread_new_worker(Clock *clock, const char *name, Error *error);
 int io_thread_start(IoThread *io, Error *error);
 void io_thread_stop(IoThread *io); /* joins; safe to call twice */
 void io_thread_free(IoThread *io);
-/* No watch's or notifier's callback runs between the two (timers do): pause waits for the one that is running, and what
- * becomes ready is kept. Called twice they do no more. Not with a lock held that a callback takes. */
+/* No watch's or notifier's callback runs between the two (timers do): pause waits for the one that is running, and
+ * what becomes ready is kept. Called twice they do no more. Not with a lock held that a callback takes. */
 void io_thread_pause(IoThread *io);
 void io_thread_resume(IoThread *io);
 const char *io_thread_name(const IoThread *io); /* as in `top -H` */
 bool io_thread_running(const IoThread *io);
 bool io_thread_is_current(const IoThread *io);
 
-/* A kick that any thread may give; `callback` runs on the I/O thread once for any number of kicks given before it ran.
- * When the thread is not running (virtual clock: everything synchronous) the callback runs on the caller's thread. */
+/* A kick that any thread may give; `callback` runs on the I/O thread once for any number of kicks given before it
+ * ran. When the thread is not running (virtual clock: everything synchronous) the callback runs on the caller's
+ * thread. */
 IoNotifier *io_notifier_new(IoThread *io, IoCallback callback, void *opaque);
 void io_notifier_kick(IoNotifier *notifier);
 void io_notifier_free(IoNotifier *notifier); /* waits for a running callback */

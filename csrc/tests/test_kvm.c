@@ -1,5 +1,6 @@
 /* The KVM engine on bare boards: tiny guest programs in real mode, kicks, interrupts, state. Skips without /dev/kvm. */
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "irq/i8259.h"
@@ -446,6 +447,62 @@ static void test_errors(void)
     board_free(board);
 }
 
+static uint64_t signals(int fd)
+{
+    uint64_t count = 0;
+    return read(fd, &count, sizeof count) == sizeof count ? count : 0;
+}
+
+static uint32_t active_ioeventfds(const Rig *rig)
+{
+    IoEventFdCounts counts;
+    ioeventfds_counts(rig->board->ioeventfds, &counts);
+    return counts.active;
+}
+
+/* A write that is only a notification is no exit; another value is one, and so is every write while exits are seen. */
+static void test_ioeventfd(void)
+{
+    /* mov al,1; out 0x77,al; mov al,2; out 0x77,al; mov bx,0xffff; mov ds,bx; mov [0x10],al (0x100000); cli; hlt */
+    static const uint8_t CODE[] = "\xb0\x01\xe6\x77\xb0\x02\xe6\x77\xbb\xff\xff\x8e\xdb\xa2\x10\x00\xfa\xf4";
+    Rig *rig = rig_new(CODE, sizeof CODE);
+    Error error = {0};
+    VmExit left;
+    ExitCounters counters;
+    CpuState start = rig->state;
+    int port = eventfd(0, EFD_NONBLOCK), address = eventfd(0, EFD_NONBLOCK);
+    IoEventFd a = {.space = BUS_PIO, .address = 0x77, .size = 1, .match = true, .value = 1, .fd = port};
+    IoEventFd b = {.space = BUS_MMIO, .address = 0x100000, .fd = address};
+    CHECK_EQ(ioeventfd_add(rig->board->ioeventfds, &a), 0);
+    CHECK_EQ(ioeventfd_add(rig->board->ioeventfds, &b), 0);
+    CHECK_EQ(active_ioeventfds(rig), 0); /* no I/O thread runs */
+    CHECK_EQ(board_start_io(rig->board, &error), 0);
+    CHECK_EQ(active_ioeventfds(rig), 2);
+    run(rig, 0, &left, EXIT_HLT);
+    CHECK(signals(port) == 1 && signals(address) == 1);
+    CHECK(rig->out_count == 1 && rig->out[0] == 2);
+    vcpu_counters(rig->vcpu, &counters);
+    CHECK(counters.exits[EXIT_IO] == 1 && counters.exits[EXIT_MMIO] == 0);
+
+    CHECK_EQ(vcpu_set_state(rig->vcpu, &start), 0);
+    run(rig, 1 << EXIT_IO, &left, EXIT_IO);
+    CHECK(left.address == 0x77 && left.value == 1 && rig->out_count == 2);
+    run(rig, 0, &left, EXIT_HLT); /* nobody looks any more */
+    CHECK(signals(port) == 0 && signals(address) == 1);
+
+    CHECK_EQ(engine_vm_detach(rig->vm, &error), 0);
+    CHECK_EQ(active_ioeventfds(rig), 0);
+    CHECK_EQ(engine_vm_attach(rig->vm, &error), 0);
+    CHECK_EQ(active_ioeventfds(rig), 2);
+    CHECK_EQ(ioeventfd_remove(rig->board->ioeventfds, &a), 0);
+    CHECK_EQ(vcpu_set_state(rig->vcpu, &start), 0);
+    run(rig, 0, &left, EXIT_HLT);
+    CHECK(signals(port) == 0 && signals(address) == 1 && rig->out_count == 5);
+    close(port);
+    close(address);
+    rig_free(rig); /* the list may be freed with entries in it */
+}
+
 int main(void)
 {
     if (access("/dev/kvm", R_OK | W_OK) < 0) {
@@ -477,5 +534,6 @@ int main(void)
     RUN(test_step);
     RUN(test_breakpoint);
     RUN(test_triple_fault);
+    RUN(test_ioeventfd);
     return 0;
 }

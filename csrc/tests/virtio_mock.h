@@ -150,10 +150,7 @@ static inline void mock_new(Mock *mock, enum ClockKind clock, const VirtioBlkOpt
 }
 
 /* And its requests are done by an I/O thread of its own. */
-static inline void mock_new_with_worker(Mock *mock, enum ClockKind clock)
-{
-    mock_make(mock, clock, NULL, 0, true);
-}
+static inline void mock_new_with_worker(Mock *mock, enum ClockKind clock) { mock_make(mock, clock, NULL, 0, true); }
 
 static inline void mock_free(Mock *mock)
 {

@@ -60,7 +60,7 @@ typedef struct VirtioBlkOptions {
     uint32_t block_size;                  /* logical, power of two, 512 to 4096; 0: 512 */
     bool modern_only;
     bool no_ioeventfd; /* every notification goes through the bus */
-    IoThread *io;      /* who runs the queue (board_add_worker); NULL: the board's, where a slow image delays timers */
+    IoThread *io; /* who runs the queue (board_add_worker); NULL: the board's, where a slow image delays timers */
 } VirtioBlkOptions;
 
 typedef struct VirtioBlkCounters {
@@ -74,7 +74,7 @@ typedef struct VirtioBlkCounters {
     uint64_t batches;
     uint64_t host_calls; /* reads and writes of the image: fewer than requests where they were merged */
     uint64_t interrupts;
-    uint64_t faults; /* malformed chains and rings */
+    uint64_t faults;  /* malformed chains and rings */
     uint64_t kicks;   /* notifications that came as an access to a register */
     uint64_t signals; /* and those that came by eventfd, without leaving guest code */
 } VirtioBlkCounters;

@@ -369,7 +369,7 @@ static void config_written(PciFunction *function, uint32_t offset, uint32_t size
     uint32_t region, at, length;
     if (offset == PCI_COMMAND && pci_function_is_master(function))
         virtio_notify_all(pci->virtio); /* what waited for the right to reach memory */
-    update_notify(pci); /* BARs may have moved */
+    update_notify(pci);                 /* BARs may have moved */
     if (!touches_window_data(pci, offset) || !window_target(pci, &region, &at, &length))
         return;
     uint32_t value = load_le32(function->config + pci->window + PCI_CFG_DATA);

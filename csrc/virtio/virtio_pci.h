@@ -6,8 +6,8 @@
  * and use. Interrupts go by INTx# and the ISR status. Left out: MSI-X (the capability is not offered, vector fields
  * read as NO_VECTOR), shared memory and vendor capabilities, queue reset, notification data.
  *
- * While the driver runs a queue and a BAR answers, the queue's notification register is an ioeventfd (io/ioeventfd.h):
- * the modern one, or the legacy one for a driver without VERSION_1.
+ * While the driver runs a queue and a BAR answers, the queue's notification register is an ioeventfd
+ * (io/ioeventfd.h): the modern one, or the legacy one for a driver without VERSION_1.
  *
  * BAR 0 (transitional only): legacy registers, then the device's configuration. BAR 4: one page each for the common
  * configuration, ISR, device configuration and notifications (4 bytes a queue).
