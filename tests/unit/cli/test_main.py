@@ -106,3 +106,15 @@ def test_exit_codes_are_documented() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     ours = {value for name, value in vars(exit_codes).items() if name.isupper()}
     assert ours <= documented
+
+
+def test_the_installed_command_imports_nothing_of_its_own() -> None:
+    """bin/pyvmm, with this interpreter's path in its first line (docs/adr/0006)."""
+    script = Path(sys.executable).with_name("pyvmm")
+    if not script.exists():
+        pytest.skip(f"pyvmm is not installed in this environment: no {script}")
+    first, rest = script.read_text().split("\n", 1)
+    assert first.startswith("#!/")
+    assert rest == (ROOT / "bin" / "pyvmm").read_text().split("\n", 1)[1]
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert re.fullmatch(r"pyvmm \d+\.\d+\.\d+\S*\n", done.stdout)
