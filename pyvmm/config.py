@@ -47,6 +47,12 @@ class MachineConfig:
     irqchip
         Who has the interrupt controllers under KVM: ``"user"`` is pyvmm, for one vCPU; ``"kernel"`` is KVM. ``"auto"``
         is user for one vCPU, whose state then moves freely between engines, and kernel for more.
+    cpu
+        ``"engine"``: the guest sees the engine's own processor. ``"common"``: both engines are made, and the guest sees
+        what they have in common, so that `Machine.switch_engine` works both ways.
+    hand_over
+        Instructions that KVM refuses to emulate are executed by the translator, one by one: ``"on"``, ``"off"``, or
+        ``"auto"``, where KVM interprets ring 0.
     clock
         ``"realtime"`` follows the host; ``"virtual"`` follows the guest's progress, so that a run repeats.
     disks
@@ -75,6 +81,8 @@ class MachineConfig:
     cpus: int = 1
     engine: Literal["auto", "translator", "kvm"] = "auto"
     irqchip: Irqchip = "auto"
+    cpu: Literal["engine", "common"] = "engine"
+    hand_over: Literal["auto", "on", "off"] = "auto"
     clock: Literal["realtime", "virtual"] = "realtime"
     disks: list[DiskConfig] = field(default_factory=list)
     boot_order: str = "cda"

@@ -54,6 +54,8 @@ class Vcpu:
     def _check(self, result: int, what: str = "") -> None:
         if result == -errno.EBUSY:
             raise EngineError(f"vCPU {self.index} is running on another thread: stop the machine first")
+        if result == -errno.EXDEV:
+            raise EngineError(f"vCPU {self.index}: another engine has the machine (Machine.switch_engine)")
         check(result, what=f"vCPU {self.index}{what}", exception=EngineError)
 
     def run(self, surface: Iterable[ExitReason] = ()) -> VmExit:
@@ -125,6 +127,29 @@ class Vcpu:
         result = lib.vcpu_set_breakpoints(self.pointer, table, len(wanted))
         self._check(result, f": {len(wanted)} breakpoints")
         self._breakpoints = wanted
+
+    @property
+    def handed_over(self) -> int:
+        """Instructions that KVM refused and the translator executed, since the machine was made."""
+        return int(self._hand_over_counters().total)
+
+    @property
+    def handed_over_kinds(self) -> dict[bytes, int]:
+        """The same by opcode, most frequent first; the key is the first one of its kind (and what followed it)."""
+        kinds = [kind for kind in self._hand_over_counters().kinds if kind.count]
+        kinds.sort(key=lambda kind: -kind.count)
+        return {bytes(kind.instruction)[: kind.size]: kind.count for kind in kinds}
+
+    def _hand_over_counters(self) -> Any:
+        counters = ffi.new("HandOverCounters *")
+        lib.vcpu_hand_over_counters(self.pointer, counters)
+        return counters
+
+    def exchange(self, other: Vcpu) -> None:
+        """Be the other engine's vCPU from now on, and the other one this one's (`pyvmm.machine.switch`)."""
+        self.pointer, other.pointer = other.pointer, self.pointer
+        self._owner, other._owner = other._owner, self._owner
+        other._breakpoints = ()
 
     @property
     def exit_counts(self) -> dict[ExitReason, int]:

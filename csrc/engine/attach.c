@@ -93,6 +93,7 @@ static void carry_over(Vcpu *from, Vcpu *to)
     to->counters = from->counters;
     vcpu_set_breakpoints(from, NULL, 0);
     to->instructions = vcpu_instructions(from);
+    vcpu_carry_hand_over(from, to);
     to->request = from->request;
     to->request_code = from->request_code;
     __atomic_fetch_or(&to->kicked, __atomic_exchange_n(&from->kicked, 0, __ATOMIC_SEQ_CST), __ATOMIC_SEQ_CST);

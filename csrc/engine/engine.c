@@ -314,6 +314,18 @@ int vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count)
     return vcpu->vm->ops->vcpu_set_breakpoints(vcpu, addresses, count);
 }
 
+int vcpu_get_cpuid(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity)
+{
+    return vcpu->vm->ops->vcpu_get_cpuid(vcpu, entries, capacity);
+}
+
+int vcpu_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count)
+{
+    if (__atomic_load_n(&vcpu->runner, __ATOMIC_ACQUIRE))
+        return -EBUSY;
+    return count > CPUID_MAX_ENTRIES ? -ENOSPC : vcpu->vm->ops->vcpu_set_cpuid(vcpu, entries, count);
+}
+
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters) { *counters = vcpu->counters; }
 
 uint64_t vcpu_instructions(const Vcpu *vcpu) { return vcpu->instructions; }

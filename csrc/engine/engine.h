@@ -47,6 +47,13 @@ typedef struct VmExit {
 typedef struct Vcpu Vcpu;
 typedef struct EngineVm EngineVm;
 
+/* One row of what CPUID tells the guest. `indexed`: the row is for this ECX only (SDM vol. 2A, CPUID). */
+typedef struct CpuidEntry {
+    uint32_t leaf, subleaf, indexed;
+    uint32_t eax, ebx, ecx, edx;
+} CpuidEntry;
+#define CPUID_MAX_ENTRIES 256
+
 typedef struct EngineOps {
     const char *name;
     /* The engine's part of engine_vm_attach() and engine_vm_detach(), which move the board's hooks. */
@@ -72,6 +79,8 @@ typedef struct EngineOps {
     int (*vcpu_reset)(Vcpu *vcpu); /* after the reset state was set */
     int (*vm_reset)(EngineVm *vm);
     void (*vm_pause)(EngineVm *vm); /* the guest's own clocks stand still until a vCPU runs again */
+    int (*vcpu_get_cpuid)(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
+    int (*vcpu_set_cpuid)(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 } EngineOps;
 
 struct EngineVm {
@@ -176,6 +185,7 @@ void vcpu_kick(Vcpu *vcpu); /* vcpu_run returns EXIT_KICK soon; never lost, also
 int vcpu_get_state(Vcpu *vcpu, CpuState *state); /* only while it does not run */
 int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
 int vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count);
+int vcpu_reset(Vcpu *vcpu); /* RESET#, only while it does not run; vCPUs other than 0 then wait for a startup IPI */
 /*
  * Whose vCPU executes an instruction that this one's engine refuses: of a VM over the same board that is not
  * attached. NULL: nobody, and a refusal is EXIT_FAIL. It must outlive this vCPU, or be taken back before.
@@ -183,10 +193,16 @@ int vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count);
 int vcpu_set_fallback(Vcpu *vcpu, Vcpu *fallback);
 bool vcpu_has_fallback(const Vcpu *vcpu);
 void vcpu_hand_over_counters(const Vcpu *vcpu, HandOverCounters *counters);
+void vcpu_carry_hand_over(const Vcpu *from, Vcpu *to); /* the counters, to the vCPU that goes on */
 /* For engines: let the fallback execute the instruction at RIP, whose bytes (as many as are known) name it. 0 with
  * an exit as after a step, or -errno: the state is as before. */
 int vcpu_hand_over(Vcpu *vcpu, const uint8_t *instruction, uint32_t size, VmExit *exit);
-int vcpu_reset(Vcpu *vcpu); /* RESET#, only while it does not run; vCPUs other than 0 then wait for a startup IPI */
+/*
+ * What CPUID tells the guest: number of rows or -errno (-ENOSPC). Rows can be changed until the vCPU first runs; an
+ * engine is free to answer bits that follow from the state (OSXSAVE), and to refuse what it does not have.
+ */
+int vcpu_get_cpuid(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
+int vcpu_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 

@@ -44,6 +44,13 @@ void vcpu_hand_over_counters(const Vcpu *vcpu, HandOverCounters *counters)
     *counters = vcpu->hand_over ? vcpu->hand_over->counters : (HandOverCounters){0};
 }
 
+void vcpu_carry_hand_over(const Vcpu *from, Vcpu *to)
+{
+    if (!from->hand_over || (!to->hand_over && !(to->hand_over = calloc(1, sizeof *to->hand_over))))
+        return;
+    to->hand_over->counters = from->hand_over->counters;
+}
+
 /*
  * What names an instruction: its mandatory prefix, opcode, and ModRM where that is part of the opcode (SDM vol. 2A
  * §2.1). Operand and address sizes, segments and REX do not matter.

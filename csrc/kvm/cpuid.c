@@ -187,6 +187,55 @@ static void add_hypervisor_range(CpuidTable *table, uint32_t features, uint32_t 
         entry->eax = features & (FEATURE_CLOCK | FEATURE_NOP_IO_DELAY | FEATURE_CLOCK_NEW | FEATURE_CLOCK_STABLE);
 }
 
+/* Takes the table over. Kept as it was given: some KVMs show the guest, and KVM_GET_CPUID2, more than that. */
+static int give(KvmVcpu *vcpu, CpuidTable *table)
+{
+    int result = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, table);
+    if (result < 0) {
+        free(table);
+        return result;
+    }
+    free(vcpu->cpuid);
+    vcpu->cpuid = table;
+    return 0;
+}
+
+int kvm_get_cpuid_entries(Vcpu *base, CpuidEntry *entries, uint32_t capacity)
+{
+    const CpuidTable *table = kvm_vcpu_of(base)->cpuid;
+    if (table->header.nent > capacity)
+        return -ENOSPC;
+    for (uint32_t i = 0; i < table->header.nent; i++) {
+        const struct kvm_cpuid_entry2 *from = &table->entries[i];
+        entries[i] = (CpuidEntry){.leaf = from->function,
+                                  .subleaf = from->index,
+                                  .indexed = (from->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0,
+                                  .eax = from->eax,
+                                  .ebx = from->ebx,
+                                  .ecx = from->ecx,
+                                  .edx = from->edx};
+    }
+    return (int)table->header.nent;
+}
+
+int kvm_set_cpuid_entries(Vcpu *base, const CpuidEntry *entries, uint32_t count)
+{
+    CpuidTable *table = calloc(1, sizeof *table);
+    if (!table)
+        return -ENOMEM;
+    table->header.nent = MIN(count, (uint32_t)MAX_ENTRIES);
+    for (uint32_t i = 0; i < table->header.nent; i++)
+        table->entries[i] =
+            (struct kvm_cpuid_entry2){.function = entries[i].leaf,
+                                      .index = entries[i].subleaf,
+                                      .flags = entries[i].indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+                                      .eax = entries[i].eax,
+                                      .ebx = entries[i].ebx,
+                                      .ecx = entries[i].ecx,
+                                      .edx = entries[i].edx};
+    return give(kvm_vcpu_of(base), table);
+}
+
 int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
 {
     CpuidTable *table = calloc(1, sizeof *table);
@@ -226,7 +275,6 @@ int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
     if (power)
         power->edx |= EDX_INVARIANT_TSC;
     add_hypervisor_range(table, features, (uint32_t)(hz / 1000));
-    result = kvm_ioctl(vcpu->fd, KVM_SET_CPUID2, table);
-    free(table);
+    result = give(vcpu, table);
     return result < 0 ? error_set(error, -result, "KVM_SET_CPUID2: %s", strerror(-result)) : 0;
 }

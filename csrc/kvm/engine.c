@@ -221,11 +221,12 @@ static int attach_vm(EngineVm *base, Error *error)
 
 static int detach_vm(EngineVm *base, Error *error)
 {
-    tell_writes(vm_of(base));
     int result = kvm_irqchip_store(base);
-    return result < 0 ? error_set(error, -result, "KVM does not give its interrupt controllers' state: %s",
-                                  strerror(-result))
-                      : 0;
+    if (result < 0)
+        return error_set(error, -result, "KVM's interrupt controllers: %s", strerror(-result));
+    kvm_time_stop(vm_of(base));
+    tell_writes(vm_of(base));
+    return 0;
 }
 
 /* api.rst 4.59. A write of any size needs KVM_CAP_IOEVENTFD_ANY_LENGTH. */
@@ -275,18 +276,40 @@ static int make_vm(KvmVm *vm, gpa_t reserved_pages, Error *error)
     return 0;
 }
 
-/* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate.
- */
-static void set_tsc_rate(KvmVcpu *vcpu)
+/* The guest's TSC at the board's rate where the processor can scale it; elsewhere the board takes the host's rate,
+ * unless another engine has told the guest already. */
+static int set_tsc_rate(KvmVcpu *vcpu, Error *error)
 {
     Board *board = vcpu->board;
     int host_khz = kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL);
     unsigned long wanted_khz = board->tsc_hz / 1000;
     if (extension(vcpu->vm->system_fd, KVM_CAP_TSC_CONTROL) > 0 &&
         kvm_ioctl(vcpu->fd, KVM_SET_TSC_KHZ, (void *)wanted_khz) == 0)
-        return;
-    if (host_khz > 0)
-        board->tsc_hz = (uint64_t)host_khz * 1000;
+        return 0;
+    if (host_khz <= 0 || wanted_khz == (unsigned long)host_khz)
+        return 0;
+    if (!engine_vm_is_attached(vcpu->base.vm))
+        return error_set(
+            error, ENOTSUP,
+            "this KVM's TSC runs at %d kHz and cannot be scaled, and the guest was told %lu kHz: make the"
+            " machine for both engines (--cpu common)",
+            host_khz, wanted_khz);
+    board->tsc_hz = (uint64_t)host_khz * 1000;
+    return 0;
+}
+
+/* A TSC that cannot be set is the host's own, and every engine over the board then shows that. */
+static int check_tsc(KvmVcpu *first, Error *error)
+{
+    Board *board = first->board;
+    kvm_time_init(first);
+    bool is_hosts = first->vm->tsc_fixed;
+    if (is_hosts && !board->tsc_is_hosts && !engine_vm_is_attached(first->base.vm))
+        return error_set(error, ENOTSUP,
+                         "this KVM's TSC is the host's and cannot be set, and the guest has seen another: make the"
+                         " machine for both engines (--cpu common)");
+    board->tsc_is_hosts = is_hosts;
+    return 0;
 }
 
 static void free_vcpu(Vcpu *base)
@@ -296,6 +319,7 @@ static void free_vcpu(Vcpu *base)
         munmap(vcpu->run, vcpu->vm->run_size);
     if (vcpu->fd >= 0)
         close(vcpu->fd);
+    free(vcpu->cpuid);
     vcpu_fini(base);
     free(vcpu);
 }
@@ -311,10 +335,11 @@ static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
     if (run == MAP_FAILED)
         return error_set(error, errno, "mapping vCPU %u's kvm_run: %s", vcpu->base.index, strerror(errno));
     vcpu->run = run;
-    set_tsc_rate(vcpu);
-    if (vm->base.vcpus == &vcpu->base)
-        kvm_time_init(vcpu);
-    int result = kvm_set_cpuid(vcpu, error);
+    int result = set_tsc_rate(vcpu, error);
+    if (result == 0 && vm->base.vcpus == &vcpu->base)
+        result = check_tsc(vcpu, error);
+    if (result == 0)
+        result = kvm_set_cpuid(vcpu, error);
     if (result < 0)
         return result;
     if (vm->irqchip == IRQCHIP_KERNEL)
@@ -401,6 +426,8 @@ static const EngineOps OPS = {
     .vcpu_reset = reset_vcpu,
     .vm_reset = reset_vm,
     .vm_pause = pause_vm,
+    .vcpu_get_cpuid = kvm_get_cpuid_entries,
+    .vcpu_set_cpuid = kvm_set_cpuid_entries,
 };
 
 uint32_t kvm_vm_recommended_vcpus(const EngineVm *vm) { return vm->ops == &OPS ? vm_of(vm)->recommended_vcpus : 1; }

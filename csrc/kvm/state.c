@@ -1,19 +1,12 @@
 /*
  * CpuState in and out of a KVM vCPU (api.rst 4.11-4.14 registers, 4.18 MSRs, 4.31 events, 4.33 debug registers,
  * 4.42 XSAVE, 4.44 XCRs).
- *
- * TSC and the paravirtual clock run on from a state that another engine gave, and not from KVM's own idea of what a
- * written TSC means: within a second of what it expects KVM takes a write for an attempt to synchronise vCPUs, and
- * keeps its own offset, with which time may go backwards. So the offset is set (KVM_VCPU_TSC_OFFSET,
- * Documentation/virt/kvm/devices/vcpu.rst §4.1), or, where there is none, the TSC is written twice, the first time
- * far away.
  */
 #include <stdlib.h>
 
 #include "kvm/vm.h"
 
 enum {
-    MSR_TSC = 0x10,
     APIC_ENABLE = 0x800,
     SEGMENT_UNUSABLE = 1 << 16,
     XSAVE_HEADER = 512,
@@ -25,7 +18,7 @@ static const struct {
     uint16_t offset;
     bool essential;
 } MSRS[] = {
-    {MSR_TSC, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
+    {0x10, offsetof(CpuState, tsc), false}, /* first: see set_msrs */
     {0x174, offsetof(CpuState, sysenter_cs), true},
     {0x175, offsetof(CpuState, sysenter_esp), true},
     {0x176, offsetof(CpuState, sysenter_eip), true},
@@ -200,82 +193,42 @@ static int get_msrs(KvmVcpu *vcpu, CpuState *state)
     return 0;
 }
 
-static int write_tsc_msr(KvmVcpu *vcpu, uint64_t value)
+/* The paravirtual clock is the VM's (KVM_SET_CLOCK, api.rst 4.30): the first vCPU speaks for all. */
+static void set_kvm_clock(KvmVcpu *vcpu, const CpuState *state)
 {
-    MsrTable table = {.header.nmsrs = 1, .entries = {{.index = MSR_TSC, .data = value}}};
-    int done = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &table);
-    return done < 0 ? done : 0;
-}
-
-/* The guest's TSC is the host's, scaled, plus the offset: what must be added to the offset is told by reading it.
- */
-static int set_tsc_offset(KvmVcpu *vcpu, const CpuState *state)
-{
-#ifdef KVM_VCPU_TSC_CTRL
-    uint64_t offset;
-    struct kvm_device_attr attribute = {
-        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-    int result = kvm_ioctl(vcpu->fd, KVM_GET_DEVICE_ATTR, &attribute);
-    MsrTable table = {.header.nmsrs = 1, .entries = {{.index = MSR_TSC}}};
-    uint64_t read_after = clock_now(vcpu->board->clock);
-    if (result == 0 && kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &table) == 1) {
-        uint64_t read_before = clock_now(vcpu->board->clock);
-        uint64_t elapsed = cpu_state_elapsed(state, read_after + (read_before - read_after) / 2);
-        offset += state->tsc + clock_ns_to_ticks(elapsed, vcpu->board->tsc_hz) - table.entries[0].data;
-        return kvm_ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute);
+    KvmVm *vm = vcpu->vm;
+    if (!state->kvm_clock || state->kvm_clock == vcpu->kvm_clock_read || &vcpu->base != vm->base.vcpus)
+        return;
+    if (__atomic_load_n(&vm->time_stopped, __ATOMIC_ACQUIRE)) {
+        vm->has_clock = true;
+        vm->clock.clock = state->kvm_clock;
+        vm->clock_ns = state->clock_ns;
+        return;
     }
-#endif
-    return -ENOTSUP;
-}
-
-static int set_tsc(KvmVcpu *vcpu, const CpuState *state)
-{
-    Board *board = vcpu->board;
-    uint64_t hz = board->tsc_hz;
-    if (set_tsc_offset(vcpu, state) == 0)
-        return 0;
-    int result = write_tsc_msr(vcpu, state->tsc + 16 * hz);
-    uint64_t elapsed = cpu_state_elapsed(state, clock_now(board->clock));
-    return result < 0 ? result : write_tsc_msr(vcpu, state->tsc + clock_ns_to_ticks(elapsed, hz));
-}
-
-/* KVM_SET_CLOCK (api.rst 4.30) is the VM's: the first vCPU speaks for all. */
-static int set_kvm_clock(KvmVcpu *vcpu, const CpuState *state)
-{
-    if (!state->kvm_clock || state->kvm_clock == vcpu->kvm_clock_read || vcpu->base.index)
-        return 0;
-    struct kvm_clock_data data = {.clock =
-                                      state->kvm_clock + cpu_state_elapsed(state, clock_now(vcpu->board->clock))};
-    if (__atomic_load_n(&vcpu->vm->time_stopped, __ATOMIC_ACQUIRE)) { /* from where it goes on */
-        vcpu->vm->clock = data;
-        vcpu->vm->has_clock = true;
-        return 0;
-    }
-    return kvm_ioctl(vcpu->vm->fd, KVM_SET_CLOCK, &data);
+    struct kvm_clock_data data = {0};
+    data.clock = state->kvm_clock + cpu_state_elapsed(state, clock_now(vcpu->board->clock));
+    kvm_ioctl(vm->fd, KVM_SET_CLOCK, &data);
 }
 
 static uint64_t get_kvm_clock(KvmVcpu *vcpu)
 {
+    KvmVm *vm = vcpu->vm;
+    if (__atomic_load_n(&vm->time_stopped, __ATOMIC_ACQUIRE) && vm->has_clock)
+        return vm->clock.clock;
     struct kvm_clock_data data = {0};
-    if (__atomic_load_n(&vcpu->vm->time_stopped, __ATOMIC_ACQUIRE) && vcpu->vm->has_clock)
-        return vcpu->vm->clock.clock;
-    return kvm_ioctl(vcpu->vm->fd, KVM_GET_CLOCK, &data) == 0 ? data.clock : 0;
+    return kvm_ioctl(vm->fd, KVM_GET_CLOCK, &data) == 0 ? data.clock : 0;
 }
 
 static int set_msrs(KvmVcpu *vcpu, const CpuState *state)
 {
     MsrTable table;
+    set_kvm_clock(vcpu, state);
     bool stopped = kvm_tsc_is_stopped(vcpu->vm);
-    int result = set_kvm_clock(vcpu, state);
     if (stopped) { /* from where it goes on */
-        uint64_t elapsed = cpu_state_elapsed(state, clock_now(vcpu->board->clock));
-        vcpu->tsc_stopped = state->tsc + clock_ns_to_ticks(elapsed, vcpu->board->tsc_hz);
-    } else if (result == 0 && (!vcpu->tsc_read || state->tsc != vcpu->tsc_read)) {
-        result = set_tsc(vcpu, state);
+        vcpu->tsc_stopped = state->tsc;
+        vcpu->tsc_stopped_ns = state->clock_ns;
     }
-    if (result < 0)
-        return result;
-    for (size_t next = 1; next < MSR_COUNT;) {
+    for (size_t next = stopped || (vcpu->tsc_read && state->tsc == vcpu->tsc_read); next < MSR_COUNT;) {
         memset(&table, 0, sizeof table);
         for (size_t i = next; i < MSR_COUNT; i++) {
             table.entries[i - next].index = MSRS[i].index;

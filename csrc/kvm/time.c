@@ -81,15 +81,27 @@ void kvm_time_stop(KvmVm *vm)
                 vcpu->tsc_stopped = base + offset;
             else if (!read_msr(vcpu, MSR_TSC, &vcpu->tsc_stopped))
                 vcpu->tsc_stopped = 0;
+            vcpu->tsc_stopped_ns = 0;
         }
+        vm->clock_ns = 0;
         vm->has_clock = kvm_ioctl(vm->fd, KVM_GET_CLOCK, &vm->clock) == 0;
         __atomic_store_n(&vm->time_stopped, 1, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&vm->time_lock);
 }
 
+/* Since a state was set that another engine gave: time was on its way, and had not stopped. */
+static uint64_t elapsed_ns(const KvmVm *vm, uint64_t since)
+{
+    uint64_t now = clock_now(vm->base.board->clock);
+    return since && now > since ? now - since : 0;
+}
+
 static void start_tsc(KvmVcpu *vcpu, bool exact, uint64_t base)
 {
+    const KvmVm *vm = vcpu->vm;
+    vcpu->tsc_stopped += clock_ns_to_ticks(elapsed_ns(vm, vcpu->tsc_stopped_ns), vm->base.board->tsc_hz);
+    vcpu->tsc_stopped_ns = 0;
     uint64_t offset = vcpu->tsc_stopped - base, deadline;
     if (vcpu->vm->tsc_fixed)
         return;
@@ -108,7 +120,7 @@ void kvm_time_start(KvmVm *vm)
         for (Vcpu *each = vm->base.vcpus; each; each = each->next)
             start_tsc(kvm_vcpu_of(each), exact, base);
         if (vm->has_clock) {
-            struct kvm_clock_data clock = {.clock = vm->clock.clock};
+            struct kvm_clock_data clock = {.clock = vm->clock.clock + elapsed_ns(vm, vm->clock_ns)};
             kvm_ioctl(vm->fd, KVM_SET_CLOCK, &clock);
             for (Vcpu *each = vm->base.vcpus; each; each = each->next)
                 kvm_ioctl(kvm_vcpu_of(each)->fd, KVM_KVMCLOCK_CTRL,

@@ -37,6 +37,7 @@ typedef struct KvmVm {
     bool tsc_fixed;        /* the guest's TSC is the host's */
     bool has_clock;        /* `clock` is what the paravirtual clock read when time was stopped */
     struct kvm_clock_data clock;
+    uint64_t clock_ns; /* and when, by the board's clock; 0: when time goes on */
 } KvmVm;
 
 typedef struct KvmVcpu {
@@ -54,9 +55,11 @@ typedef struct KvmVcpu {
     bool stepping;
     uint64_t step_rip;                  /* linear: where the step began */
     uint64_t tsc_stopped;               /* what it reads while time is stopped */
+    uint64_t tsc_stopped_ns;            /* and when, by the board's clock; 0: when time goes on */
     struct kvm_lapic_state reset_lapic; /* as KVM made it */
     uint64_t tsc_read,
-        kvm_clock_read; /* by kvm_get_state: the same coming back means "as it was", and it runs on */
+        kvm_clock_read;       /* by kvm_get_state: the same coming back means "as it was", and it runs on */
+    struct CpuidTable *cpuid; /* what KVM was told to show */
     bool failed;
     KvmFailure failure;
     gva_t breakpoints[KVM_MAX_BREAKPOINTS];
@@ -110,5 +113,7 @@ void kvm_time_start(KvmVm *vm);
 
 /* cpuid.c */
 int kvm_set_cpuid(KvmVcpu *vcpu, Error *error);
+int kvm_get_cpuid_entries(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
+int kvm_set_cpuid_entries(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 
 #endif

@@ -4,6 +4,8 @@
  * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; the hypervisor range 0x40000000 as kernels read it
  * (KVM's published cpuid.rst for the clock at 0x40000100, the timing leaf 0x40000010).
  */
+#include <stdlib.h>
+
 #include "translator/vm.h"
 
 enum { EAX, EBX, ECX, EDX };
@@ -36,6 +38,9 @@ enum {
 #define ECX_TOPOLOGY (1u << 22)
 /* Leaf 0x80000007 */
 #define EDX_INVARIANT_TSC (1u << 8)
+/* Leaf 1: follows CR4 */
+#define ECX_OSXSAVE (1u << 27)
+#define CR4_OSXSAVE (1u << 18)
 
 /* What is there of a local APIC; bit 9 follows IA32_APIC_BASE (SDM vol. 3A §11.4.3). */
 static void apic_features(const TranslatorVcpu *vcpu, uint32_t r[4])
@@ -98,7 +103,7 @@ static void hypervisor_leaf(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t r[4])
     }
 }
 
-void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
 {
     if (leaf >= LEAF_HYPERVISOR && leaf < LEAF_HYPERVISOR + 0x200) {
         hypervisor_leaf(vcpu, leaf, r);
@@ -156,4 +161,79 @@ void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         r[ECX] = 0; /* one core */
         break;
     }
+}
+
+static const CpuidEntry *find(const TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf)
+{
+    for (uint32_t i = 0; i < vcpu->cpuid_count; i++)
+        if (vcpu->cpuid[i].leaf == leaf && (!vcpu->cpuid[i].indexed || vcpu->cpuid[i].subleaf == subleaf))
+            return &vcpu->cpuid[i];
+    return NULL;
+}
+
+/* A leaf beyond the last: Intel's processors answer the last basic one, AMD's 0 (SDM vol. 2A; APM vol. 3 appendix E). */
+static const CpuidEntry *find_beyond(const TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf)
+{
+    bool hypervisor = leaf >> 28 == 4; /* whose classes are 256 leaves apart */
+    const CpuidEntry *first = find(vcpu, 0, 0);
+    const CpuidEntry *class = find(vcpu, leaf & (hypervisor ? 0xffffff00 : 0x80000000), 0);
+    uint32_t intel;
+    memcpy(&intel, "ntel", 4);
+    if (!first || first->ecx != intel || (class && leaf <= class->eax))
+        return NULL;
+    return find(vcpu, first->eax, subleaf);
+}
+
+void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t r[4])
+{
+    if (likely(!vcpu->cpuid)) {
+        own_cpuid(vcpu, leaf, subleaf, r);
+        return;
+    }
+    const CpuidEntry *entry = find(vcpu, leaf, subleaf);
+    if (!entry)
+        entry = find_beyond(vcpu, leaf, subleaf);
+    memset(r, 0, 4 * sizeof *r);
+    if (entry)
+        r[EAX] = entry->eax, r[EBX] = entry->ebx, r[ECX] = entry->ecx, r[EDX] = entry->edx;
+    if (leaf == 1)
+        r[ECX] = (r[ECX] & ~ECX_OSXSAVE) | (vcpu->env->cr[4] & CR4_OSXSAVE ? ECX_OSXSAVE : 0);
+}
+
+int translator_get_cpuid(Vcpu *base, CpuidEntry *entries, uint32_t capacity)
+{
+    TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base), *before = translator_enter(vcpu);
+    static const uint32_t CLASSES[] = {0, LEAF_HYPERVISOR, LEAF_KVM, 0x80000000};
+    uint32_t count = 0, r[4];
+    for (size_t i = 0; i < ARRAY_SIZE(CLASSES); i++) {
+        translator_cpuid(vcpu, CLASSES[i], 0, r);
+        uint32_t last = MIN(r[EAX], CLASSES[i] + 0x3f); /* no class has more */
+        for (uint32_t leaf = CLASSES[i]; leaf <= last; leaf++) {
+            uint32_t subleaves = leaf == 7 || leaf == 0xd || leaf == 0x8000001d ? 4 : 1;
+            for (uint32_t subleaf = 0; subleaf < subleaves; subleaf++) {
+                translator_cpuid(vcpu, leaf, subleaf, r);
+                if (!(r[EAX] | r[EBX] | r[ECX] | r[EDX]))
+                    continue;
+                if (count < capacity)
+                    entries[count] = (CpuidEntry){.leaf = leaf, .subleaf = subleaf, .indexed = subleaves > 1,
+                                                  .eax = r[EAX], .ebx = r[EBX], .ecx = r[ECX], .edx = r[EDX]};
+                count++;
+            }
+        }
+    }
+    translator_enter(before);
+    return count <= capacity ? (int)count : -ENOSPC;
+}
+
+int translator_set_cpuid(Vcpu *base, const CpuidEntry *entries, uint32_t count)
+{
+    TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base);
+    CpuidEntry *copy = calloc(MAX(count, 1u), sizeof *copy);
+    if (!copy)
+        return -ENOMEM;
+    memcpy(copy, entries, count * sizeof *copy);
+    free(vcpu->cpuid);
+    vcpu->cpuid = copy;
+    vcpu->cpuid_count = count;
+    return 0;
 }

@@ -2,6 +2,8 @@
  * Model-specific registers: those that translated code itself depends on stay in the library's CPU; the machine's own are
  * here; what exists only as a name reads 0; anything else is #GP (Intel SDM vol. 4; AMD64 APM vol. 2 appendix A).
  */
+#include <x86intrin.h>
+
 #include "engine/guest_msr.h"
 #include "translator/vm.h"
 
@@ -33,7 +35,10 @@ static uint64_t clock_ticks(const TranslatorVcpu *vcpu)
     return clock_ns_to_ticks(clock_now(vcpu->board->clock), vcpu->board->tsc_hz);
 }
 
-uint64_t translator_tsc(const TranslatorVcpu *vcpu) { return clock_ticks(vcpu) + vcpu->tsc_offset; }
+uint64_t translator_tsc(const TranslatorVcpu *vcpu)
+{
+    return unlikely(vcpu->board->tsc_is_hosts) ? __rdtsc() : clock_ticks(vcpu) + vcpu->tsc_offset;
+}
 
 void translator_set_tsc_offset(TranslatorVcpu *vcpu, uint64_t offset)
 {

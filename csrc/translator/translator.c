@@ -324,6 +324,7 @@ static void free_vcpu(Vcpu *base)
     code_pages_free(vcpu);
     vcpu_fini(base);
     free(vcpu->queue);
+    free(vcpu->cpuid);
     free(vcpu);
 }
 
@@ -535,6 +536,8 @@ static const EngineOps OPS = {
     .vcpu_get_state = translator_get_state,
     .vcpu_set_state = translator_set_state,
     .vcpu_set_breakpoints = set_breakpoints,
+    .vcpu_get_cpuid = translator_get_cpuid,
+    .vcpu_set_cpuid = translator_set_cpuid,
 };
 
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error)

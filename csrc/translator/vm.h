@@ -48,6 +48,8 @@ typedef struct TranslatorVcpu {
     uint64_t xcr0;           /* a copy */
     uint64_t tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock;
+    CpuidEntry *cpuid; /* what was given by vcpu_set_cpuid; NULL: its own */
+    uint32_t cpuid_count;
     uint64_t tsc_offset;       /* guest TSC = board clock in TSC ticks + this */
     uint64_t kvm_clock_offset; /* paravirtual clock = board clock + this */
     int32_t pending_event;     /* CpuState.pending_exception, until it is delivered */
@@ -138,6 +140,8 @@ static inline Lapic *translator_lapic(const TranslatorVcpu *vcpu)
 
 /* cpuid.c */
 void translator_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uint32_t registers[4]);
+int translator_get_cpuid(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
+int translator_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 
 /* code_pages.c */
 int code_pages_init(TranslatorVcpu *vcpu, Error *error);

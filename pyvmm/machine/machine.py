@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.screen import Screen
     from pyvmm.engine import ExitReason, Vcpu, VmExit
+    from pyvmm.machine.switch import SecondEngine
 
     RunReason = Literal[
         "poweroff", "exit", "reset", "shutdown", "halted", "stopped", "timeout", "breakpoint", "failed"
@@ -102,7 +103,6 @@ class Machine:
         self.serial = self._parts.serial
         self.serial.runner = self
         self.images = self._parts.images
-        self.engine_name = self._parts.vm.name
         self.engine_reason = self._parts.choice.reason
         self.warning = "; ".join(filter(None, (self._parts.choice.warning, self._parts.vm.warning))) or None
         self._stop = Flag()
@@ -114,6 +114,9 @@ class Machine:
         self._serving = _thread.allocate_lock()  # the BIOS serves one vCPU at a time
         self._nudged = False
         self._called_in = False  # a vCPU ended the run, and the others leave
+        self._second: SecondEngine | None = None
+        self._switch: _SwitchRequest | None = None
+        self._switching = _thread.allocate_lock()
         self._closed = False
         self._mouse: Mouse | None = None
         try:
@@ -218,6 +221,8 @@ class Machine:
                         self._service(exit_.code, self.vcpu)
                         if ExitReason.SYSTEM not in wanted:
                             continue
+                    if exit_.reason is ExitReason.FAIL and self._second_engine().lend(self.vcpu):
+                        continue
                 self._raise_fault()
                 if exit_.reason is ExitReason.SYSTEM and exit_.request is SystemRequest.FAULT:
                     continue
@@ -289,6 +294,78 @@ class Machine:
             if not self._closed:
                 self._stop.set()
                 self.vcpu.kick()
+
+    def switch_engine(self, name: str) -> None:
+        """Let the guest go on on another engine: ``"translator"`` or ``"kvm"``.
+
+        Between runs it is done at once. While the machine runs on another thread, its vCPU leaves guest code, changes
+        engine, and goes on; this returns when that is done. Both engines' sides are kept, so that the way back is
+        cheap. `vcpus` stay the same objects; breakpoints and counters go along.
+
+        Raises
+        ------
+        ConfigError
+            There is no such engine.
+        EngineError
+            It cannot run here, or cannot be the processor that the guest was shown: why, and what to do. The machine
+            goes on as before.
+        PyvmmError
+            The machine is closed, or a device of the running machine called.
+        """
+        if _thread.get_ident() in self._users:
+            raise PyvmmError(
+                "the machine is running and this thread waits for it: switch from another thread"
+            )
+        with self._switching:
+            self._check_usable()
+            request = self._switch = _SwitchRequest(name)
+            # Who has the vCPU looks for a request when it leaves guest code, and once more when it has given the vCPU
+            # back; if nobody has it, this thread does it.
+            self._serve_switch()
+            while not request.done.acquire(blocking=False):
+                with self._life:
+                    if not self._closed:
+                        self._nudged = True
+                        self.vcpu.kick()
+                if request.done.acquire(timeout=0.05):
+                    break
+                self._serve_switch()
+            if request.error is not None:
+                raise request.error
+
+    def _serve_switch(self) -> None:
+        """Change engines if it is asked for and nobody has the vCPU."""
+        while self._switch is not None and self._busy.acquire(blocking=False):
+            try:
+                self._perform_switch()
+            finally:
+                self._busy.release()
+
+    def _perform_switch(self) -> None:
+        """On the thread that has the vCPU: change engines if that is asked for."""
+        request, self._switch = self._switch, None
+        if request is None:
+            return
+        try:
+            self._check_usable()
+            with self._life:  # a kick in between would go to the wrong vCPU
+                self._second_engine().switch(request.name)
+        except Exception as error:
+            request.error = error
+        finally:
+            request.done.release()
+
+    def _second_engine(self) -> SecondEngine:
+        if self._second is None:
+            from pyvmm.machine.switch import SecondEngine
+
+            self._second = SecondEngine(self._parts)
+        return self._second
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that has the machine."""
+        return self._parts.vm.name
 
     @property
     def screen(self) -> Screen:
@@ -391,14 +468,19 @@ class Machine:
     def _run_loop(self, vcpu: Vcpu, worker: Worker) -> RunResult | None:
         """A vCPU's thread. Only what is rare comes here from C: BIOS calls, and the end. None: another vCPU ended."""
         firmware, system, kick = int(lib.SYSTEM_FIRMWARE), int(lib.EXIT_SYSTEM), int(lib.EXIT_KICK)
+        fail = int(lib.EXIT_FAIL)
         while True:
             reason, request, code = vcpu.run_quick()
             worker.settle()
+            if self._switch is not None:
+                self._perform_switch()
             if reason == system and request == firmware:
                 self._service(code, vcpu)
                 continue
             if reason == kick and self._called_in:
                 return None
+            if reason == fail and self._second_engine().lend(vcpu):
+                continue
             result = self._judge(vcpu.last_exit)
             if result is not None:
                 return result
@@ -532,6 +614,18 @@ class Machine:
         return f"Machine({self.config.name}, {self.engine_name}, {self.config.memory >> 20} MiB)"
 
 
+class _SwitchRequest:
+    """`Machine.switch_engine`, on its way to the thread that has the vCPU."""
+
+    __slots__ = ("done", "error", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.error: Exception | None = None
+        self.done = _thread.allocate_lock()
+        self.done.acquire()
+
+
 class _Turn:
     """`Machine._running`: one thread at a time."""
 
@@ -551,5 +645,7 @@ class _Turn:
             raise
 
     def __exit__(self, *error: object) -> None:
+        self._machine._perform_switch()
         self._machine._users.clear()
         self._machine._busy.release()
+        self._machine._serve_switch()

@@ -60,7 +60,7 @@ VGA_BIOSES = ("/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-
 class Pc:
     """The parts of a machine, in the order in which they were made; `close` frees them the other way."""
 
-    vm: EngineVm
+    vm: EngineVm  # the one that has the board
     serial: SerialPort
 
     def __init__(self, config: MachineConfig, board: Board, choice: Choice) -> None:
@@ -73,6 +73,7 @@ class Pc:
         self.firmware: Bios | None = None
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
+        self.vms: list[EngineVm] = []  # `vm`, and the one that it changes places with (machine/switch.py)
 
     def add(self, name: str, device: D) -> D:
         """A device with its name on the board."""
@@ -128,8 +129,8 @@ class Pc:
                 stack.callback(part.close)
             for sink in self.sinks:
                 stack.callback(sink.drain)
-            if hasattr(self, "vm"):
-                stack.callback(self.vm.close)
+            for vm in self.vms:
+                stack.callback(vm.close)
             stack.callback(self.board.stop_io)
 
 
@@ -154,14 +155,26 @@ def build(config: MachineConfig) -> Pc:
         add_display(pc)
         add_disks(pc)
         add_firmware(pc)
-        pc.vm = choice.engine.create_vm(board, cpus=config.cpus, irqchip=config.irqchip)
-        for index in range(config.cpus):
-            pc.vm.create_vcpu(index)
+        add_engine(pc)
         pc.reset()
     except BaseException:
         pc.close()
         raise
     return pc
+
+
+def add_engine(pc: Pc) -> None:
+    """The engine's VM and vCPUs; with ``cpu="common"`` both engines, showing what they have in common."""
+    config = pc.config
+    if config.cpu == "common":
+        from pyvmm.machine.switch import build_common
+
+        build_common(pc)
+        return
+    pc.vm = pc.choice.engine.create_vm(pc.board, cpus=config.cpus, irqchip=config.irqchip)
+    pc.vms.append(pc.vm)
+    for index in range(config.cpus):
+        pc.vm.create_vcpu(index)
 
 
 def check(config: MachineConfig) -> None:
