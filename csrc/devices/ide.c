@@ -74,8 +74,9 @@ static void ide_save(Device *device, void *opaque)
 {
     Ide *ide = ide_of(device);
     IdeState *state = opaque;
-    for (uint32_t i = 0; i < IDE_CHANNELS; i++)
-        ide_finish_job(&ide->channels[i]);
+    while (ide->channels[0].job || ide->channels[1].job) /* waiting for one lets a vCPU begin on the other */
+        for (uint32_t i = 0; i < IDE_CHANNELS; i++)
+            ide_finish_job(&ide->channels[i]);
     for (uint32_t i = 0; i < IDE_CHANNELS; i++)
         state->channels[i] = ide->channels[i].state;
     pci_function_save(&ide->function, &state->pci);
