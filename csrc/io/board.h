@@ -62,6 +62,7 @@ typedef struct Board {
     bool (*lint1_edge)(void *lapic); /* the NMI source; false: LINT1 does not take it */
     void *lint1;
     Device *pic;                  /* the 8259 pair, or NULL: set by itself */
+    Device *ioapic;               /* the same */
     const EngineIrqchip *irqchip; /* set by an engine that has interrupt controllers of its own (irq/irq.h) */
     void *irqchip_engine;
 } Board;
@@ -70,14 +71,14 @@ Board *board_new(enum ClockKind clock, Error *error);
 void board_free(Board *board);
 
 /*
- * A further I/O thread, for work that may be slow: it starts, pauses and stops with the board, and is freed with it. So
- * devices that have it go first. NULL with `error` filled when it cannot be made.
+ * A further I/O thread, for work that may be slow: it starts, pauses and stops with the board, and is freed with
+ * it. So devices that have it go first. NULL with `error` filled when it cannot be made.
  */
 IoThread *board_add_worker(Board *board, const char *name, Error *error);
 /*
  * All I/O threads. Nothing starts on a virtual clock. stop joins them, workers first: they use timers and sinks.
- * Between pause and resume no worker does anything: pause waits for what is under way (as much as a worker does in one
- * go: some batches of requests), and what the guest asked for meanwhile is done after resume.
+ * Between pause and resume no worker does anything: pause waits for what is under way (as much as a worker does in
+ * one go: some batches of requests), and what the guest asked for meanwhile is done after resume.
  */
 int board_start_io(Board *board, Error *error);
 void board_stop_io(Board *board);

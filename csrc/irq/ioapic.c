@@ -171,6 +171,8 @@ static void ioapic_reset(Device *device)
     for (uint32_t pin = 0; pin < IOAPIC_PINS; pin++)
         ioapic->state.redirection[pin] = RTE_MASKED;
     apic_bus_unlock(ioapic->bus);
+    if (device->board->irqchip)
+        device->board->irqchip->ioapic_set(device->board->irqchip_engine, &ioapic->state);
 }
 
 static void ioapic_destroy(Device *device)
@@ -178,6 +180,8 @@ static void ioapic_destroy(Device *device)
     IoApic *ioapic = container_of(device, IoApic, device);
     apic_bus_remove_ioapic(ioapic->bus, ioapic);
     irq_router_remove_sink(device->board->irqs, ioapic_sink, ioapic);
+    if (device->board->ioapic == device)
+        device->board->ioapic = NULL;
 }
 
 static void ioapic_save(Device *device, void *state)
@@ -186,6 +190,8 @@ static void ioapic_save(Device *device, void *state)
     apic_bus_lock(ioapic->bus);
     *(IoApicState *)state = ioapic->state;
     apic_bus_unlock(ioapic->bus);
+    if (device->board->irqchip)
+        device->board->irqchip->ioapic_get(device->board->irqchip_engine, state);
 }
 
 static int ioapic_restore(Device *device, const void *opaque)
@@ -200,7 +206,8 @@ static int ioapic_restore(Device *device, const void *opaque)
     apic_bus_lock(ioapic->bus);
     ioapic->state = *state;
     apic_bus_unlock(ioapic->bus);
-    return 0;
+    const EngineIrqchip *engine = device->board->irqchip;
+    return engine ? engine->ioapic_set(device->board->irqchip_engine, state) : 0;
 }
 
 static const DeviceClass ioapic_class = {
@@ -232,5 +239,7 @@ Device *ioapic_new(Board *board, IrqRouter *router, uint32_t isa_irq0_pin, Error
         device_free(&ioapic->device);
         return NULL;
     }
+    if (!board->ioapic)
+        board->ioapic = &ioapic->device;
     return &ioapic->device;
 }

@@ -16,6 +16,7 @@
  */
 #include "devices/device.h"
 #include "irq/i8259.h"
+#include "irq/ioapic.h"
 #include "kvm/vm.h"
 
 enum {
@@ -113,7 +114,8 @@ static int pic_set(void *engine, const void *state)
     return result < 0 ? result : kvm_ioctl(vm->fd, KVM_SET_IRQCHIP, &master);
 }
 
-static const EngineIrqchip IN_KERNEL = {.pic_get = pic_get, .pic_set = pic_set};
+static const EngineIrqchip IN_KERNEL = {
+    .pic_get = pic_get, .pic_set = pic_set, .ioapic_get = kvm_ioapic_get, .ioapic_set = kvm_ioapic_set};
 
 /* Lines
  * ------------------------------------------------------------------------------------------------------------ */
@@ -177,8 +179,11 @@ int kvm_irqchip_load(EngineVm *base)
     if (vm->irqchip == IRQCHIP_USER || board->irqchip)
         return 0;
     I8259State pic;
+    IoApicState ioapic;
     if (board->pic)
         device_save(board->pic, &pic);
+    if (board->ioapic)
+        device_save(board->ioapic, &ioapic);
     board->irqchip_engine = vm;
     board->irqchip = &IN_KERNEL;
     vm->board_msi = board->msi, vm->board_msi_irqchip = board->msi_irqchip, vm->board_lint1 = board->lint1_edge;
@@ -190,7 +195,9 @@ int kvm_irqchip_load(EngineVm *base)
         set_line(vm, gsi, levels >> gsi & 1);
     if (result == 0 && board->pic)
         result = device_restore(board->pic, &pic);
-    return result;
+    if (result == 0 && board->ioapic)
+        result = device_restore(board->ioapic, &ioapic);
+    return result == 0 ? kvm_lapics_load(vm) : result;
 }
 
 int kvm_irqchip_store(EngineVm *base)
@@ -200,13 +207,19 @@ int kvm_irqchip_store(EngineVm *base)
     if (board->irqchip != &IN_KERNEL || board->irqchip_engine != vm)
         return 0;
     I8259State pic;
+    IoApicState ioapic;
     if (board->pic)
         device_save(board->pic, &pic);
+    if (board->ioapic)
+        device_save(board->ioapic, &ioapic);
     irq_router_remove_sink(board->irqs, on_line, vm);
     board->msi = vm->board_msi, board->msi_irqchip = vm->board_msi_irqchip, board->lint1_edge = vm->board_lint1;
     board->irqchip = NULL;
     board->irqchip_engine = NULL;
-    return board->pic ? device_restore(board->pic, &pic) : 0;
+    int result = board->pic ? device_restore(board->pic, &pic) : 0;
+    if (result == 0 && board->ioapic)
+        result = device_restore(board->ioapic, &ioapic);
+    return result == 0 ? kvm_lapics_store(vm) : result;
 }
 
 /* The 8259s are reset by the board's device; what has no device yet, here. */

@@ -23,7 +23,7 @@
 
 enum { MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6e0 };
 
-static bool read_msr(KvmVcpu *vcpu, uint32_t index, uint64_t *value)
+bool kvm_read_msr(KvmVcpu *vcpu, uint32_t index, uint64_t *value)
 {
     struct {
         struct kvm_msrs header;
@@ -35,7 +35,7 @@ static bool read_msr(KvmVcpu *vcpu, uint32_t index, uint64_t *value)
     return true;
 }
 
-static bool write_msr(KvmVcpu *vcpu, uint32_t index, uint64_t value)
+bool kvm_write_msr(KvmVcpu *vcpu, uint32_t index, uint64_t value)
 {
     struct {
         struct kvm_msrs header;
@@ -54,8 +54,8 @@ static int offset_attribute(KvmVcpu *vcpu, unsigned long request, uint64_t *offs
 void kvm_time_init(KvmVcpu *first)
 {
     uint64_t before, after, far = 1ull << 40;
-    first->vm->tsc_fixed = !read_msr(first, MSR_TSC, &before) || !write_msr(first, MSR_TSC, before + far) ||
-                           !read_msr(first, MSR_TSC, &after) || after - before < far;
+    first->vm->tsc_fixed = !kvm_read_msr(first, MSR_TSC, &before) || !kvm_write_msr(first, MSR_TSC, before + far) ||
+                           !kvm_read_msr(first, MSR_TSC, &after) || after - before < far;
 }
 
 /* The host's TSC, scaled: a guest's less its offset. False where offsets cannot be had. */
@@ -63,7 +63,7 @@ static bool read_base(KvmVm *vm, uint64_t *base)
 {
     KvmVcpu *first = kvm_vcpu_of(vm->base.vcpus);
     uint64_t offset;
-    if (offset_attribute(first, KVM_GET_DEVICE_ATTR, &offset) < 0 || !read_msr(first, MSR_TSC, base))
+    if (offset_attribute(first, KVM_GET_DEVICE_ATTR, &offset) < 0 || !kvm_read_msr(first, MSR_TSC, base))
         return false;
     *base -= offset;
     return true;
@@ -79,7 +79,7 @@ void kvm_time_stop(KvmVm *vm)
             KvmVcpu *vcpu = kvm_vcpu_of(each);
             if (exact && offset_attribute(vcpu, KVM_GET_DEVICE_ATTR, &offset) == 0)
                 vcpu->tsc_stopped = base + offset;
-            else if (!read_msr(vcpu, MSR_TSC, &vcpu->tsc_stopped))
+            else if (!kvm_read_msr(vcpu, MSR_TSC, &vcpu->tsc_stopped))
                 vcpu->tsc_stopped = 0;
             vcpu->tsc_stopped_ns = 0;
         }
@@ -106,9 +106,9 @@ static void start_tsc(KvmVcpu *vcpu, bool exact, uint64_t base)
     if (vcpu->vm->tsc_fixed)
         return;
     if (!exact || offset_attribute(vcpu, KVM_SET_DEVICE_ATTR, &offset) < 0)
-        write_msr(vcpu, MSR_TSC, vcpu->tsc_stopped);
-    if (vcpu->vm->irqchip != IRQCHIP_USER && read_msr(vcpu, MSR_TSC_DEADLINE, &deadline) && deadline)
-        write_msr(vcpu, MSR_TSC_DEADLINE, deadline);
+        kvm_write_msr(vcpu, MSR_TSC, vcpu->tsc_stopped);
+    if (vcpu->vm->irqchip != IRQCHIP_USER && kvm_read_msr(vcpu, MSR_TSC_DEADLINE, &deadline) && deadline)
+        kvm_write_msr(vcpu, MSR_TSC_DEADLINE, deadline);
 }
 
 void kvm_time_start(KvmVm *vm)

@@ -101,6 +101,12 @@ int kvm_irqchip_load(EngineVm *vm);
 int kvm_irqchip_store(EngineVm *vm);
 bool kvm_lint1_takes_nmi(KvmVcpu *vcpu);
 
+/* apic.c: the state of the APICs, for irqchip.c */
+int kvm_ioapic_get(void *engine, void *state);
+int kvm_ioapic_set(void *engine, const void *state);
+int kvm_lapics_load(KvmVm *vm);
+int kvm_lapics_store(KvmVm *vm);
+
 static inline bool kvm_tsc_is_stopped(const KvmVm *vm)
 {
     return !vm->tsc_fixed && __atomic_load_n(&vm->time_stopped, __ATOMIC_ACQUIRE);
@@ -108,6 +114,8 @@ static inline bool kvm_tsc_is_stopped(const KvmVm *vm)
 
 /* time.c: while no vCPU runs; a second time does nothing. */
 void kvm_time_init(KvmVcpu *first);
+bool kvm_read_msr(KvmVcpu *vcpu, uint32_t index, uint64_t *value);
+bool kvm_write_msr(KvmVcpu *vcpu, uint32_t index, uint64_t value);
 void kvm_time_stop(KvmVm *vm);
 void kvm_time_start(KvmVm *vm);
 

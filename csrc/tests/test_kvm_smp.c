@@ -7,6 +7,8 @@
 #include <linux/kvm.h>
 
 #include "irq/i8259.h"
+#include "irq/ioapic.h"
+#include "irq/lapic.h"
 #include "kvm/kvm.h"
 #include "tests/check.h"
 
@@ -279,6 +281,65 @@ static void test_pic_state_both_ways(void)
     board_free(board);
 }
 
+static void test_apic_state_both_ways(void)
+{
+    Error error = {0};
+    Rig *rig = calloc(1, sizeof *rig);
+    Board *board = rig->board = board_new(CLOCK_KIND_REALTIME, &error);
+    Lapic *lapic = lapic_new(board, 0, &error);
+    Device *ioapic = ioapic_new(board, board->irqs, 2, &error), *local = lapic_device(lapic);
+    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = {1, 1, 1}};
+    rig->vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
+    CHECK(rig->vm && vcpu_new(rig->vm, 0, &error));
+    CHECK_EQ(engine_vm_detach(rig->vm, &error), 0);
+    IoApicState io, io_back;
+    LapicState state, back;
+    device_save(ioapic, &io);
+    io.redirection[4] = 3ull << 56 | 0x8051;
+    io.id = 5u << 24;
+    CHECK_EQ(device_restore(ioapic, &io), 0);
+    device_save(local, &state);
+    store_le32(state.regs + LAPIC_SVR, 0x1ff);
+    store_le32(state.regs + LAPIC_TPR, 0x20);
+    store_le32(state.regs + LAPIC_LDR, 1u << 24);
+    store_le32(state.regs + LAPIC_ISR + 16 * 2, 1);      /* vector 0x40 is being served */
+    store_le32(state.regs + LAPIC_IRR + 16 * 1, 1 << 1); /* vector 0x21 waits */
+    store_le32(state.regs + LAPIC_LVT_LINT1, 0x400);
+    store_le32(state.regs + LAPIC_LVT_TIMER, 0x20055);
+    store_le32(state.regs + LAPIC_TIMER_DIVIDE, 3); /* by 16 */
+    store_le32(state.regs + LAPIC_TIMER_INITIAL, 0x10000000);
+    state.timer_deadline = clock_now(board->clock) + NS_PER_SECOND;
+    CHECK_EQ(device_restore(local, &state), 0);
+    device_save(local, &state); /* with the processor priority that follows */
+    CHECK_EQ(engine_vm_attach(rig->vm, &error), 0);
+    struct kvm_lapic_state kernel;
+    CHECK_EQ(ioctl(kvm_vcpu_fd(rig->vm->vcpus), KVM_GET_LAPIC, &kernel), 0);
+    CHECK_EQ(load_le32((uint8_t *)kernel.regs + LAPIC_ISR + 16 * 2), 1);
+    CHECK_EQ(load_le32((uint8_t *)kernel.regs + LAPIC_LVT_LINT1), 0x400);
+    device_save(ioapic, &io_back); /* KVM's, as it is */
+    CHECK(memcmp(&io, &io_back, sizeof io) == 0);
+    CHECK_EQ(engine_vm_detach(rig->vm, &error), 0);
+    device_save(ioapic, &io_back);
+    CHECK(memcmp(&io, &io_back, sizeof io) == 0);
+    device_save(local, &back);
+    CHECK(memcmp(state.regs, back.regs, LAPIC_TIMER_CURRENT) == 0);
+    CHECK(back.timer_deadline > state.timer_deadline - NS_PER_SECOND / 2 &&
+          back.timer_deadline < state.timer_deadline + NS_PER_SECOND / 2);
+    CHECK_EQ(back.apic_base, state.apic_base);
+    /* Reset while KVM has them. */
+    CHECK_EQ(engine_vm_attach(rig->vm, &error), 0);
+    device_reset(ioapic);
+    CHECK_EQ(engine_vm_reset(rig->vm), 0);
+    device_save(ioapic, &io_back);
+    CHECK_EQ(io_back.redirection[4], 1 << 16);
+    CHECK_EQ(io_back.id, 0);
+    engine_vm_free(rig->vm);
+    device_free(ioapic);
+    device_free(local);
+    board_free(board);
+    free(rig);
+}
+
 static void test_time_stands_still(void)
 {
     static const uint8_t PROGRAM[] = START_APS "\xe6\x74\xeb\xfc", AP[] = "\xe6\x74\xf4\xeb\xfd";
@@ -380,6 +441,7 @@ int main(void)
     RUN(test_requests_are_the_askers);
     RUN(test_request_from_outside_is_the_first_vcpus);
     RUN(test_pic_state_both_ways);
+    RUN(test_apic_state_both_ways);
     RUN(test_time_stands_still);
     RUN(test_cpuid);
     return 0;
