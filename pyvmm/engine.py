@@ -140,6 +140,22 @@ class Vcpu:
         kinds.sort(key=lambda kind: -kind.count)
         return {bytes(kind.instruction)[: kind.size]: kind.count for kind in kinds}
 
+    @property
+    def handed_over_summary(self) -> str:
+        """``"12 instructions handed to the translator: popcnt 8, int 4"``, or nothing when there were none."""
+        kinds = self.handed_over_kinds
+        if not kinds:
+            return ""
+        from pyvmm.asm import disassemble
+
+        bits = 64 if self.state.mode == "long" else 32
+        names: dict[str, int] = {}
+        for code, count in kinds.items():
+            name = next((found.mnemonic for found in disassemble(code, bits=bits)), "?")  # type: ignore[arg-type]
+            names[name] = names.get(name, 0) + count
+        text = ", ".join(f"{name} {count}" for name, count in list(names.items())[:8])
+        return f"{self.handed_over} instructions handed to the translator: {text}"
+
     def _hand_over_counters(self) -> Any:
         counters = ffi.new("HandOverCounters *")
         lib.vcpu_hand_over_counters(self.pointer, counters)

@@ -90,6 +90,9 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
         if options.verbose:
             for line in machine.messages():
                 notice.say(line)
+            for vcpu in machine.vcpus:
+                if summary := vcpu.handed_over_summary:
+                    notice.say(summary)
     notice.erase()
     return code
 
