@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.cli.options import RunOptions
     from pyvmm.cli.runner import Runner
     from pyvmm.config import DiskConfig, MachineConfig
+    from pyvmm.machine.machine import Machine
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,6 +65,8 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
             notice.say(machine.warning)
         if options.verbose:
             notice.say(_describe(config, machine.engine_name))
+        if options.vnc is not None:
+            notice.say(_serve_vnc(machine, options.vnc))
         notice.progress(f"running: {_describe(config, machine.engine_name)} (Ctrl-A H for help)")
         on_terminal = config.serial == "stdio" and sys.stdout.isatty()
         if on_terminal:
@@ -107,6 +110,15 @@ def _open_console(runner: Runner, notice: Notice, options: RunOptions | argparse
     port = runner.machine.devices["debug_console"]
     debug = port.sink if options.debug_console and isinstance(port, DebugConsole) else None
     return Console(runner, terminal, notice, send_input=options.serial == "stdio", debug=debug).__enter__()
+
+
+def _serve_vnc(machine: Machine, option: str) -> str:
+    """Open the port that ``--vnc`` asks for; what to tell the user."""
+    from pyvmm.display.vnc import describe, split_option
+
+    where, password = split_option(option)
+    server = machine.serve_vnc(where, password)
+    return f"vnc: {describe(server.address)}" + ("" if password is None else ", with a password")
 
 
 def builtin_disk() -> DiskConfig:

@@ -1,8 +1,8 @@
 """ACPI tables as files for firmware that places them itself: the tables, the root pointer, and a loader script.
 
-Source: QEMU's "ACPI table linker/loader" as firmware understands it: commands of 128 bytes, ALLOCATE (1), ADD_POINTER (2)
-and ADD_CHECKSUM (3), little-endian; file names are 56 bytes. Pointers in the files are offsets into the file they point
-to, and become addresses when the firmware runs the script.
+Source: QEMU's "ACPI table linker/loader" as firmware understands it: commands of 128 bytes, ALLOCATE (1),
+ADD_POINTER (2) and ADD_CHECKSUM (3), little-endian; file names are 56 bytes. Pointers in the files are offsets into the
+file they point to, and become addresses when the firmware runs the script.
 """
 
 from __future__ import annotations

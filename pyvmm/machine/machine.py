@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.i8042 import I8042
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.screen import Screen
+    from pyvmm.display.vnc import VncServer
     from pyvmm.engine import ExitReason, Vcpu, VmExit
     from pyvmm.machine.switch import SecondEngine
 
@@ -119,6 +120,7 @@ class Machine:
         self._switching = _thread.allocate_lock()
         self._closed = False
         self._mouse: Mouse | None = None
+        self._servers: list[VncServer] = []
         try:
             self._parts.start(self.vcpu)
         except BaseException:
@@ -400,6 +402,40 @@ class Machine:
             self._mouse = Mouse(self._i8042())
         return self._mouse
 
+    def serve_vnc(self, address: str = ":0", password: str | None = None) -> VncServer:
+        """Show the screen to VNC clients, and take their keys and mouse.
+
+        Parameters
+        ----------
+        address
+            ``"[HOST]:DISPLAY"``, TCP port 5900 + DISPLAY; without a host only this computer can connect.
+        password
+            None: everybody who reaches the port may come in. Only 8 characters count, and nothing is encrypted.
+
+        Returns
+        -------
+        VncServer
+            Close it before the machine, or let `close` do it.
+
+        Raises
+        ------
+        ConfigError
+            The address cannot be used; or pycryptodome, which passwords need, is missing.
+        """
+        from pyvmm.display.vnc import VncServer, parse_address
+
+        server = VncServer(
+            self.screen,
+            self._i8042(),
+            self._i8042(),
+            parse_address(address),
+            password=password,
+            layout=self.config.keyboard,
+            name=self.config.name,
+        )
+        self._servers.append(server)
+        return server
+
     def _i8042(self) -> I8042:
         from pyvmm.devices.i8042 import I8042
 
@@ -595,6 +631,8 @@ class Machine:
             self._stop.set()
             self.vcpu.kick()
             self._closed = True
+        for server in self._servers:
+            server.close()
         with self._busy:  # until a run on another thread has ended
             self._parts.close()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from PIL import Image
 
 from pyvmm import DiskConfig, Machine
 from pyvmm.devices.ide import Ide
@@ -109,6 +114,31 @@ def test_no_mirror_when_not_asked(tmp_path: Path, machine_of: Callable[..., Mach
     machine = machine_of(disks=[DiskConfig(image, format="raw")], bios_serial=False)
     assert machine.run(timeout=TIMEOUT).reason == "exit"
     assert machine.serial.read_text() == ""
+
+
+def test_screen_and_keys_by_vnc(tmp_path: Path, machine_of: Callable[..., Machine]) -> None:
+    """A stock VNC client presses Escape in time for the boot menu, and takes a picture of it."""
+    machine = machine_of()
+    server = machine.serve_vnc("127.0.0.1:777")
+    taken = tmp_path / "screen.png"
+    thread = threading.Thread(target=lambda: machine.run(timeout=TIMEOUT))
+    thread.start()
+    try:
+        end = time.monotonic() + TIMEOUT
+        while "Press ESC for boot menu" not in machine.screen.text():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        command = [sys.executable, "-m", "vncdotool.command", "-s", f"127.0.0.1::{server.address[1]}"]
+        words = ["key", "esc", "pause", "1", "capture", str(taken)]
+        subprocess.run([*command, *words], check=True, timeout=TIMEOUT, capture_output=True)
+        assert "Select boot device" in machine.screen.text()
+    finally:
+        machine.stop()
+        thread.join()
+    with Image.open(taken) as picture:
+        assert picture.size == (720, 400)
+        lit = sum(1 for value in picture.convert("L").tobytes() if value)
+    assert lit > 1000, "the menu's characters are on it"
 
 
 @pytest.mark.parametrize("memory", [2 * MIB, 16 * MIB, 3584 * MIB, 5120 * MIB])
