@@ -353,6 +353,8 @@ uint64_t vcpu_instructions(const Vcpu *vcpu);
 /* translator/translator.h */
 int translator_self_test(bool slow, Error *error);
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error);
+typedef struct { uint64_t rip, cr2; uint32_t vector, error, has_error, in_delivery; } TranslatorFault;
+uint32_t translator_faults(const Vcpu *vcpu, TranslatorFault *faults);
 
 /* block */
 struct iovec { void *iov_base; size_t iov_len; ...; };

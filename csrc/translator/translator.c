@@ -62,9 +62,39 @@ static void mend_error_code(TranslatorVcpu *vcpu, uint32_t vector, bool in_deliv
         *error |= 1;
 }
 
+/* SDM vol. 3A table 6-1: which vectors push an error code. */
+static bool pushes_error_code(uint32_t vector) { return vector < 32 && (1u << vector) & 0x60227d00u; }
+
+static void note_fault(TranslatorVcpu *vcpu, uint32_t vector, bool in_delivery)
+{
+    if (!in_delivery)
+        vcpu->fault_count = 0;
+    if (vcpu->fault_count == TRANSLATOR_FAULTS)
+        return;
+    bool has_error = pushes_error_code(vector);
+    vcpu->faults[vcpu->fault_count++] = (TranslatorFault){
+        .rip = translator_rip(vcpu),
+        .cr2 = vcpu->env->cr[2],
+        .vector = vector,
+        .error = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,
+        .has_error = has_error,
+        .in_delivery = in_delivery,
+    };
+}
+
+uint32_t translator_faults(const Vcpu *base, TranslatorFault faults[TRANSLATOR_FAULTS])
+{
+    if (base->vm->ops != &OPS)
+        return 0;
+    const TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base);
+    memcpy(faults, vcpu->faults, sizeof vcpu->faults);
+    return vcpu->fault_count;
+}
+
 static void exception(TranslatorVcpu *vcpu, uint32_t vector)
 {
     mend_error_code(vcpu, vector, vcpu->delivering);
+    note_fault(vcpu, vector, vcpu->delivering);
     vcpu->delivering = false;
     if (*(int32_t *)env_field(vcpu->env, ENV_EXCEPTION_IS_INT)) { /* INT n, INT3, INTO */
         /* The library has moved RIP on; a fault in the delivery of INT n is the fault of INT n itself. */
@@ -76,8 +106,7 @@ static void exception(TranslatorVcpu *vcpu, uint32_t vector)
     }
     vcpu->base.counters.exits[EXIT_EXCEPTION]++;
     if (unlikely(vcpu->base.surface & 1u << EXIT_EXCEPTION)) {
-        /* SDM vol. 3A table 6-1: which vectors push an error code */
-        bool has_error = vector < 32 && (1u << vector) & 0x60227d00u;
+        bool has_error = pushes_error_code(vector);
         translator_surface(vcpu, &(VmExit){.reason = EXIT_EXCEPTION, .handled = 1, .vector = vector,
                                            .has_error = has_error,
                                            .value = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,

@@ -18,4 +18,15 @@ int translator_self_test(bool slow, Error *error);
  */
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error);
 
+/* The last exception of a vCPU and the ones that its delivery led to: after a triple fault, the way to it. */
+#define TRANSLATOR_FAULTS 4
+typedef struct TranslatorFault {
+    uint64_t rip; /* linear */
+    uint64_t cr2;
+    uint32_t vector, error, has_error, in_delivery;
+} TranslatorFault;
+
+/* How many; 0 for a vCPU of another engine. */
+uint32_t translator_faults(const Vcpu *vcpu, TranslatorFault faults[TRANSLATOR_FAULTS]);
+
 #endif

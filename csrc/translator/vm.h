@@ -62,6 +62,8 @@ typedef struct TranslatorVcpu {
     VmExit *queue;    /* surfaced exits, oldest first: one block may cause several before it ends */
     uint32_t queue_head, queue_count;
     bool triple_fault;
+    TranslatorFault faults[TRANSLATOR_FAULTS]; /* the last exception and those in its delivery */
+    uint32_t fault_count;
     bool delivering;         /* a fault now is one in the delivery of an interrupt or exception (not of INT n) */
     uint32_t software_length; /* bytes of the INT n, INT3 or INTO that is being delivered */
     uint64_t virtual_subticks; /* virtual clock: bytes of code not yet turned into nanoseconds */

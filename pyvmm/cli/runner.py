@@ -148,9 +148,13 @@ class Runner:
                 what = "triple-faulted" if result.reason == "shutdown" else "asked for a reset"
                 if not self._reboot:
                     self._notice.say(f"the guest {what}; ended because of --no-reboot")
+                    if result.reason == "shutdown":
+                        self._tell_report(result)
                     return exit_codes.GUEST_STOPPED
                 if result.reason == "shutdown":
-                    self._notice.say(f"the guest {what}; resetting it")
+                    self._notice.say(
+                        f"the guest {what}; resetting it (--no-reboot ends instead, with a report)"
+                    )
                 self.resets += 1
                 self.machine.reset()
                 return None
@@ -161,7 +165,15 @@ class Runner:
                 return exit_codes.GUEST_STOPPED
             case reason:
                 self._notice.error(f"the machine {reason} at {result.exit.rip:#x}: {result.exit}")
+                self._tell_report(result)
                 return exit_codes.ENGINE
+
+    def _tell_report(self, result: RunResult) -> None:
+        """What went wrong, in full, where more is known than the exit's own line."""
+        report = self.machine.report(self.machine.vcpus[result.exit.vcpu])
+        if report is not None:
+            for line in str(report).split("\n"):
+                self._notice.say(line)
 
 
 class _Request:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self
 
+    from pyvmm.autopsy import Report
     from pyvmm.devices.i8042 import I8042
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.screen import Screen
@@ -594,6 +595,28 @@ class Machine:
         self._parts.reset()
         self._parts.vm.reset()
         self._parts.start(self.vcpu)
+
+    def report(self, vcpu: Vcpu | None = None) -> Report | None:
+        """What went wrong with a vCPU that ended a run as ``"failed"`` or ``"shutdown"``: an object, and text by str().
+
+        Parameters
+        ----------
+        vcpu
+            Which; the first by default.
+
+        Returns
+        -------
+        Report or None
+            None when its last exit was neither, or nothing more is known than the exit's own text.
+
+        Raises
+        ------
+        EngineError
+            The machine is running.
+        """
+        from pyvmm.machine.report import report_of
+
+        return report_of(vcpu or self.vcpu, self.memory)
 
     def messages(self) -> list[str]:
         """What the guest did wrong since the last call, one line per cause."""

@@ -20,6 +20,7 @@ import pytest
 from pyvmm.asm import assemble
 from pyvmm.cli import exit_codes
 from pyvmm.cli.run import builtin_disk
+from pyvmm.kvm import KvmEngine
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -204,11 +205,27 @@ def test_control_keys_are_the_guests(spawn: Spawn) -> None:
     assert ended(child) == exit_codes.INTERRUPTED
 
 
-def test_quit_while_the_guest_loops_with_interrupts_off(spawn: Spawn, sector: Callable[[str], Path]) -> None:
-    child = spawn(sector("spin"), "--format", "raw")
+@pytest.mark.parametrize("engine", ["translator", "kvm"])
+def test_quit_while_the_guest_loops_with_interrupts_off(
+    spawn: Spawn, sector: Callable[[str], Path], engine: str
+) -> None:
+    if engine == "kvm" and not KvmEngine().availability().usable:
+        pytest.skip(f"no KVM here: {KvmEngine().availability().reason}")
+    child = spawn("--engine", engine, sector("spin"), "--format", "raw")
     wait_until(lambda: is_raw(child), "raw")
     child.send(QUIT)
     assert ended(child) == exit_codes.INTERRUPTED
+
+
+def test_a_triple_fault_is_explained(sector: Callable[[str], Path]) -> None:
+    done = run_without_terminal(
+        "--no-reboot", "--format", "raw", sector("triple_fault"), stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == exit_codes.GUEST_STOPPED
+    text = done.stderr.decode()
+    assert "triple fault at " in text
+    assert "fault: #DF" in text
+    assert "beyond the IDT's limit 0x0" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])

@@ -27,6 +27,7 @@ from tests.conformance.engine_rig import (
     MF,
     NM,
     NP,
+    OF,
     OF_,
     PF_,
     SKIP,
@@ -144,6 +145,18 @@ def test_absent_gate(rig: Rig, mode: Mode) -> None:
     fault = rig.fault(mode, "int 0x30; hlt")
     assert (fault.vector, fault.error) == (NP, USER_VECTOR * 8 + 2)
     assert fault.ip == CODE
+
+
+@pytest.mark.parametrize("mode", ["pm32", "compat"])
+@pytest.mark.parametrize(("text", "vector"), [("into", OF_), ("int3", BP)])
+def test_absent_gate_of_a_trap(rig: Rig, mode: Mode, text: str, vector: int) -> None:
+    """INTO and INT3 whose gate is not present: #NP at the instruction itself, EXT clear (SDM vol. 3A §6.13)."""
+    at = (IDT_64 + 16 * vector if mode == "compat" else IDT_32 + 8 * vector) + 5
+    rig.memory.write_u8(at, rig.memory.read_u8(at) & 0x7F)
+    fault = rig.fault(mode, f"mov al, 0x7f; add al, 1; {text}; hlt")
+    assert (fault.vector, fault.error, fault.ip) == (NP, vector * 8 + 2, CODE + 4)
+    assert fault.flags & OF
+    assert len(rig.faults) == 1
 
 
 @needs("int-from-ring-3")

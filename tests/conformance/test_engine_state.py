@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from pyvmm.cpu.state import GPR_NAMES, CpuState
-from pyvmm.engine import ExitReason
+from pyvmm.engine import Engine, ExitReason
 from pyvmm.native import ffi
 from tests.conformance.engine_rig import CS64, DATA, IF, UD, Mode, Rig, needs
+from tests.conformance.engine_variants import VARIANTS, availability, variant
 
 MakeRig = Callable[..., Rig]
 
@@ -159,6 +160,53 @@ def test_halted_moves(make_rig: MakeRig) -> None:
     other.run()
     assert other.vcpu.state.ebx == 0x42
     assert other.vectors == [0x25]
+
+
+@needs("long")
+@pytest.mark.parametrize("target", VARIANTS)
+def test_program_moves_between_engines(engine: Engine, make_rig: MakeRig, target: str) -> None:
+    """At each OUT to the other engine and back: the result, and XMM registers, of an undisturbed run."""
+    usable, reason = availability(target)
+    if not usable:
+        pytest.skip(f"no {target} to move to: {reason}")
+    program = f"""
+        mov ebp, {DATA}; mov ecx, 6; mov eax, 0x12345
+        l: push rcx; mov edi, ebp; mov ecx, 300; rep stosd; pop rcx; stc; adc eax, 0x77777777; rcl eax, 1
+        pushfq; pop rdx; and edx, 0x8c1; xor eax, edx; add [rbp+4], eax; out 0xe0, eax; dec ecx; jnz l; hlt"""
+    pattern = bytes(range(16, 32))
+    xmm5 = slice(160 + 5 * 16, 160 + 6 * 16)
+    rigs = [make_rig(), Rig(variant(target))]
+    rigs[1].require = rigs[0].require
+    try:
+        state = rigs[0].finish("long", program)
+        whole, rax, memory = rigs[0].sink.written, state.rax, rigs[0].memory.read(0, 0x60000)
+        rigs[0].sink.log.clear()
+        rigs[0].start("long", program)
+        state = rigs[0].vcpu.state
+        image = ffi.buffer(state.pointer.xsave)
+        image[xmm5] = pattern
+        image[512] = bytes((image[512][0] | 3,))  # XSTATE_BV: x87 and SSE are not in their initial state
+        rigs[0].vcpu.state = state
+        turn = 0
+        while True:
+            here = rigs[turn % 2]
+            here.sink.on_write = lambda offset, value, here=here: here.vcpu.kick()  # type: ignore[misc]
+            exit_ = here.run()
+            if exit_.reason is not ExitReason.KICK:
+                break
+            turn += 1
+            there = rigs[turn % 2]
+            for slot in here.memory.slots:
+                there.memory.load(slot.gpa, here.memory.read(slot.gpa, slot.size))
+            there.vcpu.state = here.vcpu.state.copy()
+        written = [[entry[3] for entry in rig.sink.log] for rig in rigs]
+        assert [value for pair in zip(*written, strict=True) for value in pair] == whole
+        final = rigs[turn % 2].vcpu.state
+        assert final.rax == rax
+        assert bytes(ffi.buffer(final.pointer.xsave)[xmm5]) == pattern
+        assert rigs[turn % 2].memory.read(0, 0x60000) == memory
+    finally:
+        rigs[1].close()
 
 
 @needs("long")

@@ -28,14 +28,20 @@ class CardboardMachine:
             registers[name] = 0x1234
         segments = dict.fromkeys(("cs", "ds", "es", "ss", "fs", "gs"), segment)
         self.vcpu = SimpleNamespace(state=SimpleNamespace(**registers, **segments))
+        self.vcpus = [self.vcpu]
         self.memory = SimpleNamespace(read=lambda gpa, size: (b"\xf4" + b"HELLO" * 9999)[:size])
+
+    def report(self, vcpu: object) -> None:
+        """Nothing more is known."""
 
     def run(self, timeout: float | None = None, meanwhile: Callable[[], object] | None = None) -> Any:
         if meanwhile is not None:
             meanwhile()
         if self.results:
             reason, code = self.results.pop(0)
-            return SimpleNamespace(reason=reason, code=code, exit=SimpleNamespace(text="", rip=0x7C00))
+            return SimpleNamespace(
+                reason=reason, code=code, exit=SimpleNamespace(text="", rip=0x7C00, vcpu=0)
+            )
         reason = "stopped" if self._stopped.wait(timeout) else "timeout"
         self._stopped.clear()
         return SimpleNamespace(reason=reason, code=0, exit=None)
