@@ -20,9 +20,9 @@ __asm__(".pushsection .rodata\n"
         "  movb $33, 0x206001; call *%rbx; mov %eax, %r10d; hlt\n"
         "self_test_call: mov $0x6000, %ebx; call *%rbx; mov %eax, %r8d; hlt\n"
         "self_test_function: mov $11, %eax; ret; .byte 0\n"
-        /* read-modify-write while another thread stops the vCPU */
-        "self_test_add: mov $0x7000, %esi; mov $100000, %ecx\n"
-        "1: addq $1, (%rsi); dec %ecx; jnz 1b; hlt\n"
+        /* read-modify-write of a device that stops the vCPU, and of memory just after it */
+        "self_test_add: mov $0x7000, %esi; mov $0x30000, %edi; mov $1000, %ecx\n"
+        "1: addl $1, (%rdi); addq $1, (%rsi); dec %ecx; jnz 1b; hlt\n"
         /* ring 3 and back by SYSCALL, SYSRET and #GP */
         "self_test_rings: pushq $0x1b; pushq $0x9000; pushq $0x202; pushq $0x23; lea self_test_user(%rip), %rax\n"
         "  push %rax; iretq\n"
@@ -45,7 +45,8 @@ enum {
     STACK = 0xa000,
     TABLES = 0x10000,
     RAM = 0x20000,
-    KICKS_PER_PAUSE = 64,
+    DEVICE = 0x30000,
+    ADDITIONS = 1000, /* as in self_test_add */
 };
 
 enum { RAX, R8 = 8, R9, R10, R12 = 12, R13, R14, R15 };
@@ -55,7 +56,7 @@ typedef struct SelfTest {
     EngineVm *vm;
     Vcpu *vcpu;
     CpuState *state;
-    uint32_t finished; /* atomic */
+    uint64_t value, reads, writes; /* the device's */
 } SelfTest;
 
 static uint64_t guest_address(const uint8_t *label) { return CODE + (uint64_t)(label - self_test_code); }
@@ -149,29 +150,31 @@ static bool host_writes_are_seen(SelfTest *test)
     return run_from(test, self_test_call) && test->state->gpr[R8] == 44;
 }
 
-static void *keep_kicking(void *opaque)
+/* Between the load and the store of the same instruction the vCPU is asked to stop: always at the worst moment. */
+static uint64_t read_and_stop(void *device, uint32_t region, uint64_t offset, uint32_t size)
 {
-    SelfTest *test = opaque;
-    while (!__atomic_load_n(&test->finished, __ATOMIC_ACQUIRE)) {
-        test->vcpu->vm->ops->vcpu_notify(test->vcpu);
-        for (int i = 0; i < KICKS_PER_PAUSE; i++)
-            __builtin_ia32_pause();
-    }
-    return NULL;
+    SelfTest *test = device;
+    test->reads++;
+    test->vcpu->vm->ops->vcpu_notify(test->vcpu);
+    return test->value;
 }
+
+static void count_write(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
+{
+    SelfTest *test = device;
+    test->writes++;
+    test->value = value;
+}
+
+static const DeviceOps COUNTER_OPS = {.read = read_and_stop, .write = count_write};
 
 static bool stops_are_between_instructions(SelfTest *test)
 {
-    pthread_t thread;
     uint64_t counted = 0;
-    test->finished = 0;
-    if (pthread_create(&thread, NULL, keep_kicking, test))
+    if (!run_from(test, self_test_add))
         return false;
-    bool ran = run_from(test, self_test_add);
-    __atomic_store_n(&test->finished, 1, __ATOMIC_RELEASE);
-    pthread_join(thread, NULL);
     guest_memory_read(test->board->memory, COUNTER, &counted, sizeof counted);
-    return ran && counted == 100000;
+    return test->value == ADDITIONS && test->reads == ADDITIONS && test->writes == ADDITIONS && counted == ADDITIONS;
 }
 
 static bool rings_are_crossed(SelfTest *test)
@@ -203,7 +206,8 @@ int translator_self_test(bool slow, Error *error)
 {
     SelfTest test = {.board = board_new(CLOCK_KIND_REALTIME, error), .state = malloc(sizeof(CpuState))};
     int result = -ENOMEM;
-    if (test.board && test.state && guest_memory_add(test.board->memory, 0, RAM, 0, error) == 0) {
+    if (test.board && test.state && guest_memory_add(test.board->memory, 0, RAM, 0, error) == 0 &&
+        bus_add(test.board->mmio, DEVICE, 8, &COUNTER_OPS, &test, 0, NULL, "counter", error) == 0) {
         prepare(&test);
         test.vm = translator_vm_new(test.board, slow, error);
         test.vcpu = test.vm ? vcpu_new(test.vm, 0, error) : NULL;
