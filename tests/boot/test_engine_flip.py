@@ -94,9 +94,11 @@ later:
 """
 
 
+Matrix = tuple[tuple[int, ...], ...]
+
+
 def expected(steps: int) -> tuple[int, int]:
     """The generator after `steps`, and the sum of its values: (x, s, 1) times a matrix to that power, modulo 2^64."""
-    Matrix = tuple[tuple[int, ...], ...]
 
     def times(a: Matrix, b: Matrix) -> Matrix:
         return tuple(
