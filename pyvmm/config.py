@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import os
     from typing import Literal
 
+    from pyvmm.cpu.topology import Topology
+
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
     DiskInterface = Literal["virtio", "ide", "cdrom", "floppy"]
     Irqchip = Literal["auto", "user", "kernel"]
@@ -42,6 +44,8 @@ class MachineConfig:
         RAM in bytes, a multiple of 4096; 1 MiB to 256 GiB.
     cpus
         vCPUs, 1 to 255; the translator has one.
+    topology
+        How they are arranged, `cpus` in all; None: one package, `cpus` cores of one thread.
     engine
         ``"auto"``, ``"translator"`` or ``"kvm"``.
     irqchip
@@ -79,6 +83,7 @@ class MachineConfig:
 
     memory: int = 256 << 20
     cpus: int = 1
+    topology: Topology | None = None
     engine: Literal["auto", "translator", "kvm"] = "auto"
     irqchip: Irqchip = "auto"
     cpu: Literal["engine", "common"] = "engine"

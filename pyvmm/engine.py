@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.board import Board
     from pyvmm.config import Irqchip
     from pyvmm.cpu.state import CpuState
+    from pyvmm.cpu.topology import Topology
     from pyvmm.exits import ALL_REASONS as ALL_REASONS
     from pyvmm.exits import EXCEPTION_NAMES as EXCEPTION_NAMES
     from pyvmm.exits import ExitReason as ExitReason
@@ -291,5 +292,10 @@ class Engine(Protocol):
     def availability(self) -> Availability:
         """Try it, and say."""
 
-    def create_vm(self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto") -> EngineVm:
-        """A machine over the board's memory and devices, for so many vCPUs; memory must be complete."""
+    def create_vm(
+        self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto", topology: Topology | None = None
+    ) -> EngineVm:
+        """A machine over the board's memory and devices, for so many vCPUs; memory must be complete.
+
+        `topology` arranges them, as many as `cpus`; None: cores of one package.
+        """

@@ -2,8 +2,8 @@
  * What CPUID tells the guest: what this KVM supports (KVM_GET_SUPPORTED_CPUID, api.rst 4.46), without what this
  * machine does not have, with the hypervisor range that the translator shows too (csrc/translator/cpuid.c).
  *
- * Topology is told where the guest has local APICs, in Intel's way (leaves 1, 4, 0xb) and, on AMD's processors, in
- * theirs too (0x80000008, 0x8000001d, 0x8000001e).
+ * Topology is told where the guest has local APICs, in Intel's way (leaves 1, 4, 0xb, and 0x1f where the processor
+ * has it) and, on AMD's processors, in theirs too (0x80000008, 0x8000001d, 0x8000001e).
  *
  * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; KVM's cpuid.rst for the paravirtual clock's range.
  */
@@ -143,9 +143,9 @@ static bool left_out(uint32_t leaf, bool topology)
            ((leaf == 4 || leaf == 0x8000001d || leaf == 0x8000001e) && !topology);
 }
 
-/* Leaf 0xb: for each level how far to shift the x2APIC ID to number the next one, and how many processors it has.
- */
-static void add_topology(CpuidTable *table, const CpuTopology *topology, uint32_t apic_id)
+/* Leaves 0xb and 0x1f: for each level how far to shift the x2APIC ID to number the next one, and how many
+ * processors it has. There are no levels (tiles, dies) that only 0x1f can tell of. */
+static void add_topology(CpuidTable *table, uint32_t leaf, const CpuTopology *topology, uint32_t apic_id)
 {
     enum { INVALID, THREADS, CORES };
     const uint32_t LEVELS[][3] = {
@@ -154,7 +154,7 @@ static void add_topology(CpuidTable *table, const CpuTopology *topology, uint32_
         {0, 0, INVALID},
     };
     for (uint32_t index = 0; index < ARRAY_SIZE(LEVELS); index++) {
-        struct kvm_cpuid_entry2 *entry = append(table, 0xb);
+        struct kvm_cpuid_entry2 *entry = append(table, leaf);
         if (!entry)
             return;
         entry->index = index;
@@ -247,11 +247,14 @@ int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
         free(table);
         return error_set(error, -result, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-result));
     }
-    uint32_t features = 0, kept = 0, apic_id = cpu_topology_apic_id(&vcpu->vm->topology, vcpu->base.index);
+    uint32_t features = 0, kept = 0, most = 0,
+             apic_id = cpu_topology_apic_id(&vcpu->vm->topology, vcpu->base.index);
     for (uint32_t i = 0; i < table->header.nent; i++)
-        if (table->entries[i].function == 0)
+        if (table->entries[i].function == 0) {
+            most = table->entries[i].eax;
             vcpu->vm->is_amd =
                 table->entries[i].ecx == ECX_AUTHENTIC_AMD || table->entries[i].ecx == ECX_HYGON_GENUINE;
+        }
     for (uint32_t i = 0; i < table->header.nent; i++) {
         struct kvm_cpuid_entry2 entry = table->entries[i];
         if (entry.function == KVM_DEFAULT_FEATURES)
@@ -262,8 +265,11 @@ int kvm_set_cpuid(KvmVcpu *vcpu, Error *error)
         table->entries[kept++] = entry;
     }
     table->header.nent = kept;
-    if (has_lapic(vcpu))
-        add_topology(table, &vcpu->vm->topology, apic_id);
+    if (has_lapic(vcpu)) {
+        add_topology(table, 0xb, &vcpu->vm->topology, apic_id);
+        if (most >= 0x1f && !vcpu->vm->is_amd)
+            add_topology(table, 0x1f, &vcpu->vm->topology, apic_id);
+    }
     uint64_t hz = vcpu->board->tsc_hz;
     struct kvm_cpuid_entry2 *timing = find_or_append(table, 0x15); /* TSC = crystal * EBX / EAX */
     if (timing) {

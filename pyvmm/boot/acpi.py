@@ -14,6 +14,7 @@ type 3 (reclaimable), and the FACS, which guests write, in a page after them, as
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,7 +75,7 @@ class AcpiTables:
 def build_tables(
     memory_size: int,
     *,
-    cpus: int = 1,
+    apic_ids: Sequence[int] = (0,),
     com_ports: int = 1,
     mouse: bool = True,
     vga: bool = False,
@@ -86,8 +87,8 @@ def build_tables(
     ----------
     memory_size
         RAM in bytes.
-    cpus
-        How many processors, with the APIC IDs from 0.
+    apic_ids
+        Of each processor, the first one's first.
     com_ports
         How many of the serial ports in `layout.COM_PORTS` exist, 0 to 4.
     mouse
@@ -102,7 +103,7 @@ def build_tables(
     top = min(memory_size, layout.PCI_HOLE_BASE) & ~(PAGE - 1)
     facs_gpa = top - PAGE
     dsdt = build_dsdt(com_ports=com_ports, mouse=mouse)
-    madt = build_madt(cpus)
+    madt = build_madt(apic_ids)
     room = (len(dsdt) + len(madt) + 4 * KIB + PAGE - 1) & ~(PAGE - 1)
     base = facs_gpa - room
 
@@ -227,7 +228,7 @@ def build_fadt(
     return build_table(b"FACP", 4, body)
 
 
-def build_madt(cpus: int) -> bytes:
+def build_madt(apic_ids: Sequence[int]) -> bytes:
     """Return the multiple APIC description table of revision 4 (§5.2.12).
 
     A local APIC for each processor, the I/O APIC at GSI 0, and what is not an edge-triggered, active-high line of the
@@ -235,8 +236,8 @@ def build_madt(cpus: int) -> bytes:
     LINT1 of every processor.
     """
     body = struct.pack("<II", layout.LOCAL_APIC_BASE, MADT_PCAT_COMPAT)
-    for cpu in range(cpus):
-        body += struct.pack("<BBBBI", 0, 8, cpu, cpu, 1)  # processor local APIC: enabled
+    for number, apic_id in enumerate(apic_ids):
+        body += struct.pack("<BBBBI", 0, 8, number, apic_id, 1)  # processor local APIC: enabled
     body += struct.pack("<BBBBII", 1, 12, layout.IO_APIC_ID, 0, layout.IO_APIC_BASE, 0)
     body += struct.pack("<BBBBIH", 2, 10, 0, layout.IRQ_PIT, layout.IO_APIC_TIMER_INPUT, MADT_BUS_DEFAULT)
     body += struct.pack("<BBBBIH", 2, 10, 0, layout.IRQ_ACPI, layout.IRQ_ACPI, MADT_LEVEL_HIGH)

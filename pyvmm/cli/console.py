@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pyvmm.cli import exit_codes
 from pyvmm.cli.prompt import Prompt
 from pyvmm.cli.terminal import HELP, EscapeFilter, Key, Terminal
+from pyvmm.threads import name_this_thread
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -104,6 +105,7 @@ class Console:
             os.close(self._signals)
 
     def _loop(self) -> None:
+        name_this_thread("console")
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
         poll.register(self._terminal.fd, select.POLLIN)

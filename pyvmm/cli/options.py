@@ -77,6 +77,13 @@ OPTIONS = (
     Option("machine", "--cpus", integer=True, default=1, metavar="N", help="vCPUs (default 1)"),
     Option(
         "machine",
+        "--smp",
+        metavar="N[,sockets=S][,cores=C][,threads=T]",
+        help="vCPUs and how they are arranged, as in QEMU (default: cores of one package)",
+    ),
+    Option("machine", "--name", metavar="NAME", help="the machine's name, and the process's in top and ps"),
+    Option(
+        "machine",
         "--engine",
         choices=("auto", "translator", "kvm"),
         default="auto",
@@ -279,9 +286,20 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
             "the letters are c (hard disk), d (CD), a (floppy), each once",
             "--boot dc",
         )
+    topology = None
+    if options.smp is not None:
+        from pyvmm.cpu.topology import parse_smp
+
+        topology = parse_smp(options.smp)
+        if options.cpus not in (1, topology.count):
+            raise _wrong(
+                "--cpus", options.cpus, f"--smp {options.smp} has {topology.count} vCPUs", "one of them"
+            )
     return MachineConfig(
         memory=parse_memory(options.memory),
-        cpus=options.cpus,
+        cpus=options.cpus if topology is None else topology.count,
+        topology=topology,
+        name=_name(options.name),
         engine=options.engine,
         irqchip=options.irqchip,
         cpu=options.cpu,
@@ -299,6 +317,14 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         else _required("--firmware", options.firmware),
         serial=parse_serial(options.serial),
     )
+
+
+def _name(text: str | None) -> str:
+    if text is None:
+        return "pyvmm"
+    if not text or not text.isprintable():
+        raise _wrong("--name", repr(text), "not a name", "--name vm1")
+    return text
 
 
 def parse_memory(text: str) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from pyvmm.cli.options import add_options, machine_config, parse_timeout
+from pyvmm.threads import name_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,13 +42,30 @@ def run(options: RunOptions | argparse.Namespace) -> int:
 
 def _run(options: RunOptions | argparse.Namespace) -> int:
     from pyvmm.cli.notice import Notice
-    from pyvmm.cli.runner import Runner
 
     timeout = parse_timeout(options.timeout)
     config = machine_config(options)
     notice = Notice(options.quiet)
+    if options.name is not None:
+        name_process(config.name)
     if not config.disks and config.kernel is None:
         config.disks.append(builtin_disk())
+    return run_machine(config, notice, options, timeout)
+
+
+def run_machine(
+    config: MachineConfig,
+    notice: Notice,
+    options: RunOptions | argparse.Namespace,
+    timeout: float | None = None,
+) -> int:
+    """Build the machine of `config`, run it to its end on this terminal, and return the exit code.
+
+    Of `options`, those that say how to run it: ``quiet``, ``verbose``, ``vnc``, ``serial``, ``debug_console``,
+    ``no_reboot``.
+    """
+    from pyvmm.cli.runner import Runner
+
     for disk in config.disks:
         settle_format(disk, notice)
     notice.progress(f"starting: {_describe(config, config.engine)} ... (Ctrl-A H for help)")

@@ -22,6 +22,7 @@ import numpy as np
 from pyvmm.display import keys, rfb
 from pyvmm.display.keysyms import Keysyms
 from pyvmm.errors import ConfigError
+from pyvmm.threads import name_this_thread
 
 if TYPE_CHECKING:
     from pyvmm.display.input import KeySink, MouseSink
@@ -299,6 +300,7 @@ class VncServer:
         self._thread.start()
 
     def _run(self) -> None:
+        name_this_thread("vnc")
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._main())

@@ -60,15 +60,25 @@ def cmos(memory_size: int, above_4g: int, boot_order: str, cpus: int) -> dict[in
     }
 
 
-def items(memory_size: int, cpus: int) -> dict[int, bytes]:
-    """fw_cfg items by key. `memory_size` is all RAM, in bytes."""
+def items(memory_size: int, cpus: int, apic_id_limit: int) -> dict[int, bytes]:
+    """fw_cfg items by key.
+
+    Parameters
+    ----------
+    memory_size
+        All RAM, in bytes.
+    cpus
+        vCPUs that are there from the start.
+    apic_id_limit
+        The highest APIC ID, plus 1: SeaBIOS's tables count by APIC ID.
+    """
     from pyvmm.devices import fw_cfg
 
     return {
         fw_cfg.RAM_SIZE: memory_size.to_bytes(8, "little"),
         fw_cfg.NO_GRAPHIC: bytes(2),
         fw_cfg.CPU_COUNT: cpus.to_bytes(2, "little"),
-        fw_cfg.MAX_CPUS: cpus.to_bytes(2, "little"),
+        fw_cfg.MAX_CPUS: apic_id_limit.to_bytes(2, "little"),
         fw_cfg.BOOT_MENU: (1).to_bytes(2, "little"),
     }
 

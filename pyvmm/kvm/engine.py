@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
     from pyvmm.config import Irqchip
+    from pyvmm.cpu.topology import Topology
 
 DEVICE = "/dev/kvm"
 
@@ -50,8 +51,10 @@ class KvmEngine:
             board.close()
         return Availability(True, f"{self.device}, KVM API version 12")
 
-    def create_vm(self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto") -> EngineVm:
-        """A machine over the board, for so many vCPUs.
+    def create_vm(
+        self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto", topology: Topology | None = None
+    ) -> EngineVm:
+        """A machine over the board, for so many vCPUs: cores of one package, or arranged as `topology` has them.
 
         Raises
         ------
@@ -62,7 +65,9 @@ class KvmEngine:
         in_kernel = irqchip == "kernel" or (irqchip == "auto" and cpus > 1)
         options = ffi.new("KvmOptions *")
         options.irqchip = lib.IRQCHIP_KERNEL if in_kernel else lib.IRQCHIP_USER
-        options.topology = (1, cpus, 1)
+        options.topology = (
+            (1, cpus, 1) if topology is None else (topology.sockets, topology.cores, topology.threads)
+        )
         options.reserved_pages = self.reserved_pages or 0
         error = new_error()
         pointer = check_pointer(

@@ -22,7 +22,11 @@ VGA_WINDOW_SIZE: Final = 128 * KIB
 OPTION_ROM_BASE: Final = Gpa(0xC0000)
 ACPI_RSDP: Final = Gpa(0xE0000)
 """Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables are at the end of low RAM."""
+MP_TABLE: Final = Gpa(0xE0100)
+"""The MP configuration table, up to 255 processors and 150 other entries; its pointer is in the BIOS segment."""
 BIOS_BASE: Final = Gpa(0xF0000)
+MP_POINTER: Final = BIOS_BASE
+"""In `pyvmm.firmware.post.TABLE_AREA`; searched for here on 16-byte boundaries (MP specification 1.4, chapter 4)."""
 BIOS_SIZE: Final = 64 * KIB
 HIGH_MEMORY_BASE: Final = Gpa(1 * MIB)
 PCI_HOLE_BASE: Final = Gpa(3 * GIB)

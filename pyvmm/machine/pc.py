@@ -73,7 +73,10 @@ class Pc:
         self.firmware: Bios | None = None
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
+        self.mp_table: list[tuple[Gpa, bytes]] = []
         self.vms: list[EngineVm] = []  # `vm`, and the one that it changes places with (machine/switch.py)
+        topology = config.topology
+        self.apic_ids = list(range(config.cpus)) if topology is None else topology.apic_ids()
 
     def add(self, name: str, device: D) -> D:
         """A device with its name on the board."""
@@ -93,7 +96,7 @@ class Pc:
             from pyvmm.firmware.pci_setup import assign_resources
 
             assert self.acpi is not None
-            for gpa, table in self.acpi.blobs:
+            for gpa, table in (*self.acpi.blobs, *self.mp_table):
                 memory.load(gpa, table)
             assign_resources(self.board.pio)
             entry = load_kernel(
@@ -171,7 +174,9 @@ def add_engine(pc: Pc) -> None:
 
         build_common(pc)
         return
-    pc.vm = pc.choice.engine.create_vm(pc.board, cpus=config.cpus, irqchip=config.irqchip)
+    pc.vm = pc.choice.engine.create_vm(
+        pc.board, cpus=config.cpus, irqchip=config.irqchip, topology=config.topology
+    )
     pc.vms.append(pc.vm)
     for index in range(config.cpus):
         pc.vm.create_vcpu(index)
@@ -190,6 +195,10 @@ def check(config: MachineConfig) -> None:
         )
     if not 1 <= config.cpus <= 255:
         raise ConfigError(f"--cpus: {config.cpus} is not between 1 and 255; write 1")
+    if config.topology is not None and config.topology.count != config.cpus:
+        raise ConfigError(
+            f"--smp: {config.topology} is {config.topology.count}, and there are {config.cpus} vCPUs"
+        )
     if config.irqchip not in ("auto", "user", "kernel"):
         raise ConfigError(f"--irqchip: {config.irqchip!r} is not auto, user or kernel")
     if config.initrd is not None and config.kernel is None:
@@ -249,8 +258,8 @@ def add_chipset(pc: Pc) -> None:
     pio.add(layout.PIC_MASTER, 2, pic, Pic.MASTER)
     pio.add(layout.PIC_SLAVE, 2, pic, Pic.SLAVE)
     pio.add(layout.PIC_ELCR, 2, pic, Pic.ELCR)
-    for index in range(pc.config.cpus):
-        pc.add(f"lapic{index}" if index else "lapic", Lapic(board, index))
+    for index, apic_id in enumerate(pc.apic_ids):
+        pc.add(f"lapic{index}" if index else "lapic", Lapic(board, apic_id))
     io_apic = pc.add("ioapic", IoApic(board, layout.IO_APIC_TIMER_INPUT))
     board.mmio.add(layout.IO_APIC_BASE, layout.IO_APIC_SIZE, io_apic)
     pit = pc.add("pit", Pit(board, board.irq_line(layout.IRQ_PIT)))
@@ -404,14 +413,15 @@ def add_ide(pc: Pc) -> None:
 
 
 def add_firmware(pc: Pc) -> None:
-    """ACPI tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
+    """ACPI and MP tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
     config = pc.config
     if pc.rom is not None:
         add_firmware_configuration(pc)
         return
-    from pyvmm.boot import acpi
+    from pyvmm.boot import acpi, mp
 
-    pc.acpi = acpi.build_tables(config.memory, cpus=config.cpus)
+    pc.acpi = acpi.build_tables(config.memory, apic_ids=pc.apic_ids)
+    pc.mp_table = mp.build_mp_table(pc.apic_ids)
     if config.kernel is not None:
         return
     from pyvmm.firmware.bios import Bios
@@ -429,7 +439,7 @@ def add_firmware(pc: Pc) -> None:
         boot_order=config.boot_order,
         serial_console=config.bios_serial,
         now_ns=lambda: pc.board.clock.now,
-        tables=pc.acpi.blobs,
+        tables=[*pc.acpi.blobs, *pc.mp_table],
         reserved=pc.acpi.reserved,
     )
 
@@ -449,12 +459,12 @@ def add_firmware_configuration(pc: Pc) -> None:
     def provide(device: FwCfg) -> None:
         from pyvmm.boot import acpi
 
-        pc.acpi = acpi.build_tables(config.memory, vga=config.vga != "none")
+        pc.acpi = acpi.build_tables(config.memory, apic_ids=pc.apic_ids, vga=config.vga != "none")
         ram = [(0, below)] + (
             [(layout.ABOVE_4G_BASE, config.memory - below)] if config.memory > below else []
         )
         port = layout.COM_PORTS[0] if config.bios_serial else None
-        device.add_items(seabios.items(config.memory, config.cpus))
+        device.add_items(seabios.items(config.memory, config.cpus, pc.apic_ids[-1] + 1))
         device.add_files(seabios.files(ram, pc.acpi, serial_port=port))
 
     board.pio.add(layout.FW_CFG, FwCfg.SIZE, pc.add("fw_cfg", FwCfg(board, provide=provide)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board import Board
     from pyvmm.config import Irqchip
+    from pyvmm.cpu.topology import Topology
 
     Tier = Literal["fast", "slow"]
 
@@ -55,7 +56,9 @@ class TranslatorEngine:
             return Availability(False, str(error))
         return Availability(True, self.warning or f"binary translation, {self.tier} tier, self-tests passed")
 
-    def create_vm(self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto") -> EngineVm:
+    def create_vm(
+        self, board: Board, *, cpus: int = 1, irqchip: Irqchip = "auto", topology: Topology | None = None
+    ) -> EngineVm:
         """A machine over the board.
 
         Raises

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pyvmm.cpu.topology import Topology
 from pyvmm.devices.base import Device
 from pyvmm.engine import ExitReason
 from pyvmm.errors import EngineError, PyvmmError
@@ -113,6 +114,49 @@ def test_aps_start_count_and_answer(make: Make, cpus: int) -> None:
     states = [vcpu.state for vcpu in machine.vcpus]
     assert [state.apic_base >> 8 & 1 for state in states] == [1] + [0] * (cpus - 1)
     assert not any(state.wait_for_sipi for state in states)
+
+
+SEEN = SHARED + 0x100
+"""A line of 16 words for each processor, by APIC ID: what CPUID told it."""
+TELL_CPUID = f"""
+    mov r8d, edi; shl r8d, 6; add r8d, {SEEN}; mov r9, rbx
+    mov eax, 1; xor ecx, ecx; cpuid; mov dword ptr [r8], ebx; mov dword ptr [r8+4], edx
+    mov eax, 0xb; xor ecx, ecx; cpuid
+    mov dword ptr [r8+8], eax; mov dword ptr [r8+12], ebx; mov dword ptr [r8+16], ecx; mov dword ptr [r8+20], edx
+    mov eax, 0xb; mov ecx, 1; cpuid
+    mov dword ptr [r8+24], eax; mov dword ptr [r8+28], ebx; mov dword ptr [r8+32], ecx; mov dword ptr [r8+36], edx
+    mov rbx, r9
+"""
+
+
+@pytest.mark.parametrize(
+    "topology", [Topology(4, 1, 1), Topology(1, 4, 1), Topology(1, 2, 2), Topology(2, 3, 1)]
+)
+def test_topology_is_what_cpuid_tells_each_vcpu(make: Make, topology: Topology) -> None:
+    """Leaf 1 and leaf 0xb on every processor (SDM 2A, CPUID): IDs, shifts, how many; the MADT has the same IDs."""
+    ids = topology.apic_ids()
+    machine = make(
+        f"{TELL_CPUID} {START_APS} {wait_for(ALIVE, len(ids) - 1, 'up')}; {leave(1)}",
+        f"{TELL_CPUID} {AP_UP}; {FOR_EVER}",
+        cpus=topology.count,
+        topology=topology,
+    )
+    assert run(machine).code == 3
+    assert [machine.devices[name].id for name in ("lapic", "lapic1")] == ids[:2]  # type: ignore[attr-defined]
+    lines = {
+        apic_id: [machine.memory.read_u32(SEEN + 64 * apic_id + 4 * n) for n in range(10)] for apic_id in ids
+    }
+    if len({line[5] for line in lines.values()}) == 1:
+        pytest.skip("this KVM does not show the guest the CPUID that it was given: leaf 0xb is the host's")
+    core, package = (topology.threads - 1).bit_length(), (topology.threads * topology.cores - 1).bit_length()
+    for apic_id, line in lines.items():
+        assert line[0] >> 24 == apic_id
+        if (
+            topology.cores * topology.threads > 1
+        ):  # HTT; some KVMs show the host's bit where it should be clear
+            assert line[1] >> 28 & 1
+        assert line[2:6] == [core, topology.threads, 0x100, apic_id]
+        assert line[6:] == [package, topology.threads * topology.cores, 0x201, apic_id]
 
 
 def test_vcpus_that_nobody_starts(make: Make) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from pyvmm.threads import Flag, Worker
+from pyvmm.threads import Flag, Worker, name_process, name_this_thread
 
 
 def test_flag() -> None:
@@ -88,3 +89,26 @@ def test_waiting_ends(timeout: float) -> None:
     assert not worker.wait(timeout)
     worker.settled()
     assert worker.wait(10)
+
+
+def test_names_are_the_kernels() -> None:
+    """What `ps` and `top -H` read, cut to 15 bytes and never in the middle of a character."""
+    before = Path("/proc/self/comm").read_text().rstrip("\n")
+    found: list[str] = []
+
+    def work() -> None:
+        name_this_thread("vnc")
+        found.append(Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text())
+
+    try:
+        name_process("vm1")
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert (found, Path("/proc/self/comm").read_text()) == (["vnc\n"], "vm1\n")
+        name_process("a machine of name")
+        assert Path("/proc/self/comm").read_text() == "a machine of na\n"
+        name_process("12345678901234\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+        assert Path("/proc/self/comm").read_text() == "12345678901234\n"
+    finally:
+        name_process(before)

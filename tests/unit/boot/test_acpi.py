@@ -72,7 +72,7 @@ def test_a_machine_too_small() -> None:
 
 def test_madt_structures() -> None:
     """§5.2.12: processors, the I/O APIC, the lines that are not the ISA bus's own, and the NMI of every processor."""
-    madt = build_madt(3)
+    madt = build_madt((0, 1, 2))
     assert struct.unpack_from("<II", madt, 36) == (layout.LOCAL_APIC_BASE, 1)
     found: dict[int, list[bytes]] = {}
     at = 44

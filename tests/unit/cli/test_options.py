@@ -23,6 +23,7 @@ from pyvmm.cli.options import (
     parse_timeout,
 )
 from pyvmm.config import DiskConfig, MachineConfig
+from pyvmm.cpu.topology import Topology
 from pyvmm.errors import ConfigError, PyvmmError
 
 
@@ -72,6 +73,27 @@ def test_wrong_memory(text: str, words: list[str]) -> None:
 
 def test_defaults() -> None:
     assert config() == MachineConfig(memory=256 << 20, serial="stdio")
+
+
+def test_smp_and_name() -> None:
+    made = config("--smp", "4,sockets=2,cores=2,threads=1", "--name", "vm1")
+    assert (made.cpus, made.topology, made.name) == (4, Topology(2, 2, 1), "vm1")
+    assert config("--smp", "2", "--cpus", "2").cpus == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--smp", "4,cores=3"), "--smp 4,cores=3: "),
+        (("--smp", "4", "--cpus", "2"), "--cpus 2: --smp 4 has 4 vCPUs"),
+        (("--name", ""), "--name '': not a name"),
+        (("--name", "a\nb"), "--name"),
+    ],
+)
+def test_wrong_smp_and_name(words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(*words)
+    assert str(caught.value).startswith(says)
 
 
 def test_disks_in_order(disk: Path) -> None:
