@@ -120,7 +120,10 @@ def choose(name: str, *, cpus: int = 1, clock: str = "realtime", device: str = D
     else:
         good, why = kvm_verdict(device)
     if good:
-        return Choice(kvm(), why)
+        try:
+            return Choice(kvm(), why)
+        except EngineError as error:  # another hypervisor has the processor by now, or the like
+            why = str(error).removeprefix("--engine kvm: ")
     if cpus > 1:
         raise EngineError(
             f"--cpus {cpus}: only KVM runs more than one vCPU, and --engine auto does not take it: {why};"

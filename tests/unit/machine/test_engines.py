@@ -37,6 +37,19 @@ def test_auto_takes_a_good_kvm(device: str) -> None:
     assert "0.4 ns" in choice.reason
 
 
+def test_auto_goes_on_without_a_kvm_that_fails_now(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was good when it was measured."""
+
+    def busy() -> KvmEngine:
+        raise EngineError("--engine kvm: KVM_CREATE_VM: Device or resource busy")
+
+    remembered.store(device, GOOD)
+    monkeypatch.setattr(engines, "kvm", busy)
+    choice = choose("auto", device=device)
+    assert choice.engine.name == "translator"
+    assert choice.reason == "KVM_CREATE_VM: Device or resource busy"
+
+
 def test_auto_takes_the_translator_and_says_why(device: str) -> None:
     remembered.store(device, BAD)
     choice = choose("auto", device=device)
