@@ -419,8 +419,10 @@ int64_t block_compare(BlockImage *a, BlockImage *b, uint64_t offset, uint64_t le
 typedef struct PciBus PciBus;
 typedef struct { uint8_t config[256]; uint8_t intx; } PciFunctionState;
 typedef struct { uint32_t config_address; } PciBusState;
+typedef struct { uint8_t table[1024]; uint64_t pending; } PciMsixState;
 typedef struct { PciFunctionState pci; } PciBridgeState;
-typedef struct { PciFunctionState pci; } PciPythonState;
+typedef struct { uint32_t msi, msix, msix_bar; } PciPythonMessages;
+typedef struct { PciFunctionState pci; PciMsixState msix; } PciPythonState;
 typedef struct {
     uint16_t vendor_id;
     uint16_t device_id;
@@ -444,10 +446,11 @@ Device *i440fx_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
 Device *piix3_isa_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
 Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base, Error *error);
 Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *name, const PciIdentity *identity,
-                       const PciPythonBar *bars, size_t bar_count,
+                       const PciPythonBar *bars, size_t bar_count, const PciPythonMessages *messages,
                        uint64_t (*read)(void *, uint32_t, uint64_t, uint32_t),
                        void (*write)(void *, uint32_t, uint64_t, uint32_t, uint64_t), Error *error);
 void pci_python_set_intx(Device *device, bool level);
+bool pci_python_notify(Device *device, uint32_t vector);
 
 /* devices/vga.h */
 #define VGA_MEMORY_SIZE ...
@@ -539,6 +542,9 @@ typedef struct {
     uint32_t driver_feature_select;
     uint16_t queue_select;
     uint8_t isr;
+    uint16_t config_vector;
+    uint16_t queue_vectors[8];
+    PciMsixState msix;
 } VirtioPciState;
 typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; bool modern_only;
                  bool no_ioeventfd; IoThread *io; ...; } VirtioBlkOptions;

@@ -3,8 +3,8 @@
  * that come and go on the board's buses, and INTx# wired through four links to interrupt lines.
  *
  * Source: PCI Local Bus Specification 3.0 (`PCI 3.0 §n`); links and PIRQRC as in the PIIX3 (82371SB, Intel 290550,
- * register PIRQRC). Left out: bridges and further buses, mechanism 2 and memory-mapped configuration, MSI and
- * MSI-X, power management, hot plug, special cycles, parity and SERR# (their command bits are kept, nothing asserts
+ * register PIRQRC). MSI and MSI-X are in pci_msi.h.
+ * Left out: bridges and further buses, mechanism 2 and memory-mapped configuration, power management, hot plug, special cycles, parity and SERR# (their command bits are kept, nothing asserts
  * them).
  *
  * Who guards what. A function's configuration space and its INTx# belong to its device's lock; what is mapped of

@@ -40,7 +40,8 @@ static void test_bars(void)
     for (uint32_t bar = 0; bar < 6; bar++)
         mock_config_write(&mock, devfn, PCI_BAR0 + 4 * bar, 4, 0xffffffff);
     CHECK_EQ(mock_config_read(&mock, devfn, PCI_BAR0, 4), 0xffffff81);
-    CHECK_EQ(mock_config_read(&mock, devfn, PCI_BAR0 + 4, 4), 0);
+    CHECK_EQ(mock_config_read(&mock, devfn, PCI_BAR0 + 4, 4), 0xfffff000);
+    CHECK_EQ(mock_config_read(&mock, devfn, PCI_BAR0 + 8, 4), 0);
     CHECK_EQ(mock_config_read(&mock, devfn, PCI_BAR0 + 16, 4), 0xffffc004);
     CHECK_EQ(mock_config_read(&mock, devfn, PCI_BAR0 + 20, 4), 0xffffffff);
     mock_config_write(&mock, devfn, PCI_COMMAND, 2, 3); /* decoding while they hold ones: nothing to map */
@@ -52,7 +53,7 @@ static void test_bars(void)
     CHECK_EQ(mock_modern_read(&mock, COMMON_NUM_QUEUES, 2), 1);
     CHECK_EQ(pci_bus_bar(mock.bus, devfn, 4, &info), 0);
     CHECK(info.mapped && info.base == MOCK_MMIO && info.size == 0x4000 && info.flags == PCI_BAR_MEMORY64);
-    CHECK_EQ(pci_bus_bar(mock.bus, devfn, 1, &info), -ENOENT);
+    CHECK_EQ(pci_bus_bar(mock.bus, devfn, 2, &info), -ENOENT);
     mock_config_write(&mock, devfn, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
     CHECK_EQ(mock_in(&mock, MOCK_IO + LEGACY_QUEUE_SIZE, 2), 0xffff);
     mock_config_write(&mock, devfn, PCI_COMMAND, 2, PCI_COMMAND_IO);
@@ -82,12 +83,12 @@ static void test_collision(void)
         .vendor_id = 0x1234, .device_id = 0x5678, .class_code = 0xff0000, .interrupt_pin = 2};
     const PciPythonBar bars[] = {{.index = 0, .flags = PCI_BAR_IO, .size = 16}, {.index = 2, .size = 4096}};
     Device *other =
-        pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "toy", &identity, bars, 2, fixed_read, NULL, &error);
+        pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "toy", &identity, bars, 2, NULL, fixed_read, NULL, &error);
     CHECK(other);
-    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "late", &identity, bars, 2, NULL, NULL, &error));
+    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "late", &identity, bars, 2, NULL, NULL, NULL, &error));
     CHECK_EQ(error.code, EEXIST);
     const PciPythonBar odd = {.index = 0, .size = 100};
-    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(5, 0), "odd", &identity, &odd, 1, NULL, NULL, &error));
+    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(5, 0), "odd", &identity, &odd, 1, NULL, NULL, NULL, &error));
     CHECK_EQ(error.code, EINVAL);
     mock_assign(&mock, 11);
     mock_config_write(&mock, PCI_DEVFN(4, 0), PCI_BAR0, 4, MOCK_IO + 0x10);
@@ -119,7 +120,7 @@ static void test_interrupt_links(void)
     irq_router_add_sink(mock.board->irqs, mock_irq_sink, &irqs);
     const PciIdentity identity = {.vendor_id = 0x1234, .device_id = 0x5678, .interrupt_pin = 3};
     Device *toy =
-        pci_python_new(mock.board, mock.bus, PCI_DEVFN(6, 0), "toy", &identity, NULL, 0, NULL, NULL, &error);
+        pci_python_new(mock.board, mock.bus, PCI_DEVFN(6, 0), "toy", &identity, NULL, 0, NULL, NULL, NULL, &error);
     uint32_t link = pci_link(6, 2), isa = PCI_DEVFN(1, 0);
     CHECK_EQ(mock_config_read(&mock, isa, PIIX3_PIRQRC + link, 1), 0x80); /* reset: not routed */
     pci_python_set_intx(toy, true);

@@ -1,7 +1,20 @@
 /* The PCI transport: both interfaces from reset to DRIVER_OK, capabilities, the window, interrupts, saved state. */
+#include "devices/pci_msi.h"
 #include "virtio_mock.h"
 
 static const uint32_t devfn = PCI_DEVFN(MOCK_SLOT, 0);
+
+/* What is saved comes back as it was. */
+static void check_state_moves(Device *device)
+{
+    VirtioPciState before, after;
+    device_save(device, &before);
+    CHECK_EQ(device_restore(device, &before), 0);
+    device_save(device, &after);
+    CHECK(!memcmp(&before, &after, sizeof before));
+    before.queue_vectors[0] = 2; /* there are two vectors */
+    CHECK_EQ(device_restore(device, &before), -EINVAL);
+}
 
 static void test_capabilities(void)
 {
@@ -11,6 +24,12 @@ static void test_capabilities(void)
     CHECK(mock_config_read(&mock, devfn, PCI_STATUS, 2) & PCI_STATUS_CAPABILITIES);
     uint32_t seen = 0, at = mock_config_read(&mock, devfn, PCI_CAPABILITIES, 1);
     for (; at; at = mock_config_read(&mock, devfn, at + 1, 1)) {
+        if (mock_config_read(&mock, devfn, at, 1) == PCI_CAP_MSIX) {
+            CHECK_EQ(mock_config_read(&mock, devfn, at + 2, 2), 1); /* two vectors */
+            CHECK_EQ(mock_config_read(&mock, devfn, at + 4, 4), VIRTIO_PCI_MSIX_BAR);
+            seen |= 1u << 31;
+            continue;
+        }
         CHECK_EQ(mock_config_read(&mock, devfn, at, 1), 9);
         uint32_t type = mock_config_read(&mock, devfn, at + 3, 1);
         uint32_t offset = mock_config_read(&mock, devfn, at + 8, 4),
@@ -23,7 +42,7 @@ static void test_capabilities(void)
         if (type == VIRTIO_PCI_CAP_NOTIFY_CFG)
             CHECK_EQ(mock_config_read(&mock, devfn, at + 16, 4), VIRTIO_PCI_NOTIFY_MULTIPLIER);
     }
-    CHECK_EQ(seen, 0x3e);
+    CHECK_EQ(seen, 0x8000003e);
     mock_free(&mock);
 }
 
@@ -139,6 +158,104 @@ static void test_interrupt(void)
         mock_do(&mock, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);
         CHECK(irqs.level[11]);
         mock_set_status(&mock, 0); /* reset takes the interrupt back */
+        CHECK(!irqs.level[11]);
+        mock_free(&mock);
+    }
+}
+
+/* What board_msi() was given. */
+typedef struct Messages {
+    uint32_t count;
+    uint64_t address;
+    uint32_t data;
+} Messages;
+
+static int take_message(void *opaque, uint64_t address, uint32_t data)
+{
+    Messages *messages = opaque;
+    *messages = (Messages){.count = messages->count + 1, .address = address, .data = data};
+    return 1;
+}
+
+enum { MSIX_MMIO = 0xe0100000, MSIX_ON = 0x8000, MSIX_MASK_ALL = 0x4000 };
+
+static uint32_t find_capability(Mock *mock, uint32_t id)
+{
+    uint32_t at = mock_config_read(mock, devfn, PCI_CAPABILITIES, 1);
+    while (at && mock_config_read(mock, devfn, at, 1) != id)
+        at = mock_config_read(mock, devfn, at + 1, 1);
+    return at;
+}
+
+static void msix_entry(Mock *mock, uint32_t vector, uint64_t address, uint32_t data, uint32_t control)
+{
+    uint64_t at = MSIX_MMIO + 16 * vector;
+    bus_write(mock->board->mmio, at, 8, address);
+    bus_write(mock->board->mmio, at + 8, 4, data);
+    bus_write(mock->board->mmio, at + 12, 4, control);
+}
+
+static uint64_t msix_pending(Mock *mock)
+{
+    uint64_t bits;
+    bus_read(mock->board->mmio, MSIX_MMIO + VIRTIO_PCI_MSIX_PENDING, 8, &bits);
+    return bits;
+}
+
+/* PCI 3.0 §6.8.2, virtio 1.2 §4.1.5.1.2: masks, pending bits, no INTx#, no queue bit in the ISR status. */
+static void test_msix(void)
+{
+    for (int modern = 0; modern < 2; modern++) {
+        Mock mock;
+        MockIrqs irqs = {0};
+        Messages seen = {0};
+        mock_new(&mock, CLOCK_KIND_VIRTUAL, NULL, 0);
+        irq_router_add_sink(mock.board->irqs, mock_irq_sink, &irqs);
+        mock.board->msi = take_message, mock.board->msi_irqchip = &seen;
+        mock_assign(&mock, 11);
+        mock_config_write(&mock, devfn, PCI_BAR0 + 4, 4, MSIX_MMIO);
+        uint32_t control = find_capability(&mock, PCI_CAP_MSIX) + 2;
+        uint64_t masked;
+        bus_read(mock.board->mmio, MSIX_MMIO + 12, 4, &masked);
+        CHECK_EQ(masked, 1); /* §6.8.2.9: after reset */
+        mock_start(&mock, modern, 0);
+        mock_config_write(&mock, devfn, control, 2, MSIX_ON);
+        msix_entry(&mock, 1, 0xfee00000, 0x4055, 0);
+        if (modern) {
+            CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_MSIX_VECTOR, 2), VIRTIO_NO_VECTOR);
+            mock_modern_write(&mock, COMMON_QUEUE_MSIX_VECTOR, 2, 2); /* there is none */
+            CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_MSIX_VECTOR, 2), VIRTIO_NO_VECTOR);
+            mock_modern_write(&mock, COMMON_QUEUE_MSIX_VECTOR, 2, 1);
+            CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_MSIX_VECTOR, 2), 1);
+        } else {
+            CHECK_EQ(mock_in(&mock, MOCK_IO + LEGACY_CONFIG + 4, 4), MOCK_DISK / 512); /* moved by 4 */
+            CHECK_EQ(mock_in(&mock, MOCK_IO + LEGACY_QUEUE_VECTOR, 2), VIRTIO_NO_VECTOR);
+            mock_out(&mock, MOCK_IO + LEGACY_QUEUE_VECTOR, 2, 1);
+            CHECK_EQ(mock_in(&mock, MOCK_IO + LEGACY_QUEUE_VECTOR, 2), 1);
+        }
+        mock_do(&mock, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);
+        CHECK_EQ(seen.count, 1);
+        CHECK(seen.address == 0xfee00000 && seen.data == 0x4055);
+        CHECK(!irqs.level[11] && msix_pending(&mock) == 0);
+        CHECK_EQ(mock_isr(&mock), 0);
+        bus_write(mock.board->mmio, MSIX_MMIO + 16 + 12, 4, 1); /* the vector's mask */
+        mock_do(&mock, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);
+        CHECK(seen.count == 1 && msix_pending(&mock) == 2);
+        bus_write(mock.board->mmio, MSIX_MMIO + VIRTIO_PCI_MSIX_PENDING, 8, 0); /* read-only */
+        CHECK_EQ(msix_pending(&mock), 2);
+        bus_write(mock.board->mmio, MSIX_MMIO + 16 + 12, 4, 0);
+        CHECK(seen.count == 2 && msix_pending(&mock) == 0);
+        mock_config_write(&mock, devfn, control, 2, MSIX_ON | MSIX_MASK_ALL);
+        mock_do(&mock, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);
+        CHECK(seen.count == 2 && msix_pending(&mock) == 2);
+        mock_config_write(&mock, devfn, control, 2, MSIX_ON);
+        CHECK_EQ(seen.count, 3);
+        check_state_moves(mock.blk);
+        virtio_blk_resized(mock.blk); /* no vector for configuration changes: the ISR status only */
+        CHECK(seen.count == 3 && !irqs.level[11]);
+        mock_config_write(&mock, devfn, control, 2, 0);
+        CHECK(irqs.level[11]); /* what the ISR status holds comes by INTx# now */
+        CHECK_EQ(mock_isr(&mock), VIRTIO_ISR_CONFIG);
         CHECK(!irqs.level[11]);
         mock_free(&mock);
     }
@@ -263,6 +380,7 @@ int main(void)
     RUN(test_negotiation);
     RUN(test_ring_not_in_ram);
     RUN(test_interrupt);
+    RUN(test_msix);
     RUN(test_config_space);
     RUN(test_window);
     RUN(test_bus_master);

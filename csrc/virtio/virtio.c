@@ -144,7 +144,7 @@ void virtio_fail(VirtioDevice *device, const VirtioQueue *queue, const char *why
         return;
     device->status |= VIRTIO_STATUS_NEEDS_RESET;
     if (device->status & VIRTIO_STATUS_DRIVER_OK)
-        device->transport->interrupt(device->owner, VIRTIO_ISR_CONFIG);
+        device->transport->interrupt_config(device->owner);
 }
 
 void virtio_enable_queue(VirtioDevice *device, uint32_t index)
@@ -215,7 +215,7 @@ void virtio_write_status(VirtioDevice *device, uint8_t status)
     if ((status & ~before) & VIRTIO_STATUS_DRIVER_OK) {
         device->driver_features &= device->device_features;
         if (status & VIRTIO_STATUS_NEEDS_RESET)
-            device->transport->interrupt(device->owner, VIRTIO_ISR_CONFIG);
+            device->transport->interrupt_config(device->owner);
         virtio_notify_all(device);
     }
 }
@@ -247,7 +247,7 @@ void virtio_config_changed(VirtioDevice *device)
 {
     device->generation++;
     if (device->status & VIRTIO_STATUS_DRIVER_OK)
-        device->transport->interrupt(device->owner, VIRTIO_ISR_CONFIG);
+        device->transport->interrupt_config(device->owner);
 }
 
 /* Saved state

@@ -53,7 +53,8 @@ typedef struct VirtioClass {
 
 /* What a device needs of its transport; the lock is held. */
 typedef struct VirtioTransport {
-    void (*interrupt)(Device *owner, enum VirtioIsr cause);
+    void (*interrupt_queue)(Device *owner, uint32_t queue); /* a used buffer notification, §2.3 */
+    void (*interrupt_config)(Device *owner);                /* a configuration change notification */
     bool (*may_dma)(const Device *owner);
 } VirtioTransport;
 

@@ -313,7 +313,7 @@ static void complete_batch(VirtioBlk *blk, Virtqueue *ring)
     blk->counters.host_calls += blk->host_calls;
     if (virtqueue_publish(ring)) {
         blk->counters.interrupts++;
-        blk->virtio.transport->interrupt(blk->virtio.owner, VIRTIO_ISR_QUEUE);
+        blk->virtio.transport->interrupt_queue(blk->virtio.owner, 0);
     }
 }
 

@@ -5,7 +5,6 @@
 
 #define VIRTIO_VENDOR           0x1af4
 #define PCI_CAP_VENDOR_SPECIFIC 0x09
-#define NO_VECTOR               0xffff
 #define PCI_CFG_DATA            16 /* pci_cfg_data in its capability, §4.1.4.9 */
 
 typedef struct VirtioPci {
@@ -18,6 +17,9 @@ typedef struct VirtioPci {
     uint32_t driver_feature_select;
     uint16_t queue_select;
     uint8_t isr;
+    uint16_t config_vector;
+    uint16_t queue_vectors[VIRTIO_MAX_QUEUES];
+    PciMsix msix;
     uint32_t window; /* offset of the VIRTIO_PCI_CAP_PCI_CFG capability */
     bool use_ioeventfd;
     IoEventFd notify[VIRTIO_MAX_QUEUES]; /* each queue's; fd -1: none */
@@ -31,14 +33,52 @@ static Virtqueue *selected(VirtioPci *pci)
                                                                : NULL;
 }
 
-/* Interrupts: the ISR status and INTx#, §4.1.4.5
+/* Interrupts: MSI-X (§4.1.5.1.2), or the ISR status and INTx# (§4.1.4.5)
  * ----------------------------------------------------------------------- */
 
-static void pci_interrupt(Device *owner, enum VirtioIsr cause)
+/* INTx# is the ISR status, and silent while MSI-X is on (PCI 3.0 §6.8.2). */
+static void update_intx(VirtioPci *pci)
+{
+    pci_function_set_intx(&pci->function, pci->isr && !pci_msix_is_enabled(&pci->msix));
+}
+
+/* §4.1.4.5.1: with MSI-X there is no queue bit in the ISR status. */
+static void interrupt_queue(Device *owner, uint32_t queue)
 {
     VirtioPci *pci = pci_of(owner);
-    pci->isr |= (uint8_t)cause;
-    pci_function_set_intx(&pci->function, true);
+    if (pci_msix_is_enabled(&pci->msix)) {
+        pci_msix_notify(&pci->msix, pci->queue_vectors[queue]);
+        return;
+    }
+    pci->isr |= VIRTIO_ISR_QUEUE;
+    update_intx(pci);
+}
+
+static void interrupt_config(Device *owner)
+{
+    VirtioPci *pci = pci_of(owner);
+    pci->isr |= VIRTIO_ISR_CONFIG;
+    if (pci_msix_is_enabled(&pci->msix))
+        pci_msix_notify(&pci->msix, pci->config_vector);
+    update_intx(pci);
+}
+
+/* §4.1.5.1.2: what cannot be mapped reads back as NO_VECTOR. */
+static uint16_t mapped_vector(const VirtioPci *pci, uint64_t vector)
+{
+    return vector < pci->msix.count ? (uint16_t)vector : VIRTIO_NO_VECTOR;
+}
+
+static uint16_t *selected_vector(VirtioPci *pci)
+{
+    return selected(pci) ? &pci->queue_vectors[pci->queue_select] : NULL;
+}
+
+static void forget_vectors(VirtioPci *pci)
+{
+    pci->config_vector = VIRTIO_NO_VECTOR;
+    for (uint32_t i = 0; i < VIRTIO_MAX_QUEUES; i++)
+        pci->queue_vectors[i] = VIRTIO_NO_VECTOR;
 }
 
 static bool pci_may_dma(const Device *owner)
@@ -46,13 +86,14 @@ static bool pci_may_dma(const Device *owner)
     return pci_function_is_master(&((const VirtioPci *)owner)->function);
 }
 
-static const VirtioTransport pci_transport = {.interrupt = pci_interrupt, .may_dma = pci_may_dma};
+static const VirtioTransport pci_transport = {
+    .interrupt_queue = interrupt_queue, .interrupt_config = interrupt_config, .may_dma = pci_may_dma};
 
 static uint8_t take_isr(VirtioPci *pci)
 {
     uint8_t isr = pci->isr;
     pci->isr = 0;
-    pci_function_set_intx(&pci->function, false);
+    update_intx(pci);
     return isr;
 }
 
@@ -118,6 +159,7 @@ static void write_status(VirtioPci *pci, uint8_t status)
         pci->features_written = 0;
         pci->device_feature_select = pci->driver_feature_select = 0;
         pci->queue_select = 0;
+        forget_vectors(pci);
         take_isr(pci);
     }
     update_notify(pci);
@@ -139,14 +181,15 @@ static uint64_t common_read(VirtioPci *pci, uint64_t offset, uint32_t size)
     store_le32(common + COMMON_DRIVER_FEATURE_SELECT, driver_word);
     store_le32(common + COMMON_DRIVER_FEATURE,
                driver_word < 2 ? (uint32_t)(pci->features_written >> (32 * driver_word)) : 0);
-    store_le16(common + COMMON_CONFIG_MSIX_VECTOR, NO_VECTOR);
+    store_le16(common + COMMON_CONFIG_MSIX_VECTOR, pci->config_vector);
     store_le16(common + COMMON_NUM_QUEUES, (uint16_t)virtio->class->queue_count);
     common[COMMON_DEVICE_STATUS] = virtio->status;
     common[COMMON_CONFIG_GENERATION] = virtio->generation;
     store_le16(common + COMMON_QUEUE_SELECT, pci->queue_select);
-    store_le16(common + COMMON_QUEUE_MSIX_VECTOR, NO_VECTOR);
+    store_le16(common + COMMON_QUEUE_MSIX_VECTOR, VIRTIO_NO_VECTOR);
     if (ring) { /* a queue that is not there has size 0, §4.1.4.3.1 */
         store_le16(common + COMMON_QUEUE_SIZE, ring->size);
+        store_le16(common + COMMON_QUEUE_MSIX_VECTOR, pci->queue_vectors[pci->queue_select]);
         store_le16(common + COMMON_QUEUE_ENABLE, ring->enabled);
         store_le16(common + COMMON_QUEUE_NOTIFY_OFF, pci->queue_select);
         store_le64(common + COMMON_QUEUE_DESC, ring->desc_gpa);
@@ -174,10 +217,12 @@ static void enable_queue(VirtioPci *pci)
     update_notify(pci);
 }
 
-/* Fields of the selected queue: fixed once it is enabled (§4.1.4.3.2). */
+/* Fields of the selected queue: all but its vector are fixed once it is enabled (§4.1.4.3.2). */
 static void common_write_queue(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
 {
     Virtqueue *ring = selected(pci);
+    if (ring && offset == COMMON_QUEUE_MSIX_VECTOR && size == 2)
+        *selected_vector(pci) = mapped_vector(pci, value);
     if (!ring || ring->enabled)
         return;
     if (offset == COMMON_QUEUE_SIZE && size == 2)
@@ -212,6 +257,8 @@ static void common_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
         pci->driver_feature_select = (uint32_t)value;
     else if (offset == COMMON_DRIVER_FEATURE && size == 4)
         write_driver_feature(pci, (uint32_t)value);
+    else if (offset == COMMON_CONFIG_MSIX_VECTOR && size == 2)
+        pci->config_vector = mapped_vector(pci, value);
     else if (offset == COMMON_DEVICE_STATUS && size == 1)
         write_status(pci, (uint8_t)value);
     else if (offset == COMMON_QUEUE_SELECT && size == 2)
@@ -253,9 +300,28 @@ static void modern_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
 /* Legacy BAR, §4.1.4.8
  * ---------------------------------------------------------------------------------------------------- */
 
+/* The device's configuration comes after the vectors while MSI-X is on. */
+static uint64_t legacy_config(const VirtioPci *pci)
+{
+    return pci_msix_is_enabled(&pci->msix) ? LEGACY_CONFIG + 4 : LEGACY_CONFIG;
+}
+
+/* The two vectors, while MSI-X is on; NULL: it is not one of them. */
+static uint16_t *legacy_vector(VirtioPci *pci, uint64_t offset)
+{
+    if (!pci_msix_is_enabled(&pci->msix))
+        return NULL;
+    return offset == LEGACY_CONFIG_VECTOR  ? &pci->config_vector
+           : offset == LEGACY_QUEUE_VECTOR ? selected_vector(pci)
+                                           : NULL;
+}
+
 static uint64_t legacy_read(VirtioPci *pci, uint64_t offset, uint32_t size)
 {
     const Virtqueue *ring = selected(pci);
+    const uint16_t *vector = legacy_vector(pci, offset);
+    if (vector)
+        return *vector;
     switch (offset) {
     case LEGACY_DEVICE_FEATURES:
         return (uint32_t)pci->virtio->device_features;
@@ -274,7 +340,8 @@ static uint64_t legacy_read(VirtioPci *pci, uint64_t offset, uint32_t size)
     case LEGACY_ISR:
         return take_isr(pci);
     default:
-        return offset >= LEGACY_CONFIG ? virtio_config_read(pci->virtio, offset - LEGACY_CONFIG, size) : UINT64_MAX;
+        return offset >= legacy_config(pci) ? virtio_config_read(pci->virtio, offset - legacy_config(pci), size)
+                                            : UINT64_MAX;
     }
 }
 
@@ -295,6 +362,12 @@ static void legacy_write_address(VirtioPci *pci, uint32_t frame)
 
 static void legacy_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
 {
+    uint16_t *vector = legacy_vector(pci, offset);
+    if (vector) {
+        if (size == 2)
+            *vector = mapped_vector(pci, value);
+        return;
+    }
     switch (offset) {
     case LEGACY_QUEUE_NOTIFY:
         virtio_kick(pci->virtio, (uint16_t)value);
@@ -312,21 +385,25 @@ static void legacy_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
         write_status(pci, (uint8_t)value);
         break;
     default:
-        if (offset >= LEGACY_CONFIG)
-            virtio_config_write(pci->virtio, offset - LEGACY_CONFIG, size, value);
+        if (offset >= legacy_config(pci))
+            virtio_config_write(pci->virtio, offset - legacy_config(pci), size, value);
     }
 }
 
 static uint64_t bar_read(void *device, uint32_t region, uint64_t offset, uint32_t size)
 {
     VirtioPci *pci = device;
+    if (region == VIRTIO_PCI_MSIX_BAR)
+        return pci_msix_read(&pci->msix, offset, size);
     return region == VIRTIO_PCI_LEGACY_BAR ? legacy_read(pci, offset, size) : modern_read(pci, offset, size);
 }
 
 static void bar_write(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
 {
     VirtioPci *pci = device;
-    if (region == VIRTIO_PCI_LEGACY_BAR)
+    if (region == VIRTIO_PCI_MSIX_BAR)
+        pci_msix_write(&pci->msix, offset, size, value);
+    else if (region == VIRTIO_PCI_LEGACY_BAR)
         legacy_write(pci, offset, size, value);
     else
         modern_write(pci, offset, size, value);
@@ -370,6 +447,8 @@ static void config_written(PciFunction *function, uint32_t offset, uint32_t size
     if (offset == PCI_COMMAND && pci_function_is_master(function))
         virtio_notify_all(pci->virtio); /* what waited for the right to reach memory */
     update_notify(pci);                 /* BARs may have moved */
+    if (pci_msix_config_written(&pci->msix, offset, size))
+        update_intx(pci);
     if (!touches_window_data(pci, offset) || !window_target(pci, &region, &at, &length))
         return;
     uint32_t value = load_le32(function->config + pci->window + PCI_CFG_DATA);
@@ -427,6 +506,7 @@ static void virtio_pci_reset(Device *device)
     write_status(pci, 0);
     pci_function_reset(&pci->function);
     update_notify(pci);
+    pci_msix_reset(&pci->msix);
 }
 
 static void virtio_pci_destroy(Device *device)
@@ -448,6 +528,9 @@ static void virtio_pci_save(Device *device, void *opaque)
     state->driver_feature_select = pci->driver_feature_select;
     state->queue_select = pci->queue_select;
     state->isr = pci->isr;
+    state->config_vector = pci->config_vector;
+    memcpy(state->queue_vectors, pci->queue_vectors, sizeof state->queue_vectors);
+    pci_msix_save(&pci->msix, &state->msix);
 }
 
 static int apply_state(VirtioPci *pci, const VirtioPciState *state)
@@ -455,20 +538,35 @@ static int apply_state(VirtioPci *pci, const VirtioPciState *state)
     int result = virtio_restore(pci->virtio, &state->virtio);
     if (result == 0)
         result = pci_function_restore(&pci->function, &state->pci);
+    if (result == 0)
+        result = pci_msix_restore(&pci->msix, &state->msix);
     pci->features_written = state->features_written;
     pci->device_feature_select = state->device_feature_select;
     pci->driver_feature_select = state->driver_feature_select;
     pci->queue_select = state->queue_select;
     pci->isr = state->isr;
     update_notify(pci);
+    pci->config_vector = state->config_vector;
+    memcpy(pci->queue_vectors, state->queue_vectors, sizeof pci->queue_vectors);
+    if (result == 0)
+        update_intx(pci);
     return result;
+}
+
+static bool vectors_are_valid(const VirtioPci *pci, const VirtioPciState *state)
+{
+    bool valid = mapped_vector(pci, state->config_vector) == state->config_vector;
+    for (uint32_t i = 0; i < VIRTIO_MAX_QUEUES; i++)
+        valid &= mapped_vector(pci, state->queue_vectors[i]) == state->queue_vectors[i];
+    return valid;
 }
 
 static int virtio_pci_restore(Device *device, const void *opaque)
 {
     VirtioPci *pci = pci_of(device);
     const VirtioPciState *state = opaque;
-    if (state->isr & ~(VIRTIO_ISR_QUEUE | VIRTIO_ISR_CONFIG) || state->pci.intx != (state->isr != 0))
+    if (state->isr & ~(VIRTIO_ISR_QUEUE | VIRTIO_ISR_CONFIG) || (state->pci.intx && !state->isr) ||
+        !vectors_are_valid(pci, state))
         return -EINVAL;
     VirtioPciState before = {0};
     virtio_pci_save(device, &before);
@@ -483,7 +581,7 @@ static const DeviceClass virtio_pci_class = {
     .reset = virtio_pci_reset,
     .destroy = virtio_pci_destroy,
     .state_size = sizeof(VirtioPciState),
-    .state_version = 1,
+    .state_version = 2, /* 2: MSI-X */
     .save = virtio_pci_save,
     .restore = virtio_pci_restore,
 };
@@ -491,7 +589,7 @@ static const DeviceClass virtio_pci_class = {
 static uint64_t legacy_bar_size(const VirtioClass *class)
 {
     uint64_t size = 32;
-    while (size < LEGACY_CONFIG + class->config_size)
+    while (size < LEGACY_CONFIG + 4 + class->config_size)
         size *= 2;
     return size;
 }
@@ -514,7 +612,12 @@ static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_o
                              &pci->class.ops, pci, VIRTIO_PCI_LEGACY_BAR, &pci->device.lock);
     pci_function_add_bar(&pci->function, VIRTIO_PCI_MODERN_BAR, VIRTIO_PCI_MODERN_SIZE, PCI_BAR_MEMORY64,
                          &pci->class.ops, pci, VIRTIO_PCI_MODERN_BAR, &pci->device.lock);
+    pci_function_add_bar(&pci->function, VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_SIZE, PCI_BAR_MEMORY, &pci->class.ops,
+                         pci, VIRTIO_PCI_MSIX_BAR, &pci->device.lock);
     add_capabilities(pci);
+    pci_msix_init(&pci->msix, &pci->function, class->queue_count + 1, VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_TABLE,
+                  VIRTIO_PCI_MSIX_PENDING);
+    forget_vectors(pci);
 }
 
 Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio,

@@ -3,22 +3,31 @@
  * BAR.
  *
  * Source: virtio 1.2 §4.1; §4.1.4 the capabilities, §4.1.4.8 and §4.1.4.10 the legacy layout, §4.1.5 initialisation
- * and use. Interrupts go by INTx# and the ISR status. Left out: MSI-X (the capability is not offered, vector fields
- * read as NO_VECTOR), shared memory and vendor capabilities, queue reset, notification data.
+ * and use, §4.1.5.1.2 MSI-X vectors. Interrupts go by MSI-X where the driver enables it, else by INTx# and the ISR
+ * status. Left out: shared memory and vendor capabilities, queue reset, notification data.
  *
  * While the driver runs a queue and a BAR answers, the queue's notification register is an ioeventfd
  * (io/ioeventfd.h): the modern one, or the legacy one for a driver without VERSION_1.
  *
- * BAR 0 (transitional only): legacy registers, then the device's configuration. BAR 4: one page each for the common
+ * BAR 0 (transitional only): legacy registers, then the device's configuration. BAR 1: MSI-X's table and pending
+ * bits, one vector for configuration changes and one for each queue. BAR 4: one page each for the common
  * configuration, ISR, device configuration and notifications (4 bytes a queue).
  */
 #ifndef PYVMM_VIRTIO_VIRTIO_PCI_H
 #define PYVMM_VIRTIO_VIRTIO_PCI_H
 
-#include "devices/pci.h"
+#include "devices/pci_msi.h"
 #include "virtio/virtio.h"
 
-enum VirtioPciBar { VIRTIO_PCI_LEGACY_BAR = 0, VIRTIO_PCI_MODERN_BAR = 4 };
+enum VirtioPciBar { VIRTIO_PCI_LEGACY_BAR = 0, VIRTIO_PCI_MSIX_BAR = 1, VIRTIO_PCI_MODERN_BAR = 4 };
+
+enum VirtioPciMsix { /* in the MSI-X BAR */
+                     VIRTIO_PCI_MSIX_TABLE = 0,
+                     VIRTIO_PCI_MSIX_PENDING = 0x800,
+                     VIRTIO_PCI_MSIX_SIZE = 0x1000,
+};
+
+#define VIRTIO_NO_VECTOR 0xffff
 
 enum VirtioPciCapType { /* §4.1.4 */
                         VIRTIO_PCI_CAP_COMMON_CFG = 1,
@@ -66,7 +75,9 @@ enum VirtioPciLegacy { /* §4.1.4.8 */
                        LEGACY_QUEUE_NOTIFY = 16,
                        LEGACY_DEVICE_STATUS = 18,
                        LEGACY_ISR = 19,
-                       LEGACY_CONFIG = 20,
+                       LEGACY_CONFIG = 20, /* without MSI-X; with it 4 bytes later, after: */
+                       LEGACY_CONFIG_VECTOR = 20,
+                       LEGACY_QUEUE_VECTOR = 22,
 };
 
 typedef struct VirtioPciState {
@@ -77,6 +88,9 @@ typedef struct VirtioPciState {
     uint32_t driver_feature_select;
     uint16_t queue_select;
     uint8_t isr;
+    uint16_t config_vector;
+    uint16_t queue_vectors[VIRTIO_MAX_QUEUES];
+    PciMsixState msix;
 } VirtioPciState;
 
 typedef struct VirtioPciOptions {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,9 @@ def test_disk_boots_and_keeps_files(
         menu_to_login(session)
         assert session.check("systemctl list-units --failed --no-legend --plain") == ""
         assert "console=ttyS0" in session.check("cat /proc/cmdline")
+        interrupts = session.check("cat /proc/interrupts")
+        assert re.search(r"PCI-MSI \d+-edge +virtio0-req", interrupts), interrupts
+        assert re.search(r"IO-APIC +4-edge +ttyS0", interrupts), interrupts
         assert "/dev/vda1" in session.check("findmnt -n -o SOURCE,OPTIONS / | grep rw")
         write_files(session, "/root/first")
         assert session.poweroff() == 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyvmm.block import open_image
 from pyvmm.board import Board
 from pyvmm.devices.acpi_pm import AcpiPm
+from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import NativeDevice
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.ide import Ide, IdeDrive
@@ -112,10 +113,28 @@ def decode_ide(bench: Bench, device: Ide) -> None:
     lib.pci_bus_config_write(bus, 1 << 3 | 1, 0x04, 2, 0x05)
 
 
+def _make_lapic(bench: Bench) -> NativeDevice:
+    """The bootstrap processor's; a board has one, so each is on a board of its own, with the same time."""
+    now = bench.board.clock.now
+    if bench.board not in bench.parts:
+        bench.keep(bench.board)
+    bench.board = bench.keep(Board("virtual"))
+    lib.clock_set(bench.board.clock.pointer, now)
+    return Lapic(bench.board)
+
+
+def _make_ioapic(bench: Bench) -> NativeDevice:
+    if not isinstance(bench.parts[-1] if bench.parts else None, IoApic):
+        bench.keep(_make_lapic(bench))
+    return IoApic(bench.board, 2)
+
+
 KINDS = [
     Kind("pic", lambda bench: Pic(bench.board), ((0, 2), (1, 2), (2, 2))),
     Kind("pit", lambda bench: Pit(bench.board, bench.board.irq_line(0)), ((0, 4),)),
     Kind("vga", _make_vga, ((Vga.PORTS, 0x30), (Vga.DISPI, 4))),
+    Kind("lapic", _make_lapic, ((0, 0x1000),)),
+    Kind("ioapic", _make_ioapic, ((0, 0x50),)),
     Kind("rtc", lambda bench: Rtc(bench.board, bench.board.irq_line(8)), ((0, 2),)),
     Kind("uart", _make_uart, ((0, 8),)),
     Kind(
@@ -193,6 +212,10 @@ def perform(bench: Bench, device: NativeDevice, sequence: list[Access]) -> None:
             device.key(b"\xf0\x1c")
         elif isinstance(device, AcpiPm):
             device.power_button()
+        elif isinstance(device, Lapic):
+            lib.board_msi(bench.board.pointer, 0xFEE00000 | (access.value or 0) & 0xFF00C, access.offset)
+        elif isinstance(device, IoApic):
+            lib.irq_line_pulse(bench.board.irq_line(access.offset % 24).pointer)
         elif isinstance(device, Pic):
             lib.irq_line_pulse(bench.board.irq_line(access.offset * 5 % 16).pointer)
         lib.board_take_request(bench.board.pointer, ffi.new("uint32_t *"))
@@ -238,7 +261,9 @@ def test_reset_after_any_accesses_makes_it_new(kind: Kind, data: st.DataObject) 
         once = device.save()
         device.reset()
         assert device.save() == once
-        if not isinstance(device, (Rtc, AcpiPm, Pic)):  # the battery's time, the PM timer and the wires go on
+        if not isinstance(
+            device, (Rtc, AcpiPm, Pic, IoApic)
+        ):  # the battery's time, the PM timer and the wires go on
             fresh = bench.keep(kind.make(bench))
             assert fresh.save() == once
     finally:

@@ -63,6 +63,10 @@ class PciDevice(Device):
     interrupt_pin: ClassVar[int] = 1
     """1 to 4: INTA# to INTD#; 0: none."""
     bars: ClassVar[tuple[Bar, ...]] = ()
+    msi_vectors: ClassVar[int] = 0
+    """Vectors of the MSI capability: a power of two up to 32; 0: not there."""
+    msix_vectors: ClassVar[int] = 0
+    """Vectors of the MSI-X capability, up to 64; 0: not there. Their table takes a BAR of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,6 +91,7 @@ class PciDevice(Device):
             self._identity(),
             bars,
             len(bars),
+            ffi.new("PciPythonMessages *", (self.msi_vectors, self.msix_vectors, self._free_bar())),
             lib.python_device_read,
             lib.python_device_write,
             error,
@@ -122,6 +127,13 @@ class PciDevice(Device):
             index += 2 if bar.wide else 1
         return ffi.new("PciPythonBar[]", rows)
 
+    def _free_bar(self) -> int:
+        """The first register after those of `bars`."""
+        index = 0
+        for bar in self.bars:
+            index = (index if bar.index is None else bar.index) + (2 if bar.wide else 1)
+        return index
+
     @property
     def native(self) -> NativeDevice:
         """The C side: configuration space and interrupt.
@@ -149,6 +161,18 @@ class PciDevice(Device):
     def lower_irq(self) -> None:
         """Take it back."""
         lib.pci_python_set_intx(self.native.pointer, False)
+
+    def notify(self, vector: int = 0) -> bool:
+        """Send a vector's message, by MSI-X or MSI, whichever the guest has enabled.
+
+        A vector that MSI-X has masked is sent when it is unmasked.
+
+        Returns
+        -------
+        bool
+            False when the guest has enabled neither: it listens to the interrupt pin.
+        """
+        return bool(lib.pci_python_notify(self.native.pointer, vector))
 
     def reset(self) -> None:
         """Configuration space as at power-on: BARs off, no interrupt. A subclass calls up."""

@@ -143,6 +143,75 @@ def test_python_function(pc: Pc, adder: Adder) -> None:
     assert pc.board.pio.read(0xC108, 1) == 0xFF
 
 
+class Messenger(PciDevice):
+    """Both kinds of messages."""
+
+    name = "messenger"
+    device_id = 0x3E55
+    bars = (Bar(16, io=True),)
+    msi_vectors = 4
+    msix_vectors = 3
+
+
+@pytest.fixture
+def messenger(pc: Pc) -> Messenger:
+    device = Messenger()
+    pc.pci.add(device, 5)
+    pc.devices.append(device)
+    device.function.write(0x14, 4, 0xE0001000)
+    device.function.write(0x04, 2, 6)
+    return device
+
+
+def word(pc: Pc, gpa: int) -> int:
+    """What a message stored: those to RAM are stores."""
+    return pc.board.memory.read_u32(gpa)
+
+
+def test_msix_of_a_python_function(pc: Pc, messenger: Messenger) -> None:
+    pc.board.memory.add(0, 0x10000)
+    assert [bar.index for bar in messenger.function.bars] == [0, 1]
+    at = dict(messenger.function.capabilities)[0x11]
+    assert messenger.notify(1) is False  # the guest listens to the pin
+    pc.board.mmio.write(0xE0001010, 8, 0x1000)
+    pc.board.mmio.write(0xE0001018, 4, 0xABCD)
+    messenger.function.write(at + 2, 2, 0x8000)
+    assert messenger.notify(1) is True
+    assert word(pc, 0x1000) == 0  # masked, and pending
+    assert pc.board.mmio.read(0xE0001800, 8) == 2
+    saved = messenger.save()
+    messenger.reset()
+    assert pc.board.mmio.read(0xE0001800, 8) == 0xFFFFFFFFFFFFFFFF
+    messenger.restore(saved)
+    pc.board.mmio.write(0xE000101C, 4, 0)
+    assert word(pc, 0x1000) == 0xABCD
+    assert pc.board.mmio.read(0xE0001800, 8) == 0
+    assert messenger.notify(3) is True  # there is none: nothing happens
+
+
+def test_msi_of_a_python_function(pc: Pc, messenger: Messenger) -> None:
+    pc.board.memory.add(0, 0x10000)
+    at = dict(messenger.function.capabilities)[0x05]
+    assert messenger.function.read(at + 2, 2) == 0x84  # four vectors wanted, 64-bit addresses
+    messenger.function.write(at + 4, 4, 0x2000)
+    messenger.function.write(at + 12, 2, 0x40)
+    messenger.raise_irq()
+    messenger.function.write(at + 2, 2, 0x11)  # enabled, two granted
+    assert not messenger.function.header.status & 8  # the pin is silent
+    assert messenger.notify(3) is True
+    assert word(pc, 0x2000) == 0x41
+    messenger.function.write(at + 2, 2, 0)
+    assert messenger.function.header.status & 8
+
+
+def test_too_many_vectors(pc: Pc) -> None:
+    class Many(Messenger):
+        msix_vectors = 65
+
+    with pytest.raises(DeviceError, match="65 MSI-X vectors"):
+        pc.pci.add(Many(), 6)
+
+
 def test_bar_moves(pc: Pc, adder: Adder) -> None:
     adder.function.write(0x04, 2, 1)
     adder.function.write(0x10, 4, 0xFFFFFFFF)
