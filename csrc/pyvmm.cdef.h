@@ -452,6 +452,17 @@ Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *na
 void pci_python_set_intx(Device *device, bool level);
 bool pci_python_notify(Device *device, uint32_t vector);
 
+/* devices/pflash.h */
+typedef struct {
+    uint32_t buffer_start, buffer_left;
+    uint8_t mode, pending, status, buffer_size;
+    uint8_t buffer[64];
+    uint8_t written[64];
+} PflashState;
+Device *pflash_new(Board *board, int fd, uint64_t size, Error *error);
+uint8_t *pflash_data(Device *device);
+int pflash_flush(Device *device);
+
 /* devices/vga.h */
 #define VGA_MEMORY_SIZE ...
 enum VgaRegion { VGA_REGION_PORTS, VGA_REGION_DISPI, VGA_REGION_WINDOW };

@@ -16,6 +16,7 @@
 #include "devices/pci.h"
 #include "devices/pci_bridges.h"
 #include "devices/pci_python.h"
+#include "devices/pflash.h"
 #include "devices/ports.h"
 #include "devices/uart16550.h"
 #include "devices/vga.h"

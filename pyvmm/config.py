@@ -66,7 +66,11 @@ class MachineConfig:
     kernel, initrd, append
         A kernel to load directly: bzImage, PVH ELF or multiboot.
     firmware
-        ``"pyvmm"`` for the built-in BIOS, or a path to a ROM image (a multiple of 64 KiB, ends at 4 GiB).
+        ``"pyvmm"`` for the built-in BIOS, ``"seabios"`` or ``"ovmf"`` for the host's, or a path to a ROM image (a
+        multiple of 64 KiB, ends at 4 GiB).
+    pflash
+        With UEFI firmware: a file with its variables (a copy of OVMF_VARS.fd), kept from run to run; it lies below
+        the firmware.
     serial
         Where COM1 goes: ``"stdio"`` (the caller's terminal), ``"null"``, ``"file:PATH"``, or ``"buffer"`` for
         ``machine.serial`` in Python.
@@ -95,6 +99,7 @@ class MachineConfig:
     initrd: StrPath | None = None
     append: str = ""
     firmware: StrPath = "pyvmm"
+    pflash: StrPath | None = None
     serial: str = "stdio"
     bios_serial: bool = True
     rtc_base: str = "utc"

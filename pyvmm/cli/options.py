@@ -162,8 +162,14 @@ OPTIONS = (
         "boot",
         "--firmware",
         default="pyvmm",
-        metavar="pyvmm|seabios|FILE",
+        metavar="pyvmm|seabios|ovmf|FILE",
         help="BIOS (default: pyvmm's own)",
+    ),
+    Option(
+        "boot",
+        "--pflash",
+        metavar="FILE",
+        help="UEFI variables: a copy of OVMF_VARS.fd, kept from run to run",
     ),
     Option(
         "running",
@@ -313,8 +319,9 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         initrd=_file("--initrd", options.initrd),
         append=options.append or "",
         firmware=options.firmware
-        if options.firmware in ("pyvmm", "seabios")
+        if options.firmware in ("pyvmm", "seabios", "ovmf")
         else _required("--firmware", options.firmware),
+        pflash=_file("--pflash", options.pflash),
         serial=parse_serial(options.serial),
     )
 

@@ -53,6 +53,10 @@ VIRTUAL_EPOCH_NS = 1_767_225_600 * 1_000_000_000
 DEFAULT_TSC_HZ = 1_000_000_000
 """The TSC counts the clock's own nanoseconds: every clock of the machine then agrees to the last digit."""
 MAX_ROM = 16 << 20
+OVMF_WHOLE = ("/usr/share/ovmf/OVMF.fd", "/usr/share/qemu/OVMF.fd")
+"""UEFI firmware with room for its variables, which it then keeps in RAM."""
+OVMF_CODE = ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_CODE.fd")
+"""The same without: they are in a flash of their own (``--pflash``)."""
 VGA_BIOSES = ("/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin")
 """Where distributions keep the VGA BIOS that belongs to SeaBIOS."""
 
@@ -205,6 +209,8 @@ def check(config: MachineConfig) -> None:
         raise ConfigError("--initrd: goes with --kernel; a disk's own boot loader loads its initrd")
     if config.append and config.kernel is None:
         raise ConfigError("--append: goes with --kernel; a disk's own boot loader has the command line")
+    if config.pflash is not None and (config.firmware == "pyvmm" or config.kernel is not None):
+        raise ConfigError("--pflash: goes with UEFI firmware; add --firmware ovmf")
     unknown = set(config.boot_order) - set("acd")
     if unknown or not config.boot_order:
         raise ConfigError(
@@ -219,7 +225,7 @@ def add_memory(pc: Pc) -> None:
     memory, config = pc.board.memory, pc.config
     memory.add(Gpa(0), layout.LOW_RAM_END)
     if config.kernel is None and config.firmware != "pyvmm":
-        pc.rom = _read_rom(_find_rom(config.firmware))
+        pc.rom = _read_rom(_find_rom(config.firmware, with_pflash=config.pflash is not None))
         memory.add(layout.OPTION_ROM_BASE, layout.HIGH_MEMORY_BASE - layout.OPTION_ROM_BASE)
         memory.add(Gpa(layout.ABOVE_4G_BASE - len(pc.rom)), len(pc.rom), read_only=True)
     else:
@@ -416,6 +422,8 @@ def add_firmware(pc: Pc) -> None:
     """ACPI and MP tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
     config = pc.config
     if pc.rom is not None:
+        if config.pflash is not None:
+            add_pflash(pc)
         add_firmware_configuration(pc)
         return
     from pyvmm.boot import acpi, mp
@@ -473,17 +481,32 @@ def add_firmware_configuration(pc: Pc) -> None:
     board.pio.add(layout.FIRMWARE_DEBUG, 1, pc.add("firmware_debug", DebugConsole(board, sink)))
 
 
-def _find_rom(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """The file that ``--firmware NAME`` means."""
-    if name != "seabios":
-        return name
-    from pyvmm.firmware.seabios import PATHS
+def add_pflash(pc: Pc) -> None:
+    """UEFI's variables, in a file, right below the firmware: where OVMF is built to find them."""
+    from pyvmm.devices.pflash import Pflash
 
-    for path in PATHS:
+    assert pc.rom is not None
+    assert pc.config.pflash is not None
+    flash = pc.add("pflash", Pflash(pc.board, pc.config.pflash))
+    pc.board.mmio.add(layout.ABOVE_4G_BASE - len(pc.rom) - flash.size, flash.size, flash)
+
+
+def _find_rom(name: str | os.PathLike[str], *, with_pflash: bool) -> str | os.PathLike[str]:
+    """The file that ``--firmware NAME`` means."""
+    paths: tuple[str, ...]
+    if name == "seabios":
+        from pyvmm.firmware import seabios
+
+        paths = seabios.PATHS
+    elif name == "ovmf":
+        paths = OVMF_CODE if with_pflash else OVMF_WHOLE
+    else:
+        return name
+    for path in paths:
         if os.path.exists(path):
             return path
     raise BootError(
-        f"--firmware seabios: none of {', '.join(PATHS)} is there; install the package seabios, or give a path"
+        f"--firmware {name}: none of {', '.join(paths)} is there; install the package {name}, or give a path"
     )
 
 
