@@ -254,6 +254,14 @@ typedef struct { uint8_t s5_type, acpi_enable, acpi_disable, timer_bits; } AcpiP
 Device *acpi_pm_new(Board *board, IrqLine *sci, const AcpiPmConfig *config);
 void acpi_pm_power_button(Device *device);
 
+/* devices/hpet.h */
+typedef struct { uint64_t config, comparator, period, fsb; } HpetTimerState;
+typedef struct {
+    uint64_t config, status, counter, synced;
+    HpetTimerState timers[3];
+} HpetState;
+Device *hpet_new(Board *board, IrqLine *pit, IrqLine *rtc);
+
 /* devices/ports.h */
 typedef struct { uint32_t value; } PortState;
 Device *port92_new(Board *board);

@@ -78,6 +78,11 @@ class MachineConfig:
         Mirror the BIOS's INT 10h text to COM1.
     vga
         ``"std"``: a VGA with Bochs's VBE extension, seen as ``machine.screen``; ``"none"``: no display.
+    hpet
+        Whether there are high precision event timers.
+    rtc_base
+        What the real-time clock shows at the start: ``"utc"``, ``"localtime"``, or a date in ISO 8601 such as
+        ``"2026-01-31T12:00:00"``, from which it goes on.
     keyboard
         Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
         guest has it.
@@ -104,6 +109,7 @@ class MachineConfig:
     bios_serial: bool = True
     rtc_base: str = "utc"
     vga: Literal["std", "none"] = "std"
+    hpet: bool = True
     keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"

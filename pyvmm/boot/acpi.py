@@ -1,11 +1,11 @@
-"""ACPI tables of the PC: RSDP, RSDT, XSDT, FADT, MADT, FACS and a DSDT in AML.
+"""ACPI tables of the PC: RSDP, RSDT, XSDT, FADT, MADT, HPET, FACS and a DSDT in AML.
 
 Source: ACPI 6.5 §5.2.5 (RSDP), §5.2.7-8 (RSDT, XSDT), §5.2.9 (FADT; revision 4 is ACPI 3.0's, which every ACPI
-system of this century reads), §5.2.10 (FACS), §5.2.12 (MADT), chapter 6 (devices); PIIX3 §2.2.12 for PIRQRC; PCI
+system of this century reads), §5.2.10 (FACS), §5.2.12 (MADT), chapter 6 (devices); IA-PC HPET 1.0a §3.2.4 (HPET); PIIX3 §2.2.12 for PIRQRC; PCI
 Firmware 3.0 §4. The tables describe what `pyvmm.machine.layout` says and no more. The PCI links go through the ISA
 bridge to ISA IRQs, which are inputs of the 8259s and of the I/O APIC alike: the routing is the same whichever the guest
-chooses, and a _PIC method would have nothing to do. Left out: HPET and MCFG (there is no HPET or ECAM), sleep states
-other than S5, processors in the DSDT and thermal zones, SMBIOS.
+chooses, and a _PIC method would have nothing to do. Left out: MCFG (there is no ECAM), sleep states other than S5, processors in the DSDT and
+thermal zones.
 
 Placing: the RSDP is in the area that is searched for it, 0xE0000; the tables are at the end of RAM below 4 GiB, as E820
 type 3 (reclaimable), and the FACS, which guests write, in a page after them, as type 4 (NVS).
@@ -57,6 +57,11 @@ MADT_BUS_DEFAULT: Final = 0
 MADT_LEVEL_HIGH: Final = 0x0D
 MADT_LEVEL_LOW: Final = 0x0F
 
+HPET_BLOCK_ID: Final = 0x8086A201
+"""Low half of the HPET's capabilities (csrc/devices/hpet.h)."""
+HPET_MIN_TICKS: Final = 2000
+"""Ticks of a period that loses no interrupt: 20 µs."""
+
 LINKS: Final = ("LNKA", "LNKB", "LNKC", "LNKD")
 LINK_REGISTERS: Final = ("PRQA", "PRQB", "PRQC", "PRQD")
 PIRQRC: Final = 0x60
@@ -79,6 +84,7 @@ def build_tables(
     com_ports: int = 1,
     mouse: bool = True,
     vga: bool = False,
+    hpet: bool = True,
     pm_timer_bits: int = PM_TIMER_BITS,
 ) -> AcpiTables:
     """Build all tables for a machine and say where they go.
@@ -95,6 +101,8 @@ def build_tables(
         Whether the i8042 has a mouse on its second port.
     vga
         Whether there is a VGA.
+    hpet
+        Whether there is an HPET.
     pm_timer_bits
         Width of the ACPI PM timer, 24 (PIIX4) or 32.
     """
@@ -102,7 +110,7 @@ def build_tables(
         return AcpiTables(None)
     top = min(memory_size, layout.PCI_HOLE_BASE) & ~(PAGE - 1)
     facs_gpa = top - PAGE
-    dsdt = build_dsdt(com_ports=com_ports, mouse=mouse)
+    dsdt = build_dsdt(com_ports=com_ports, mouse=mouse, hpet=hpet)
     madt = build_madt(apic_ids)
     room = (len(dsdt) + len(madt) + 4 * KIB + PAGE - 1) & ~(PAGE - 1)
     base = facs_gpa - room
@@ -118,9 +126,11 @@ def build_tables(
 
     dsdt_gpa = place(dsdt)
     fadt_gpa = place(build_fadt(facs_gpa, dsdt_gpa, vga=vga, pm_timer_bits=pm_timer_bits))
-    madt_gpa = place(madt)
-    rsdt_gpa = place(build_table(b"RSDT", 1, struct.pack("<2I", fadt_gpa, madt_gpa)))
-    xsdt_gpa = place(build_table(b"XSDT", 1, struct.pack("<2Q", fadt_gpa, madt_gpa)))
+    listed = [fadt_gpa, place(madt)]
+    if hpet:
+        listed.append(place(build_hpet()))
+    rsdt_gpa = place(build_table(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed)))
+    xsdt_gpa = place(build_table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed)))
     blobs.append((Gpa(facs_gpa), build_facs()))
     blobs.append((layout.ACPI_RSDP, build_rsdp(rsdt_gpa, xsdt_gpa)))
     reserved = [E820Entry(base, room, E820_ACPI), E820Entry(facs_gpa, PAGE, E820_NVS)]
@@ -247,8 +257,15 @@ def build_madt(apic_ids: Sequence[int]) -> bytes:
     return build_table(b"APIC", 4, body)
 
 
-def build_dsdt(*, com_ports: int = 1, mouse: bool = False) -> bytes:
-    """Return the DSDT, revision 2 (64-bit integers): the PCI root bus, its interrupt links, ISA devices, and S5."""
+def build_hpet() -> bytes:
+    """Return the HPET description table, revision 1: one block, number 0, without page protection (HPET §3.2.4)."""
+    address = struct.pack("<BBBBQ", 0, 64, 0, 0, layout.HPET_BASE)  # system memory
+    body = struct.pack("<I12sBHB", HPET_BLOCK_ID, address, 0, HPET_MIN_TICKS, 0)
+    return build_table(b"HPET", 1, body)
+
+
+def build_dsdt(*, com_ports: int = 1, mouse: bool = False, hpet: bool = False) -> bytes:
+    """Return the DSDT, revision 2 (64-bit integers): the PCI root bus, its interrupt links, ISA devices, HPET, S5."""
     sleep = aml.integer(SLEEP_TYPE_S5)
     body = aml.name(r"\_S5", aml.package(sleep, sleep, aml.integer(0), aml.integer(0)))
     body += aml.scope(
@@ -257,8 +274,15 @@ def build_dsdt(*, com_ports: int = 1, mouse: bool = False) -> bytes:
             "PCI0", _hid("PNP0A03"), _uid(0), _windows(), _interrupt_routing(), _isa_bridge(com_ports, mouse)
         ),
         *(_link(index) for index in range(4)),
+        *([_hpet_device()] if hpet else []),
     )
     return build_table(b"DSDT", 2, body)
+
+
+def _hpet_device() -> bytes:
+    """Where the timers are; which interrupts they have is in their own registers (HPET §3.2.1)."""
+    window = aml.fixed_memory(layout.HPET_BASE, layout.HPET_SIZE)
+    return aml.device("HPET", _hid("PNP0103"), _uid(0), _crs(window))
 
 
 def _hid(eisa_id: str) -> bytes:

@@ -202,6 +202,11 @@ def io_ports(base: int, count: int) -> bytes:
     return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, count)
 
 
+def fixed_memory(base: int, size: int) -> bytes:
+    """Return a fixed range of memory below 4 GiB that cannot be written as RAM is: registers (§6.4.3.4)."""
+    return struct.pack("<BHBII", 0x86, 9, 0, base, size)
+
+
 def irq_edge(*lines: int) -> bytes:
     """Return edge-triggered, active-high, unshared IRQ lines (§6.4.2.1, the form without flags)."""
     return struct.pack("<BH", 0x22, sum(1 << line for line in lines))

@@ -125,6 +125,16 @@ OPTIONS = (
         help="display (default std: VGA with Bochs's VBE extension)",
     ),
     Option(
+        "machine", "--hpet", choices=("on", "off"), default="on", help="high precision timers (default on)"
+    ),
+    Option(
+        "machine",
+        "--rtc",
+        default="base=utc",
+        metavar="base=utc|localtime|DATE",
+        help="what the clock shows at the start; DATE as 2026-01-31T12:00:00 (default base=utc)",
+    ),
+    Option(
         "disks",
         "--interface",
         choices=INTERFACES,
@@ -312,6 +322,8 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         hand_over=options.hand_over,
         clock=options.clock,
         vga=options.vga,
+        hpet=options.hpet == "on",
+        rtc_base=parse_rtc(options.rtc),
         keyboard=options.keyboard,
         disks=_disks(options),
         boot_order=options.boot,
@@ -361,6 +373,24 @@ def parse_serial(text: str) -> str:
     raise _wrong(
         "--serial", text, "not a place for COM1", "--serial stdio, --serial null or --serial file:PATH"
     )
+
+
+def parse_rtc(text: str) -> str:
+    """What ``--rtc base=...`` says: ``utc``, ``localtime``, or a date in ISO 8601 that is one."""
+    example = "--rtc base=utc, --rtc base=localtime or --rtc base=2026-01-31T12:00:00"
+    key, _, base = text.partition("=")
+    if key != "base" or not base:
+        raise _wrong("--rtc", text, "only base= can be set", example)
+    if base not in ("utc", "localtime"):
+        from datetime import datetime
+
+        try:
+            year = datetime.fromisoformat(base).year
+        except ValueError:
+            raise _wrong("--rtc", text, "not a date", example) from None
+        if not 1970 <= year <= 2099:
+            raise _wrong("--rtc", text, "a real-time clock shows the years 1970 to 2099", example)
+    return base
 
 
 def parse_timeout(text: str | None) -> float | None:

@@ -35,6 +35,9 @@ PCI_MMIO_BASE: Final = Gpa(0xE0000000)
 PCI_MMIO_END: Final = Gpa(0xFEC00000)
 IO_APIC_BASE: Final = Gpa(0xFEC00000)
 IO_APIC_SIZE: Final = 4 * KIB
+HPET_BASE: Final = Gpa(0xFED00000)
+HPET_SIZE: Final = 1 * KIB
+"""The first block's address on every PC; the ACPI table HPET says so."""
 LOCAL_APIC_BASE: Final = Gpa(0xFEE00000)
 """Where the local APIC puts itself (Intel SDM 3A section 11.4.1); the ACPI tables say so."""
 KVM_RESERVED: Final = Gpa(0xFEFFC000)

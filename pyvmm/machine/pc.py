@@ -14,6 +14,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import Device
+from pyvmm.devices.hpet import Hpet
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.pci import HostBridge, IsaBridge, PciBus, PowerManagement
 from pyvmm.devices.pic import Pic
@@ -268,9 +269,14 @@ def add_chipset(pc: Pc) -> None:
         pc.add(f"lapic{index}" if index else "lapic", Lapic(board, apic_id))
     io_apic = pc.add("ioapic", IoApic(board, layout.IO_APIC_TIMER_INPUT))
     board.mmio.add(layout.IO_APIC_BASE, layout.IO_APIC_SIZE, io_apic)
-    pit = pc.add("pit", Pit(board, board.irq_line(layout.IRQ_PIT)))
+    timer_line, clock_line = board.irq_line(layout.IRQ_PIT), board.irq_line(layout.IRQ_RTC)
+    pit = pc.add("pit", Pit(board, timer_line))
     pio.add(layout.PIT, 4, pit)
-    pio.add(layout.RTC, 2, pc.add("rtc", Rtc(board, board.irq_line(layout.IRQ_RTC))))
+    pio.add(layout.RTC, 2, pc.add("rtc", Rtc(board, clock_line)))
+    if pc.config.hpet:
+        board.mmio.add(
+            layout.HPET_BASE, layout.HPET_SIZE, pc.add("hpet", Hpet(board, timer_line, clock_line))
+        )
     keyboard = I8042(board, board.irq_line(layout.IRQ_KEYBOARD), board.irq_line(layout.IRQ_MOUSE))
     pio.add(layout.I8042_DATA, 1, pc.add("i8042", keyboard), I8042.DATA)
     pio.add(layout.I8042_COMMAND, 1, keyboard, I8042.COMMAND)
@@ -426,9 +432,9 @@ def add_firmware(pc: Pc) -> None:
             add_pflash(pc)
         add_firmware_configuration(pc)
         return
-    from pyvmm.boot import acpi, mp
+    from pyvmm.boot import mp
 
-    pc.acpi = acpi.build_tables(config.memory, apic_ids=pc.apic_ids)
+    pc.acpi = acpi_tables(pc)
     pc.mp_table = mp.build_mp_table(pc.apic_ids)
     if config.kernel is not None:
         return
@@ -452,6 +458,14 @@ def add_firmware(pc: Pc) -> None:
     )
 
 
+def acpi_tables(pc: Pc) -> AcpiTables:
+    """The tables that say what there is."""
+    from pyvmm.boot import acpi
+
+    config = pc.config
+    return acpi.build_tables(config.memory, apic_ids=pc.apic_ids, vga=config.vga != "none", hpet=config.hpet)
+
+
 def add_firmware_configuration(pc: Pc) -> None:
     """What a ROM of somebody else's is told of the machine: fw_cfg and CMOS; and where its messages go."""
     from pyvmm.devices.fw_cfg import FwCfg
@@ -465,9 +479,7 @@ def add_firmware_configuration(pc: Pc) -> None:
         rtc[index] = value
 
     def provide(device: FwCfg) -> None:
-        from pyvmm.boot import acpi
-
-        pc.acpi = acpi.build_tables(config.memory, apic_ids=pc.apic_ids, vga=config.vga != "none")
+        pc.acpi = acpi_tables(pc)
         ram = [(0, below)] + (
             [(layout.ABOVE_4G_BASE, config.memory - below)] if config.memory > below else []
         )

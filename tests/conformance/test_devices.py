@@ -16,6 +16,7 @@ from pyvmm.board import Board
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import NativeDevice
+from pyvmm.devices.hpet import Hpet
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.ide import Ide, IdeDrive
 from pyvmm.devices.pci import IsaBridge, PciBus
@@ -136,6 +137,11 @@ KINDS = [
     Kind("lapic", _make_lapic, ((0, 0x1000),)),
     Kind("ioapic", _make_ioapic, ((0, 0x50),)),
     Kind("rtc", lambda bench: Rtc(bench.board, bench.board.irq_line(8)), ((0, 2),)),
+    Kind(
+        "hpet",
+        lambda bench: Hpet(bench.board, bench.board.irq_line(0), bench.board.irq_line(8)),
+        ((0, 0x400),),
+    ),
     Kind("uart", _make_uart, ((0, 8),)),
     Kind(
         "i8042",

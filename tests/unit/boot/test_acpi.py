@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.boot.acpi import SLEEP_TYPE_S5, AcpiTables, build_dsdt, build_madt, build_tables
+from pyvmm.board import Board
+from pyvmm.boot.acpi import SLEEP_TYPE_S5, AcpiTables, build_dsdt, build_hpet, build_madt, build_tables
 from pyvmm.boot.e820 import e820_map
+from pyvmm.devices.hpet import Hpet
 from pyvmm.machine import layout
 from pyvmm.units import GIB, MIB, Gpa
 
@@ -19,6 +21,7 @@ VARIANTS = [
     {},
     {"com_ports": 0},
     {"com_ports": 4, "mouse": True, "vga": True, "pm_timer_bits": 32},
+    {"hpet": False, "cpus": 255},
 ]
 
 
@@ -41,15 +44,15 @@ def test_everything_is_found_from_the_rsdp(memory: int) -> None:
     assert length == 36
     roots = (table_at(tables, rsdt), table_at(tables, xsdt))
     assert [root[:4] for root in roots] == [b"RSDT", b"XSDT"]
-    fadt_gpa, madt_gpa = struct.unpack("<2I", roots[0][36:])
-    assert struct.unpack("<2Q", roots[1][36:]) == (fadt_gpa, madt_gpa)
-    fadt, madt = table_at(tables, fadt_gpa), table_at(tables, madt_gpa)
-    assert (fadt[:4], madt[:4]) == (b"FACP", b"APIC")
+    listed = struct.unpack("<3I", roots[0][36:])
+    assert struct.unpack("<3Q", roots[1][36:]) == listed
+    fadt, madt, hpet = (table_at(tables, gpa) for gpa in listed)
+    assert (fadt[:4], madt[:4], hpet[:4]) == (b"FACP", b"APIC", b"HPET")
     facs_gpa, dsdt_gpa = struct.unpack_from("<II", fadt, 36)
     assert struct.unpack_from("<QQ", fadt, 132) == (0, dsdt_gpa)
     dsdt, facs = table_at(tables, dsdt_gpa), table_at(tables, facs_gpa)
     assert (facs[:4], len(facs), facs_gpa % 64) == (b"FACS", 64, 0)
-    for table in (*roots, fadt, madt, dsdt):
+    for table in (*roots, fadt, madt, hpet, dsdt):
         assert sum(table) % 256 == 0
         assert struct.unpack_from("<I", table, 4) == (len(table),)
 
@@ -90,6 +93,23 @@ def test_madt_structures() -> None:
     assert overrides[layout.IRQ_ACPI] == (0, 9, 0x0D)
     assert all(overrides[line] == (0, line, 0x0F) for line in layout.PCI_LINKS)
     assert [struct.unpack("<BHB", body) for body in found[4]] == [(0xFF, 0, 1)]
+
+
+def test_hpet_fields() -> None:
+    """IA-PC HPET 1.0a §3.2.4: what the device's own capabilities say, its address, and the shortest period."""
+    hpet = build_hpet()
+    assert (len(hpet), hpet[8]) == (56, 1)
+    block, space, bits, address = struct.unpack_from("<IBBxxQ", hpet, 36)
+    assert (space, bits, address) == (0, 64, layout.HPET_BASE)
+    board = Board("virtual")
+    device = Hpet(board, board.irq_line(0), board.irq_line(8))
+    assert block == device.mmio_read(0, 0, 4)
+    period_ns = device.mmio_read(0, 4, 4) / 1_000_000
+    assert (hpet[52], hpet[55]) == (0, 0)
+    assert struct.unpack_from("<H", hpet, 53)[0] * period_ns == 20_000
+    device.close()
+    board.close()
+    assert all(data[:4] != b"HPET" for _, data in build_tables(64 * MIB, hpet=False).blobs)
 
 
 def test_fadt_fields() -> None:
@@ -152,7 +172,7 @@ def test_iasl_agrees(iasl: str, tmp_path: Path, options: dict[str, int]) -> None
 @pytest.mark.parametrize("options", VARIANTS)
 def test_dsdt_survives_the_compiler(iasl: str, tmp_path: Path, options: dict[str, int]) -> None:
     """Compiled again without optimisation, the DSDT is the same, byte for byte, behind its header."""
-    options = {key: value for key, value in options.items() if key in ("com_ports", "mouse")}
+    options = {key: value for key, value in options.items() if key in ("com_ports", "mouse", "hpet")}
     dsdt = build_dsdt(**options)  # type: ignore[arg-type]
     (tmp_path / "dsdt.dat").write_bytes(dsdt)
     run(iasl, "-d", "dsdt.dat", folder=tmp_path)
