@@ -1,11 +1,11 @@
 """ACPI tables of the PC: RSDP, RSDT, XSDT, FADT, MADT, HPET, FACS and a DSDT in AML.
 
 Source: ACPI 6.5 §5.2.5 (RSDP), §5.2.7-8 (RSDT, XSDT), §5.2.9 (FADT; revision 4 is ACPI 3.0's, which every ACPI
-system of this century reads), §5.2.10 (FACS), §5.2.12 (MADT), chapter 6 (devices); IA-PC HPET 1.0a §3.2.4 (HPET); PIIX3 §2.2.12 for PIRQRC; PCI
-Firmware 3.0 §4. The tables describe what `pyvmm.machine.layout` says and no more. The PCI links go through the ISA
-bridge to ISA IRQs, which are inputs of the 8259s and of the I/O APIC alike: the routing is the same whichever the guest
-chooses, and a _PIC method would have nothing to do. Left out: MCFG (there is no ECAM), sleep states other than S5, processors in the DSDT and
-thermal zones.
+system of this century reads), §5.2.10 (FACS), §5.2.12 (MADT), chapter 6 (devices); IA-PC HPET 1.0a §3.2.4 (HPET);
+PIIX3 §2.2.12 for PIRQRC; PCI Firmware 3.0 §4. The tables describe what `pyvmm.machine.layout` says and no more. The
+PCI links go through the ISA bridge to ISA IRQs, which are inputs of the 8259s and of the I/O APIC alike: the routing is
+the same whichever the guest chooses, and a _PIC method would have nothing to do. Left out: MCFG (there is no ECAM),
+sleep states other than S5, processors in the DSDT and thermal zones.
 
 Placing: the RSDP is in the area that is searched for it, 0xE0000; the tables are at the end of RAM below 4 GiB, as E820
 type 3 (reclaimable), and the FACS, which guests write, in a page after them, as type 4 (NVS).
