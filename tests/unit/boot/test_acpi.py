@@ -21,7 +21,7 @@ VARIANTS = [
     {},
     {"com_ports": 0},
     {"com_ports": 4, "mouse": True, "vga": True, "pm_timer_bits": 32},
-    {"hpet": False, "cpus": 255},
+    {"hpet": False, "apic_ids": range(255)},
 ]
 
 
