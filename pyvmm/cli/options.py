@@ -248,7 +248,7 @@ def parse_quickly(words: list[str]) -> RunOptions | None:
             value = next(remaining, "")
             if value[:1] == "-":
                 return None
-        if not value or (option.choices is not None and value not in option.choices):
+        if value in ("", "--") or (option.choices is not None and value not in option.choices):
             return None
         if option.action == "append":
             values[option.attribute].append(value)
