@@ -13,6 +13,8 @@
 /* The I/O APIC ------------------------------------------------------------------------------------------------- */
 
 enum { ID_SHIFT = 24, RTE_DELIVERY_STATUS = 1 << 12 };
+/* KVM keeps reserved bits as the guest writes them (82093AA §3.2.4); the board's device has none. */
+#define RTE_DEFINED (0xff0000000001ffffull & ~(uint64_t)RTE_DELIVERY_STATUS)
 
 int kvm_ioapic_get(void *engine, void *opaque)
 {
@@ -23,7 +25,7 @@ int kvm_ioapic_get(void *engine, void *opaque)
     if (result < 0)
         return result;
     for (uint32_t pin = 0; pin < IOAPIC_PINS; pin++)
-        state->redirection[pin] = chip.chip.ioapic.redirtbl[pin].bits & ~(uint64_t)RTE_DELIVERY_STATUS;
+        state->redirection[pin] = chip.chip.ioapic.redirtbl[pin].bits & RTE_DEFINED;
     state->id = (chip.chip.ioapic.id & 15) << ID_SHIFT;
     state->select = (uint8_t)chip.chip.ioapic.ioregsel;
     return 0;
@@ -102,6 +104,26 @@ static int load_lapic(KvmVcpu *vcpu, Lapic *lapic)
     return result;
 }
 
+/* What KVM lets a guest leave in its registers, and the board's device does not have. */
+static void drop_reserved(uint8_t *regs)
+{
+    for (uint32_t lvt = LAPIC_LVT_TIMER; lvt <= LAPIC_LVT_ERROR; lvt += 16)
+        store_le32(regs + lvt, load_le32(regs + lvt) & ~(uint32_t)RTE_DELIVERY_STATUS);
+    store_le32(regs + LAPIC_IRR, load_le32(regs + LAPIC_IRR) & 0xffff0000); /* vectors 0 to 15: SDM 3A §11.5.2 */
+    store_le32(regs + LAPIC_ISR, load_le32(regs + LAPIC_ISR) & 0xffff0000);
+    store_le32(regs + LAPIC_TIMER_DIVIDE, load_le32(regs + LAPIC_TIMER_DIVIDE) & 0xb);
+}
+
+/* The board's timer stands still while KVM's counts. */
+static int stop_timer(KvmVcpu *vcpu, Lapic *lapic)
+{
+    LapicState state;
+    device_save(lapic_device(lapic), &state);
+    state.timer_deadline = CLOCK_NEVER;
+    state.tsc_deadline = 0;
+    return device_restore(lapic_device(lapic), &state);
+}
+
 static int store_lapic(KvmVcpu *vcpu, Lapic *lapic)
 {
     LapicState state;
@@ -114,8 +136,7 @@ static int store_lapic(KvmVcpu *vcpu, Lapic *lapic)
     if (result < 0)
         return result;
     move_registers(state.regs, (const uint8_t *)kernel.regs);
-    for (uint32_t lvt = LAPIC_LVT_TIMER; lvt <= LAPIC_LVT_ERROR; lvt += 16)
-        store_le32(state.regs + lvt, load_le32(state.regs + lvt) & ~(uint32_t)RTE_DELIVERY_STATUS);
+    drop_reserved(state.regs);
     state.apic_base = sregs.apic_base;
     uint64_t left = load_le32(state.regs + LAPIC_TIMER_CURRENT);
     state.timer_deadline = left ? clock_now(vcpu->board->clock) + left * divider(state.regs) : CLOCK_NEVER;
@@ -135,6 +156,16 @@ static int each_lapic(KvmVm *vm, int (*move)(KvmVcpu *vcpu, Lapic *lapic))
     return result;
 }
 
-int kvm_lapics_load(KvmVm *vm) { return each_lapic(vm, load_lapic); }
+int kvm_lapics_load(KvmVm *vm)
+{
+    int result = each_lapic(vm, load_lapic);
+    return result == 0 ? each_lapic(vm, stop_timer) : result;
+}
 
-int kvm_lapics_store(KvmVm *vm) { return each_lapic(vm, store_lapic); }
+int kvm_lapics_store(KvmVm *vm)
+{
+    int result = each_lapic(vm, store_lapic);
+    if (result < 0)
+        each_lapic(vm, stop_timer);
+    return result;
+}

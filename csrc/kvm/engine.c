@@ -396,6 +396,7 @@ static void free_vm(EngineVm *base)
     KvmVm *vm = vm_of(base);
     if (engine_vm_is_attached(base))
         kvm_irqchip_store(base);
+    kvm_irqchip_let_go(vm);
     engine_vm_disown(base);
     while (base->vcpus)
         free_vcpu(base->vcpus);

@@ -172,54 +172,93 @@ static int send_msi(void *opaque, uint64_t address, uint32_t data)
 /* Between the board's devices and KVM
  * ------------------------------------------------------------------------------- */
 
+static bool has_board(const KvmVm *vm)
+{
+    const Board *board = vm->base.board;
+    return board->irqchip == &IN_KERNEL && board->irqchip_engine == vm;
+}
+
+static void take_board(KvmVm *vm)
+{
+    Board *board = vm->base.board;
+    board->irqchip_engine = vm;
+    board->irqchip = &IN_KERNEL;
+    vm->board_msi = board->msi, vm->board_msi_irqchip = board->msi_irqchip, vm->board_lint1 = board->lint1_edge;
+    board->msi = send_msi, board->msi_irqchip = vm;
+    board->lint1_edge = NULL; /* edges wait for the vCPU, which asks its APIC */
+}
+
+void kvm_irqchip_let_go(KvmVm *vm)
+{
+    Board *board = vm->base.board;
+    if (!has_board(vm))
+        return;
+    irq_router_remove_sink(board->irqs, on_line, vm);
+    board->msi = vm->board_msi, board->msi_irqchip = vm->board_msi_irqchip, board->lint1_edge = vm->board_lint1;
+    board->irqchip = NULL;
+    board->irqchip_engine = NULL;
+}
+
+typedef struct Chips {
+    I8259State pic;
+    IoApicState ioapic;
+} Chips;
+
+static void save_chips(const Board *board, Chips *chips)
+{
+    if (board->pic)
+        device_save(board->pic, &chips->pic);
+    if (board->ioapic)
+        device_save(board->ioapic, &chips->ioapic);
+}
+
+static int restore_chips(const Board *board, const Chips *chips)
+{
+    int result = board->pic ? device_restore(board->pic, &chips->pic) : 0;
+    return result == 0 && board->ioapic ? device_restore(board->ioapic, &chips->ioapic) : result;
+}
+
 int kvm_irqchip_load(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
     Board *board = base->board;
     if (vm->irqchip == IRQCHIP_USER || board->irqchip)
         return 0;
-    I8259State pic;
-    IoApicState ioapic;
-    if (board->pic)
-        device_save(board->pic, &pic);
-    if (board->ioapic)
-        device_save(board->ioapic, &ioapic);
-    board->irqchip_engine = vm;
-    board->irqchip = &IN_KERNEL;
-    vm->board_msi = board->msi, vm->board_msi_irqchip = board->msi_irqchip, vm->board_lint1 = board->lint1_edge;
-    board->msi = send_msi, board->msi_irqchip = vm;
-    board->lint1_edge = NULL; /* edges wait for the vCPU, which asks its APIC */
+    Chips chips;
+    save_chips(board, &chips);
     int result = irq_router_add_sink(board->irqs, on_line, vm);
+    if (result < 0)
+        return result;
+    take_board(vm);
     uint32_t levels = irq_router_levels(board->irqs);
     for (uint32_t gsi = 0; gsi < IRQ_GSI_COUNT; gsi++)
         set_line(vm, gsi, levels >> gsi & 1);
-    if (result == 0 && board->pic)
-        result = device_restore(board->pic, &pic);
-    if (result == 0 && board->ioapic)
-        result = device_restore(board->ioapic, &ioapic);
-    return result == 0 ? kvm_lapics_load(vm) : result;
+    result = restore_chips(board, &chips);
+    if (result == 0)
+        result = kvm_lapics_load(vm);
+    if (result < 0) {
+        kvm_irqchip_let_go(vm);
+        restore_chips(board, &chips);
+    }
+    return result;
 }
 
+/* The board's devices take all of it first, while it is still KVM's too: what they refuse stays there. */
 int kvm_irqchip_store(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
     Board *board = base->board;
-    if (board->irqchip != &IN_KERNEL || board->irqchip_engine != vm)
+    if (!has_board(vm))
         return 0;
-    I8259State pic;
-    IoApicState ioapic;
-    if (board->pic)
-        device_save(board->pic, &pic);
-    if (board->ioapic)
-        device_save(board->ioapic, &ioapic);
-    irq_router_remove_sink(board->irqs, on_line, vm);
-    board->msi = vm->board_msi, board->msi_irqchip = vm->board_msi_irqchip, board->lint1_edge = vm->board_lint1;
-    board->irqchip = NULL;
-    board->irqchip_engine = NULL;
-    int result = board->pic ? device_restore(board->pic, &pic) : 0;
-    if (result == 0 && board->ioapic)
-        result = device_restore(board->ioapic, &ioapic);
-    return result == 0 ? kvm_lapics_store(vm) : result;
+    Chips chips;
+    save_chips(board, &chips);
+    int result = restore_chips(board, &chips);
+    if (result == 0)
+        result = kvm_lapics_store(vm);
+    if (result < 0)
+        return result;
+    kvm_irqchip_let_go(vm);
+    return restore_chips(board, &chips); /* now their outputs count */
 }
 
 /* The 8259s are reset by the board's device; what has no device yet, here. */

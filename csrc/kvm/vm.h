@@ -98,7 +98,8 @@ int kvm_irqchip_reset(KvmVm *vm);
 /* The state of the interrupt controllers goes from the board's devices into KVM, and they are KVM's from now on;
  * and back. While no vCPU runs; a second time does nothing. */
 int kvm_irqchip_load(EngineVm *vm);
-int kvm_irqchip_store(EngineVm *vm);
+int kvm_irqchip_store(EngineVm *vm); /* negative: they stay KVM's, all of them */
+void kvm_irqchip_let_go(KvmVm *vm);  /* the board's controllers go on with what they had */
 bool kvm_lint1_takes_nmi(KvmVcpu *vcpu);
 
 /* apic.c: the state of the APICs, for irqchip.c */

@@ -340,6 +340,137 @@ static void test_apic_state_both_ways(void)
     free(rig);
 }
 
+static void no_sink(void *opaque, uint32_t gsi, bool level) {}
+
+/* KVM is refused in the middle of taking the board's interrupt controllers: the board has them as before, and
+ * nothing of the VM that is gone. */
+static void test_refused_irqchip_leaves_the_board(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Lapic *lapic = lapic_new(board, 0, &error);
+    Device *pic = i8259_new(board, board->irqs);
+    IrqLine *line = irq_line_new(board->irqs, 5);
+    int places[IRQ_MAX_SINKS], taken = 0;
+    while (irq_router_add_sink(board->irqs, no_sink, &places[taken]) == 0)
+        taken++;
+    int (*msi)(void *, uint64_t, uint32_t) = board->msi;
+    bool (*lint1_edge)(void *) = board->lint1_edge;
+    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = {1, 1, 1}};
+    CHECK(!kvm_vm_new(board, "/dev/kvm", &options, &error));
+    CHECK(!board->irqchip && !board->irqchip_engine && !board->engine);
+    CHECK(board->msi == msi && board->lint1_edge == lint1_edge);
+    irq_line_set(line, true); /* goes to nobody who is gone */
+    device_reset(pic);
+    irq_router_remove_sink(board->irqs, no_sink, &places[0]);
+    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
+    CHECK(vm && board->irqchip);
+    engine_vm_free(vm);
+    device_free(pic);
+    device_free(lapic_device(lapic));
+    board_free(board);
+}
+
+/* What a guest may leave in KVM's registers and no device of the board holds: reserved bits of the I/O APIC, and
+ * vectors below 16. It comes back without them, and the guest cannot keep the machine from leaving KVM. */
+static void test_reserved_bits_do_not_come_back(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Lapic *lapic = lapic_new(board, 0, &error);
+    Device *ioapic = ioapic_new(board, board->irqs, 2, &error);
+    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = {1, 1, 1}};
+    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
+    CHECK(vm && vcpu_new(vm, 0, &error));
+    struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
+    CHECK_EQ(ioctl(kvm_vm_fd(vm), KVM_GET_IRQCHIP, &chip), 0);
+    chip.chip.ioapic.redirtbl[7].bits = UINT64_MAX & ~(1ull << 12);
+    CHECK_EQ(ioctl(kvm_vm_fd(vm), KVM_SET_IRQCHIP, &chip), 0);
+    struct kvm_lapic_state kernel;
+    CHECK_EQ(ioctl(kvm_vcpu_fd(vm->vcpus), KVM_GET_LAPIC, &kernel), 0);
+    store_le32((uint8_t *)kernel.regs + LAPIC_SVR, 0x1ff);
+    store_le32((uint8_t *)kernel.regs + LAPIC_IRR, 1 << 5);
+    store_le32((uint8_t *)kernel.regs + LAPIC_TIMER_DIVIDE, 0xff);
+    CHECK_EQ(ioctl(kvm_vcpu_fd(vm->vcpus), KVM_SET_LAPIC, &kernel), 0);
+    IoApicState io;
+    device_save(ioapic, &io);
+    CHECK_EQ(device_restore(ioapic, &io), 0);
+    int result = engine_vm_detach(vm, &error);
+    if (result < 0)
+        fprintf(stderr, "%s\n", error.text);
+    CHECK_EQ(result, 0);
+    LapicState state;
+    device_save(lapic_device(lapic), &state);
+    CHECK_EQ(load_le32(state.regs + LAPIC_IRR), 0);
+    CHECK_EQ(load_le32(state.regs + LAPIC_SVR), 0x1ff);
+    engine_vm_free(vm);
+    device_free(ioapic);
+    device_free(lapic_device(lapic));
+    board_free(board);
+}
+
+/* A local APIC that the board cannot hold keeps the machine on KVM, which goes on as before. */
+static void test_refused_detach_keeps_kvm(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Lapic *lapic = lapic_new(board, 0, &error);
+    Device *pic = i8259_new(board, board->irqs);
+    IrqLine *line = irq_line_new(board->irqs, 9);
+    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = {1, 1, 1}};
+    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
+    CHECK(vm && vcpu_new(vm, 0, &error));
+    lapic_allow_x2apic(lapic, false);
+    struct kvm_sregs sregs;
+    CHECK_EQ(ioctl(kvm_vcpu_fd(vm->vcpus), KVM_GET_SREGS, &sregs), 0);
+    sregs.apic_base |= APIC_BASE_EXTD;
+    if (ioctl(kvm_vcpu_fd(vm->vcpus), KVM_SET_SREGS, &sregs) == 0) {
+        CHECK(engine_vm_detach(vm, &error) < 0);
+        CHECK(engine_vm_is_attached(vm) && board->irqchip);
+        irq_line_pulse(line);
+        struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_PIC_SLAVE};
+        CHECK_EQ(ioctl(kvm_vm_fd(vm), KVM_GET_IRQCHIP, &chip), 0);
+        CHECK_EQ(chip.chip.pic.irr & 2, 2);
+    } else {
+        puts("   (this KVM's guests have no x2APIC)");
+    }
+    engine_vm_free(vm);
+    CHECK(!board->irqchip && !board->irqchip_engine);
+    irq_line_set(line, true);
+    device_free(pic);
+    device_free(lapic_device(lapic));
+    board_free(board);
+}
+
+/* While KVM counts, the board's own timers do not. */
+static void test_timers_are_kvms(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Lapic *lapic = lapic_new(board, 0, &error);
+    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = {1, 1, 1}};
+    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
+    CHECK(vm && vcpu_new(vm, 0, &error));
+    CHECK_EQ(engine_vm_detach(vm, &error), 0);
+    LapicState state, back;
+    device_save(lapic_device(lapic), &state);
+    store_le32(state.regs + LAPIC_SVR, 0x1ff);
+    store_le32(state.regs + LAPIC_LVT_TIMER, 0x20055); /* periodic */
+    store_le32(state.regs + LAPIC_TIMER_INITIAL, 0x10000000);
+    state.timer_deadline = clock_now(board->clock) + NS_PER_SECOND;
+    CHECK_EQ(device_restore(lapic_device(lapic), &state), 0);
+    CHECK(clock_next_deadline(board->clock) != CLOCK_NEVER);
+    CHECK_EQ(engine_vm_attach(vm, &error), 0);
+    CHECK(clock_next_deadline(board->clock) == CLOCK_NEVER);
+    CHECK_EQ(engine_vm_detach(vm, &error), 0);
+    CHECK(clock_next_deadline(board->clock) != CLOCK_NEVER);
+    device_save(lapic_device(lapic), &back);
+    CHECK_EQ(load_le32(back.regs + LAPIC_LVT_TIMER), 0x20055);
+    engine_vm_free(vm);
+    device_free(lapic_device(lapic));
+    board_free(board);
+}
+
 static void test_time_stands_still(void)
 {
     static const uint8_t PROGRAM[] = START_APS "\xe6\x74\xeb\xfc", AP[] = "\xe6\x74\xf4\xeb\xfd";
@@ -353,7 +484,7 @@ static void test_time_stands_still(void)
     load(rig, PROGRAM, sizeof PROGRAM, AP, sizeof AP);
     for (int turn = 0; turn < 3; turn++) {
         start(rig, runs, threads);
-        wait_alive(rig, rig->alive + 100);
+        wait_alive(rig, __atomic_load_n(&rig->alive, __ATOMIC_SEQ_CST) + 100);
         engine_vm_call_in(rig->vm);
         join(runs, threads, EXIT_KICK);
         CHECK_EQ(ioctl(kvm_vm_fd(rig->vm), KVM_GET_CLOCK, &later), 0);
@@ -442,6 +573,10 @@ int main(void)
     RUN(test_request_from_outside_is_the_first_vcpus);
     RUN(test_pic_state_both_ways);
     RUN(test_apic_state_both_ways);
+    RUN(test_refused_irqchip_leaves_the_board);
+    RUN(test_reserved_bits_do_not_come_back);
+    RUN(test_refused_detach_keeps_kvm);
+    RUN(test_timers_are_kvms);
     RUN(test_time_stands_still);
     RUN(test_cpuid);
     return 0;
