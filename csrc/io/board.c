@@ -14,6 +14,7 @@ Board *board_new(enum ClockKind clock, Error *error)
         error_set(error, ENOMEM, "no host memory for the machine");
         return NULL;
     }
+    pthread_mutex_init(&board->a20_lock, NULL);
     board->a20_sources = A20_I8042;
     board->a20 = 1;
     board->tsc_hz = NS_PER_SECOND;
@@ -59,6 +60,7 @@ void board_free(Board *board)
     clock_free(board->clock);
     guest_memory_free(board->memory);
     event_log_free(board->log);
+    pthread_mutex_destroy(&board->a20_lock);
     free(board);
 }
 
@@ -135,10 +137,12 @@ enum SystemRequest board_take_request(Board *board, uint32_t *code)
 
 void board_set_a20(Board *board, enum A20Source source, bool on)
 {
+    pthread_mutex_lock(&board->a20_lock);
     board->a20_sources = on ? board->a20_sources | source : board->a20_sources & ~(uint32_t)source;
     uint32_t enabled = board->a20_sources != 0;
     if (__atomic_exchange_n(&board->a20, enabled, __ATOMIC_SEQ_CST) != enabled && board->a20_changed)
         board->a20_changed(__atomic_load_n(&board->engine, __ATOMIC_SEQ_CST), enabled);
+    pthread_mutex_unlock(&board->a20_lock);
 }
 
 void board_nmi(Board *board)

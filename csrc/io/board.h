@@ -5,6 +5,8 @@
 #ifndef PYVMM_IO_BOARD_H
 #define PYVMM_IO_BOARD_H
 
+#include <pthread.h>
+
 #include "common/common.h"
 #include "io/bus.h"
 #include "io/clock.h"
@@ -48,13 +50,14 @@ typedef struct Board {
     };
     uint32_t a20;         /* atomic: 1 = enabled */
     uint32_t a20_sources; /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
+    pthread_mutex_t a20_lock; /* of sources and gate: the two devices have locks of their own */
     uint64_t tsc_hz;      /* guest TSC frequency */
     bool tsc_is_hosts;    /* the guest's TSC is the host's own: an engine can neither scale nor set it */
     /* Set by the engine that is attached (engine/engine.h, engine_vm_attach). */
     void (*kick)(void *engine); /* leave guest code soon, from any thread */
     bool (*vcpu_request)(void *engine, enum SystemRequest request,
                          uint32_t code);        /* false: not on a vCPU's thread */
-    void (*a20_changed)(void *engine, bool on); /* on the vCPU's thread */
+    void (*a20_changed)(void *engine, bool on); /* on a vCPU's thread; one at a time */
     void *engine;                               /* atomic */
     /* Set by the first local APIC, or by an engine whose irqchip is in the kernel. */
     int (*msi)(void *irqchip, uint64_t address, uint32_t data); /* how many CPUs took it, or -errno */

@@ -1,4 +1,7 @@
 /* The small ports: system control, refresh toggle and PIT gate, reset, POST code, debug console, exit and firmware service. */
+#include <pthread.h>
+#include <sched.h>
+
 #include "device_check.h"
 #include "devices/i8254.h"
 #include "devices/ports.h"
@@ -131,9 +134,51 @@ static void a_request_and_its_code_are_one(void)
     board_free(board);
 }
 
+typedef struct Gate {
+    uint32_t inside; /* atomic */
+    bool crossed, on;
+} Gate;
+
+static void gate_moved(void *engine, bool on)
+{
+    Gate *gate = engine;
+    if (__atomic_exchange_n(&gate->inside, 1, __ATOMIC_SEQ_CST))
+        gate->crossed = true;
+    sched_yield();
+    gate->on = on;
+    __atomic_store_n(&gate->inside, 0, __ATOMIC_SEQ_CST);
+}
+
+static void *move_gate(void *board)
+{
+    for (int i = 0; i < 20000; i++)
+        board_set_a20(board, A20_PORT92, i % 2 == 0);
+    return NULL;
+}
+
+/* Two vCPUs at two devices: the engine hears of one change at a time, and of the last one last. */
+static void a20_has_one_order(void)
+{
+    Board *board = board_new(CLOCK_KIND_REALTIME, NULL);
+    Gate gate = {.on = true};
+    board->engine = &gate;
+    board->a20_changed = gate_moved;
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, move_gate, board), 0);
+    for (int i = 0; i < 20000; i++)
+        board_set_a20(board, A20_I8042, i % 2 == 0);
+    pthread_join(thread, NULL);
+    CHECK(!gate.crossed);
+    CHECK_EQ(board->a20_sources, 0);
+    CHECK_EQ(gate.on, board->a20);
+    board->engine = NULL;
+    board_free(board);
+}
+
 int main(void)
 {
     RUN(port92);
+    RUN(a20_has_one_order);
     RUN(port61);
     RUN(requests);
     RUN(debug_ports);
