@@ -353,15 +353,8 @@ static bool is_valid(const VGAState *s)
     for (uint32_t i = 0; i < 16; i++)
         if (s->graphics[i] & ~GRAPHICS_MASK[i])
             return false;
-    const uint16_t *d = s->dispi;
-    bool fits = !(d[DISPI_ENABLE] & DISPI_ENABLED) ||
-                (d[DISPI_XRES] && d[DISPI_YRES] && d[DISPI_XRES] + d[DISPI_X_OFFSET] <= d[DISPI_VIRTUAL_WIDTH] &&
-                 d[DISPI_YRES] + d[DISPI_Y_OFFSET] <= d[DISPI_VIRTUAL_HEIGHT] &&
-                 (uint64_t)d[DISPI_VIRTUAL_WIDTH] * d[DISPI_VIRTUAL_HEIGHT] * d[DISPI_BPP] / 8 <= VGA_MEMORY_SIZE);
-    return fits && s->sequencer_index < 8 && s->crtc_index < 32 && s->graphics_index < 16 &&
-           s->attribute_index < 64 && s->attribute_is_data < 2 && s->dac_cycle < 3 && s->dac_reading < 2 &&
-           d[DISPI_BANK] < VGA_MEMORY_SIZE >> 16 && d[DISPI_BPP] <= 32 && d[DISPI_XRES] <= 4096 &&
-           d[DISPI_YRES] <= 4096;
+    return vga_dispi_is_valid(s) && s->sequencer_index < 8 && s->crtc_index < 32 && s->graphics_index < 16 &&
+           s->attribute_index < 64 && s->attribute_is_data < 2 && s->dac_cycle < 3 && s->dac_reading < 2;
 }
 
 static int vga_restore(Device *device, const void *state)

@@ -29,7 +29,8 @@ static bool is_depth(uint16_t bits)
 /* Lines of the virtual width that memory holds. */
 static uint32_t lines(const Vga *vga)
 {
-    uint32_t pitch = vga_dispi_pitch(vga), memory = VGA_MEMORY_SIZE / (vga->state.dispi[DISPI_BPP] == 4 ? 4 : 1);
+    uint32_t pitch = vga_dispi_pitch(vga->state.dispi),
+             memory = VGA_MEMORY_SIZE / (vga->state.dispi[DISPI_BPP] == 4 ? 4 : 1);
     return pitch ? MIN(memory / pitch, 0xffffu) : 0;
 }
 
@@ -65,7 +66,8 @@ static void enable(Vga *vga, uint16_t value)
     }
     set_virtual_width(vga, dispi[DISPI_XRES]);
     if (!(value & DISPI_KEEP_MEMORY))
-        memset(vga->memory, 0, (size_t)vga_dispi_pitch(vga) * dispi[DISPI_YRES] * (dispi[DISPI_BPP] == 4 ? 4 : 1));
+        memset(vga->memory, 0,
+               (size_t)vga_dispi_pitch(dispi) * dispi[DISPI_YRES] * (dispi[DISPI_BPP] == 4 ? 4 : 1));
 }
 
 void vga_dispi_write(Vga *vga, uint32_t index, uint16_t value)
@@ -109,4 +111,19 @@ void vga_dispi_write(Vga *vga, uint32_t index, uint16_t value)
             dispi[index] = value;
         break;
     }
+}
+
+/* Drawing trusts these: what is visible lies within the virtual screen, and that within video memory. */
+bool vga_dispi_is_valid(const VGAState *state)
+{
+    const uint16_t *d = state->dispi;
+    if (!is_depth(d[DISPI_BPP]) || d[DISPI_XRES] > MAX_WIDTH || d[DISPI_XRES] % 8 || d[DISPI_YRES] > MAX_HEIGHT ||
+        d[DISPI_BANK] >= VGA_MEMORY_SIZE >> 16)
+        return false;
+    if (!(d[DISPI_ENABLE] & DISPI_ENABLED))
+        return true;
+    uint64_t bytes = (uint64_t)vga_dispi_pitch(d) * d[DISPI_VIRTUAL_HEIGHT] * (d[DISPI_BPP] == 4 ? 4 : 1);
+    return d[DISPI_XRES] && d[DISPI_YRES] && d[DISPI_VIRTUAL_WIDTH] % 8 == 0 && bytes <= VGA_MEMORY_SIZE &&
+           d[DISPI_XRES] + d[DISPI_X_OFFSET] <= d[DISPI_VIRTUAL_WIDTH] &&
+           d[DISPI_YRES] + d[DISPI_Y_OFFSET] <= d[DISPI_VIRTUAL_HEIGHT];
 }

@@ -87,15 +87,16 @@ static inline Vga *vga_of(Device *device) { return container_of(device, Vga, dev
 static inline bool vga_dispi_on(const Vga *vga) { return vga->state.dispi[DISPI_ENABLE] & DISPI_ENABLED; }
 
 /* Bytes from one line to the next in a DISPI mode; of one plane with 4 bits a pixel. */
-static inline uint32_t vga_dispi_pitch(const Vga *vga)
+static inline uint32_t vga_dispi_pitch(const uint16_t *dispi)
 {
-    uint32_t width = vga->state.dispi[DISPI_VIRTUAL_WIDTH], bits = vga->state.dispi[DISPI_BPP];
+    uint32_t width = dispi[DISPI_VIRTUAL_WIDTH], bits = dispi[DISPI_BPP];
     return bits == 4 ? width / 8 : width * ((bits + 7) / 8);
 }
 
 /* vga_dispi.c */
 uint16_t vga_dispi_read(const Vga *vga, uint32_t index);
 void vga_dispi_write(Vga *vga, uint32_t index, uint16_t value);
+bool vga_dispi_is_valid(const VGAState *state); /* a saved one */
 
 /* vga_memory.c: the CPU's way to video memory through the window at 0xa0000. */
 uint64_t vga_window_read(Vga *vga, uint64_t offset, uint32_t size);

@@ -260,10 +260,10 @@ static void draw_text(const Vga *vga, const VgaMode *mode, const Palette *palett
 /* VGA graphics
  * -------------------------------------------------------------------------------------------------------- */
 
-/* The eight (or, with 256 colours, four) pixels that one character clock shifts out. */
-static void shift_out(const Vga *vga, const uint8_t *planes, const Palette *palette, uint32_t *pixels)
+/* The eight (or, with 256 colours, four) pixels that one character clock shifts out. `shift`: Graphics Mode,
+ * bits 5 and 6. */
+static void shift_out(uint32_t shift, const uint8_t *planes, const Palette *palette, uint32_t *pixels)
 {
-    uint32_t shift = vga->state.graphics[GRAPHICS_MODE] >> 5 & 3;
     if (shift >= 2) {
         for (uint32_t i = 0; i < 4; i++)
             pixels[i] = palette->dac[planes[i]];
@@ -285,11 +285,12 @@ static void shift_out(const Vga *vga, const uint8_t *planes, const Palette *pale
 static void draw_planar(const Vga *vga, const VgaMode *mode, const Palette *palette, uint32_t *pixels)
 {
     uint32_t repeat = line_repeat(vga), step = is_256_colour(vga) ? 4 : 8;
+    uint32_t shift = vga->state.graphics[GRAPHICS_MODE] >> 5 & 3;
     for (uint32_t y = 0; y < mode->height; y++, pixels += mode->width) {
         Line line = find_line(vga, y * repeat);
         uint32_t pan = is_256_colour(vga) ? line.pan / 2 & 3 : line.pan & 7, some[8];
         for (uint32_t x = 0, column = 0; x < mode->width; column++) {
-            shift_out(vga, vga->memory + plane_offset(vga, line.address + column, line.row_scan) * 4, palette,
+            shift_out(shift, vga->memory + plane_offset(vga, line.address + column, line.row_scan) * 4, palette,
                       some);
             for (uint32_t i = column ? 0 : pan; i < step && x < mode->width; i++)
                 pixels[x++] = some[i];
@@ -325,14 +326,14 @@ static uint32_t linear_pixel(const uint8_t *line, uint32_t x, uint32_t bits, con
 static void draw_dispi(const Vga *vga, const VgaMode *mode, const Palette *palette, uint32_t *pixels)
 {
     const uint16_t *dispi = vga->state.dispi;
-    uint32_t bits = dispi[DISPI_BPP], pitch = vga_dispi_pitch(vga), x0 = dispi[DISPI_X_OFFSET], some[8];
+    uint32_t bits = dispi[DISPI_BPP], pitch = vga_dispi_pitch(dispi), x0 = dispi[DISPI_X_OFFSET], some[8];
     for (uint32_t y = 0; y < mode->height; y++, pixels += mode->width) {
         size_t start = (size_t)(y + dispi[DISPI_Y_OFFSET]) * pitch;
         const uint8_t *line = vga->memory + start * (bits == 4 ? 4 : 1);
         if (bits == 4)
             for (uint32_t x = 0; x < mode->width; x++) {
                 if (x == 0 || (x + x0) % 8 == 0)
-                    shift_out(vga, line + (x + x0) / 8 * 4, palette, some);
+                    shift_out(0, line + (x + x0) / 8 * 4, palette, some);
                 pixels[x] = some[(x + x0) % 8];
             }
         else

@@ -48,11 +48,11 @@ typedef struct Board {
             uint32_t system_code;
         };
     };
-    uint32_t a20;         /* atomic: 1 = enabled */
-    uint32_t a20_sources; /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
+    uint32_t a20;             /* atomic: 1 = enabled */
+    uint32_t a20_sources;     /* bit 0: i8042, bit 1: port 0x92; enabled when any is set */
     pthread_mutex_t a20_lock; /* of sources and gate: the two devices have locks of their own */
-    uint64_t tsc_hz;      /* guest TSC frequency */
-    bool tsc_is_hosts;    /* the guest's TSC is the host's own: an engine can neither scale nor set it */
+    uint64_t tsc_hz;          /* guest TSC frequency */
+    bool tsc_is_hosts;        /* the guest's TSC is the host's own: an engine can neither scale nor set it */
     /* Set by the engine that is attached (engine/engine.h, engine_vm_attach). */
     void (*kick)(void *engine); /* leave guest code soon, from any thread */
     bool (*vcpu_request)(void *engine, enum SystemRequest request,

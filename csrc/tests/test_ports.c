@@ -1,4 +1,5 @@
-/* The small ports: system control, refresh toggle and PIT gate, reset, POST code, debug console, exit and firmware service. */
+/* The small ports: system control, refresh toggle and PIT gate, reset, POST code, debug console, exit and firmware
+ * service. */
 #include <pthread.h>
 #include <sched.h>
 
@@ -62,7 +63,8 @@ static void requests(void)
     uint32_t code, count = 0;
     board->engine = &count;
     board->kick = count_kick;
-    Device *exit_port = exit_port_new(board), *reset = reset_control_new(board), *firmware = firmware_port_new(board);
+    Device *exit_port = exit_port_new(board), *reset = reset_control_new(board),
+           *firmware = firmware_port_new(board);
     out8(exit_port, 0, 0, 3);
     CHECK_EQ(board_take_request(board, &code), SYSTEM_EXIT);
     CHECK_EQ(code, 7);
