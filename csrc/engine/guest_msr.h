@@ -6,7 +6,8 @@
 
 #include "common/common.h"
 
-/* Registers that kernels read by CPU family without asking CPUID: they read as 0, and writes are dropped. */
-bool guest_msr_reads_as_zero(uint32_t index);
+/* Registers that kernels read by CPU family without asking CPUID: they have one value, most of them 0, and writes
+ * are dropped. False: not one of them. */
+bool guest_msr_is_fixed(uint32_t index, uint64_t *value);
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * What CPUID tells the guest: the library's EPYC model, without what this machine does not have, with a hypervisor range.
+ * What CPUID tells the guest: the library's EPYC model, without what this machine does not have, with a hypervisor
+ * range.
  *
  * Sources: Intel SDM vol. 2A CPUID; AMD64 APM vol. 3 appendix E; the hypervisor range 0x40000000 as kernels read it
  * (KVM's published cpuid.rst for the clock at 0x40000100, the timing leaf 0x40000010).
@@ -21,23 +22,29 @@ enum {
 };
 
 /* Leaf 1 */
-#define ECX_MONITOR (1u << 3)
-#define ECX_X2APIC (1u << 21)
+#define ECX_MONITOR      (1u << 3)
+#define ECX_X2APIC       (1u << 21)
 #define ECX_TSC_DEADLINE (1u << 24)
-#define ECX_HYPERVISOR (1u << 31)
-#define EDX_APIC (1u << 9)
-#define EDX_MTRR (1u << 12)
-#define EDX_MCE ((1u << 7) | (1u << 14))
+#define ECX_HYPERVISOR   (1u << 31)
+#define EDX_APIC         (1u << 9)
+#define EDX_MTRR         (1u << 12)
+#define EDX_MCE          ((1u << 7) | (1u << 14)) /* and MCA: without a bank, see guest_msr.c */
 /* Leaf 6 */
 #define EAX_ARAT (1u << 2) /* the APIC's timer never stops */
 /* Leaf 7 */
 #define EBX_SMAP (1u << 20)
 /* Leaf 0x80000001 */
-#define ECX_SVM (1u << 2)
+#define ECX_SVM      (1u << 2)
 #define ECX_EXT_APIC (1u << 3)
 #define ECX_TOPOLOGY (1u << 22)
 /* Leaf 0x80000007 */
 #define EDX_INVARIANT_TSC (1u << 8)
+/* Leaf 0x80000008: a guest's branch is a look-up here, no predictor of the host sees its address. */
+#define EBX_BTC_NO (1u << 29)
+/* Leaf 0x80000021 */
+#define EAX_NULL_SELECTOR_CLEARS_BASE (1u << 6)
+#define EAX_SRSO_NO                   (1u << 29)
+enum { LAST_EXTENDED_LEAF = 0x80000021 };
 /* Leaf 1: follows CR4 */
 #define ECX_OSXSAVE (1u << 27)
 #define CR4_OSXSAVE (1u << 18)
@@ -115,9 +122,9 @@ static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         r[EAX] = MAX(r[EAX], 0x15u);
         break;
     case 1:
-        /* No machine-check or memory-type registers behind the bits. */
+        /* No memory-type registers behind the bit. */
         r[ECX] = (r[ECX] & ~ECX_MONITOR) | ECX_HYPERVISOR;
-        r[EDX] &= ~(EDX_MTRR | EDX_MCE);
+        r[EDX] = (r[EDX] & ~EDX_MTRR) | EDX_MCE;
         apic_features(vcpu, r);
         break;
     case 4: /* cache topology: AMD's is in 0x8000001d */
@@ -147,9 +154,12 @@ static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         r[ECX] = (uint32_t)LAPIC_TIMER_HZ;
         r[EDX] = 0;
         break;
+    case 0x80000000:
+        r[EAX] = LAST_EXTENDED_LEAF;
+        break;
     case 0x80000001:
         r[ECX] &= ~(ECX_SVM | ECX_EXT_APIC | ECX_TOPOLOGY);
-        r[EDX] &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        r[EDX] = (r[EDX] & ~(EDX_APIC | EDX_MTRR)) | EDX_MCE;
         if (translator_lapic(vcpu) && lapic_is_enabled(translator_lapic(vcpu)))
             r[EDX] |= EDX_APIC;
         break;
@@ -158,7 +168,16 @@ static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         break;
     case 0x80000008:
         r[EAX] = (r[EAX] & ~0xffu) | GUEST_ADDRESS_BITS;
+        r[EBX] |= EBX_BTC_NO;
         r[ECX] = 0; /* one core */
+        break;
+    case 0x8000001f: /* memory encryption, and the leaf after it */
+    case 0x80000020:
+        memset(r, 0, 4 * sizeof *r);
+        break;
+    case LAST_EXTENDED_LEAF:
+        memset(r, 0, 4 * sizeof *r);
+        r[EAX] = EAX_NULL_SELECTOR_CLEARS_BASE | EAX_SRSO_NO;
         break;
     }
 }
@@ -171,7 +190,8 @@ static const CpuidEntry *find(const TranslatorVcpu *vcpu, uint32_t leaf, uint32_
     return NULL;
 }
 
-/* A leaf beyond the last: Intel's processors answer the last basic one, AMD's 0 (SDM vol. 2A; APM vol. 3 appendix E). */
+/* A leaf beyond the last: Intel's processors answer the last basic one, AMD's 0 (SDM vol. 2A; APM vol. 3 appendix
+ * E). */
 static const CpuidEntry *find_beyond(const TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf)
 {
     bool hypervisor = leaf >> 28 == 4; /* whose classes are 256 leaves apart */
@@ -215,8 +235,13 @@ int translator_get_cpuid(Vcpu *base, CpuidEntry *entries, uint32_t capacity)
                 if (!(r[EAX] | r[EBX] | r[ECX] | r[EDX]))
                     continue;
                 if (count < capacity)
-                    entries[count] = (CpuidEntry){.leaf = leaf, .subleaf = subleaf, .indexed = subleaves > 1,
-                                                  .eax = r[EAX], .ebx = r[EBX], .ecx = r[ECX], .edx = r[EDX]};
+                    entries[count] = (CpuidEntry){.leaf = leaf,
+                                                  .subleaf = subleaf,
+                                                  .indexed = subleaves > 1,
+                                                  .eax = r[EAX],
+                                                  .ebx = r[EBX],
+                                                  .ecx = r[ECX],
+                                                  .edx = r[EDX]};
                 count++;
             }
         }

@@ -1,6 +1,7 @@
 /*
- * Model-specific registers: those that translated code itself depends on stay in the library's CPU; the machine's own are
- * here; what exists only as a name reads 0; anything else is #GP (Intel SDM vol. 4; AMD64 APM vol. 2 appendix A).
+ * Model-specific registers: those that translated code itself depends on stay in the library's CPU; the machine's
+ * own are here; what exists only as a name reads 0; anything else is #GP (Intel SDM vol. 4; AMD64 APM vol. 2
+ * appendix A).
  */
 #include <x86intrin.h>
 
@@ -79,7 +80,8 @@ static bool in_library(uint32_t index)
 static void publish_wall_clock(TranslatorVcpu *vcpu, gpa_t gpa)
 {
     int64_t epoch = clock_epoch_ns(vcpu->board->clock);
-    uint32_t record[3] = {2, (uint32_t)(epoch / (int64_t)NS_PER_SECOND), (uint32_t)(epoch % (int64_t)NS_PER_SECOND)};
+    uint32_t record[3] = {2, (uint32_t)(epoch / (int64_t)NS_PER_SECOND),
+                          (uint32_t)(epoch % (int64_t)NS_PER_SECOND)};
     guest_memory_write(vcpu->board->memory, gpa, record, sizeof record);
 }
 
@@ -149,8 +151,7 @@ bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
         *value = translator_library_msr(vcpu, index);
         return true;
     }
-    *value = 0;
-    return guest_msr_reads_as_zero(index);
+    return guest_msr_is_fixed(index, value);
 }
 
 /* SDM vol. 2B WRMSR, vol. 3A §2.2.1 (EFER) and §11.12.2 (PAT): values that are #GP(0), which the library takes. */
@@ -215,5 +216,6 @@ bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
         translator_set_library_msr(vcpu, index, value);
         return true;
     }
-    return guest_msr_reads_as_zero(index);
+    uint64_t fixed;
+    return guest_msr_is_fixed(index, &fixed);
 }

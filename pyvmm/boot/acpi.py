@@ -420,7 +420,9 @@ def _isa_bridge(com_ports: int, mouse: bool) -> bytes:
             _crs(
                 aml.io_ports(layout.SYSTEM_CONTROL_A, 1),
                 aml.io_ports(layout.ACPI_SMI_COMMAND, 2),
-                aml.io_ports(layout.ACPI_PM, 12),
+                aml.io_ports(
+                    layout.ACPI_PM, 64
+                ),  # all of PIIX4's PM window: a part of it would be a conflict,
             ),
         ),
     )

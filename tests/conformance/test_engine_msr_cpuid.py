@@ -43,7 +43,7 @@ def test_cpuid_features(rig: Rig) -> None:
     _, _, ecx, edx = cpuid(rig, 1)
     assert ecx >> 31 & 1, "hypervisor present"
     for name, register, bit in (("APIC", edx, 9), ("x2APIC", ecx, 21), ("TSC deadline", ecx, 24),
-                                ("MONITOR", ecx, 3), ("MCE", edx, 7)):  # fmt: skip
+                                ("MONITOR", ecx, 3)):  # fmt: skip
         assert not register >> bit & 1, name
     for name, register, bit in (("FPU", edx, 0), ("PSE", edx, 3), ("TSC", edx, 4), ("MSR", edx, 5), ("PAE", edx, 6),
                                 ("CX8", edx, 8), ("PGE", edx, 13), ("CMOV", edx, 15), ("SSE2", edx, 26)):  # fmt: skip
@@ -52,6 +52,16 @@ def test_cpuid_features(rig: Rig) -> None:
     assert ecx >> 28 & 1 == avx, "AVX and its state go together (SDM vol. 1 §13.3)"
     if not avx:
         assert not cpuid(rig, 7)[1] & (1 << 5 | 1 << 16), "AVX2, AVX512"
+
+
+def test_machine_check(rig: Rig) -> None:
+    """Where CPUID tells of machine checks, MCG_CAP is there and counts no more banks than it has room for."""
+    edx = cpuid(rig, 1)[3]
+    assert edx >> 7 & 1 == edx >> 14 & 1, "MCE and MCA go together"
+    if edx >> 7 & 1:
+        state = rig.finish("long", "mov ecx, 0x179; rdmsr; mov ebx, eax; mov ecx, 0x17a; rdmsr; hlt")
+        assert state.rbx & 0xFF <= 32
+        assert (state.eax, state.edx) == (0, 0), "no machine check is in progress"
 
 
 def test_cpuid_ranges(rig: Rig) -> None:
