@@ -16,7 +16,7 @@ from pathlib import Path
 from pyvmm.guests import debian, debian_tree, initramfs, mbr
 from pyvmm.guests.debian import DebianDisk, build_debian_disk
 from pyvmm.guests.initramfs import BUSYBOX_INIT, build_initramfs
-from pyvmm.guests.kernel import debian_kernel
+from pyvmm.guests.kernel import KERNELS, debian_kernel
 from pyvmm.guests.modules import load_order, module_path, with_modules
 from pyvmm.guests.tools import cache_directory
 
@@ -58,21 +58,29 @@ def cached_debian_disk(disk: DebianDisk | None = None) -> Path:
     return path
 
 
-def cached_kernel() -> Path:
-    """Return Debian's cloud kernel (bzImage), fetched when it is not there; raises GuestBuildError."""
-    folder = guest_cache()
-    with _locked(folder):
-        return debian_kernel(folder)
+def cached_kernel(flavour: str = "cloud") -> Path:
+    """Return one of Debian's stock kernels (bzImage), fetched when it is not there; raises GuestBuildError.
 
-
-def cached_initramfs(init: str = BUSYBOX_INIT, modules: Sequence[str] = ()) -> Path:
-    """Return a busybox initramfs with this init script; raises GuestBuildError.
-
-    `modules` of `cached_kernel` are loaded, with what they need, before the init script goes on to its shell; words
-    ``MODULE.PARAMETER=VALUE`` of the kernel's command line are their parameters.
+    Parameters
+    ----------
+    flavour
+        ``"cloud"`` or ``"generic"``, as `pyvmm.guests.kernel.KERNELS` names their packages.
     """
     folder = guest_cache()
-    loaded = load_order(cached_kernel(), modules) if modules else {}
+    with _locked(folder):
+        return debian_kernel(folder, KERNELS[flavour])
+
+
+def cached_initramfs(
+    init: str = BUSYBOX_INIT, modules: Sequence[str] = (), *, flavour: str = "cloud"
+) -> Path:
+    """Return a busybox initramfs with this init script; raises GuestBuildError.
+
+    `modules` of the kernel of this flavour are loaded, with what they need, before the init script goes on to its
+    shell; words ``MODULE.PARAMETER=VALUE`` of the kernel's command line are their parameters.
+    """
+    folder = guest_cache()
+    loaded = load_order(cached_kernel(flavour), modules) if modules else {}
     init = with_modules(init, loaded)
     path = folder / f"initramfs-{_digest(init, loaded, Path(str(initramfs.__file__)).read_bytes())}.gz"
     with _locked(folder):

@@ -13,6 +13,8 @@ from pathlib import Path
 from pyvmm.guests.tools import GuestBuildError, cache_directory, require_tools, run_logged
 
 CLOUD_KERNEL = "linux-image-cloud-amd64"
+KERNELS = {"cloud": CLOUD_KERNEL, "generic": "linux-image-amd64"}
+"""Meta packages of Debian's stock kernels: the one for virtual machines, and the one for every PC."""
 
 
 def kernel_package(meta: str = CLOUD_KERNEL) -> str:
@@ -74,7 +76,9 @@ def debian_kernel(cache: Path | None = None, meta: str = CLOUD_KERNEL, *, host: 
     try:
         package = kernel_package(meta)
     except GuestBuildError:
-        if kept := sorted(folder.glob("linux-image-*/boot/vmlinuz-*")):
+        flavour = meta.removeprefix("linux-image-")
+        packages = folder.glob(f"linux-image-[0-9]*-{flavour}/boot/vmlinuz-*")
+        if kept := sorted(path for path in packages if ("cloud" in path.name) == ("cloud" in flavour)):
             return kept[-1]
         raise
     unpacked = folder / package

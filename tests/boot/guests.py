@@ -48,6 +48,12 @@ class Vmm:
             return [*_PYVMM, *files, "--engine", self.engine, "-m", f"{memory}M", "--serial", "stdio"]
         return [*_QEMU, "-m", str(memory), "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
 
+    def virtio(self, disk: Path) -> list[str]:
+        """Return the words that add a qcow2 disk on virtio."""
+        if self.name == "pyvmm":
+            return ["--disk", f"path={disk},if=virtio,format=qcow2"]
+        return ["-drive", f"file={disk},if=virtio,format=qcow2"]
+
     def ide(self, disk: Path, iso: Path) -> list[str]:
         """Return the words that add a qcow2 disk and a disc on the IDE controller."""
         if self.name == "pyvmm":
