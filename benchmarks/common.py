@@ -87,6 +87,7 @@ def run_until(
     *,
     timeout: float = 600.0,
     at_marker: Callable[[int], object] | None = None,
+    stop_at_marker: bool = True,
 ) -> Usage:
     """Run a process until `marker` appears on its standard output, then kill it; the usage is that up to then.
 
@@ -96,6 +97,8 @@ def run_until(
     ----------
     at_marker
         Called with the process's id when the marker came; the process is stopped then, and lives.
+    stop_at_marker
+        False: it runs on while `at_marker` does. What it prints is not read then: no more than a pipe holds.
 
     Raises
     ------
@@ -123,7 +126,8 @@ def run_until(
                     found = marker in seen[start:]
                 wall = time.monotonic() - started
             if found:
-                os.kill(process.pid, signal.SIGSTOP)  # what it does from here on is not counted
+                if stop_at_marker:
+                    os.kill(process.pid, signal.SIGSTOP)  # what it does from here on is not counted
                 if at_marker is not None:
                     at_marker(process.pid)
         finally:
