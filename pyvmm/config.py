@@ -32,6 +32,10 @@ class DiskConfig:
     read_only: bool = False
     snapshot: bool = False
     """Writes are thrown away when the machine ends."""
+    place: int | None = None
+    """Of a virtio disk its PCI device number, 3 to 31; of an IDE drive 2 * channel + device. None: the first free."""
+    boot_index: int | None = None
+    """Drives of the same kind are tried in this order, then those without one, as configured."""
 
 
 @record(slots=True)
@@ -63,6 +67,10 @@ class MachineConfig:
         Drives in order; the first hard disk is BIOS drive 0x80.
     boot_order
         What the BIOS tries, in order: ``c`` hard disk, ``d`` CD, ``a`` floppy.
+    boot_once
+        The same for the first start only; empty: `boot_order`.
+    boot_menu
+        Whether SeaBIOS offers its boot menu; the built-in BIOS has none.
     kernel, initrd, append
         A kernel to load directly: bzImage, PVH ELF or multiboot.
     firmware
@@ -100,6 +108,8 @@ class MachineConfig:
     clock: Literal["realtime", "virtual"] = "realtime"
     disks: list[DiskConfig] = field(default_factory=list)
     boot_order: str = "cda"
+    boot_once: str = ""
+    boot_menu: bool = True
     kernel: StrPath | None = None
     initrd: StrPath | None = None
     append: str = ""

@@ -53,6 +53,8 @@ class Console:
         False when COM1 is not connected to the terminal: keys other than escapes are dropped.
     debug
         What the guest writes to its debug console, to be shown on standard error; None to leave it.
+    prompt
+        Begin with the prompt, on a terminal.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Console:
         *,
         send_input: bool = True,
         debug: CharSink | None = None,
+        prompt: bool = False,
     ) -> None:
         self._runner = runner
         self._terminal = terminal
         self._notice = notice
         self._send_input = send_input
         self._debug = debug
+        self._begin_with_prompt = prompt
         self._filter = EscapeFilter()
         self._prompt: Prompt | None = None
         self._quit_at = -AGAIN_SECONDS
@@ -106,6 +110,8 @@ class Console:
 
     def _loop(self) -> None:
         name_this_thread("console")
+        if self._begin_with_prompt and self._terminal.is_tty:
+            self._open_prompt()
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
         poll.register(self._terminal.fd, select.POLLIN)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": ("pyvmm.cli.run", "run a disk, a kernel, or the built-in guest"),
     "image": ("pyvmm.cli.image", "create, inspect, convert and check disk images"),
+    "qemu-kvm": ("pyvmm.cli.qemu.command", "run a QEMU command line, or --explain it"),
     "doctor": ("pyvmm.cli.doctor", "say what this host can run, and how fast"),
 }
 
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         quick = parse_quickly(arguments[1:])
         if quick is not None:
             return run_command("run", quick)
+    if arguments[:1] == ["qemu-kvm"]:  # reads its words by itself
+        from pyvmm.cli.options import RunOptions
+
+        return run_command("qemu-kvm", RunOptions({"words": arguments[1:]}))
     from pyvmm.cli.parser import build_parser
 
     parser = build_parser(arguments, COMMANDS)

@@ -58,11 +58,15 @@ def run_machine(
     notice: Notice,
     options: RunOptions | argparse.Namespace,
     timeout: float | None = None,
+    *,
+    shutdown: bool = True,
+    paused: bool = False,
+    prompt: bool = False,
 ) -> int:
     """Build the machine of `config`, run it to its end on this terminal, and return the exit code.
 
     Of `options`, those that say how to run it: ``quiet``, ``verbose``, ``vnc``, ``serial``, ``debug_console``,
-    ``no_reboot``.
+    ``no_reboot``. `shutdown` and `paused` are `Runner`'s; `prompt` opens the prompt on a terminal at once.
     """
     from pyvmm.cli.runner import Runner
 
@@ -90,12 +94,14 @@ def run_machine(
         if on_terminal:
             # The guest's first character takes the line away: the same stream, hence no race.
             machine.serial.sink.set_preamble(notice.hand_over())
-        runner = Runner(machine, notice, reboot=not options.no_reboot, timeout=timeout)
+        runner = Runner(
+            machine, notice, reboot=not options.no_reboot, timeout=timeout, shutdown=shutdown, paused=paused
+        )
         consoles: list[Console] = []
 
         def open_console() -> None:
             gc.enable()
-            consoles.append(_open_console(runner, notice, options))
+            consoles.append(_open_console(runner, notice, options, prompt))
 
         try:
             if sys.stdin is not None and sys.stdin.isatty():
@@ -118,7 +124,9 @@ def run_machine(
     return code
 
 
-def _open_console(runner: Runner, notice: Notice, options: RunOptions | argparse.Namespace) -> Console:
+def _open_console(
+    runner: Runner, notice: Notice, options: RunOptions | argparse.Namespace, prompt: bool
+) -> Console:
     """Keys, escapes and signals: imported when the guest runs, where it need not wait for them."""
     from pyvmm.cli.console import Console
     from pyvmm.cli.terminal import Terminal
@@ -127,7 +135,8 @@ def _open_console(runner: Runner, notice: Notice, options: RunOptions | argparse
     terminal = Terminal(sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY))
     port = runner.machine.devices["debug_console"]
     debug = port.sink if options.debug_console and isinstance(port, DebugConsole) else None
-    return Console(runner, terminal, notice, send_input=options.serial == "stdio", debug=debug).__enter__()
+    send = options.serial == "stdio"
+    return Console(runner, terminal, notice, send_input=send, debug=debug, prompt=prompt).__enter__()
 
 
 def _serve_vnc(machine: Machine, option: str) -> str:

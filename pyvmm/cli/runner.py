@@ -32,17 +32,30 @@ class Runner:
         Reset the machine when the guest asks for it, or has triple-faulted; otherwise end.
     timeout
         Seconds of wall time until the end; None: for ever.
+    shutdown
+        End when the guest powers off; otherwise pause, and `resume` switches it on again.
+    paused
+        Wait for `resume` before the first instruction.
     """
 
     def __init__(
-        self, machine: Machine, notice: Notice, *, reboot: bool = True, timeout: float | None = None
+        self,
+        machine: Machine,
+        notice: Notice,
+        *,
+        reboot: bool = True,
+        timeout: float | None = None,
+        shutdown: bool = True,
+        paused: bool = False,
     ) -> None:
         self.machine = machine
-        self.paused = False
+        self.paused = paused
         self.resets = 0
         self.started = time.monotonic()
         self._notice = notice
         self._reboot = reboot
+        self._shutdown = shutdown
+        self._off = False
         self._deadline = None if timeout is None else self.started + timeout
         self._timeout = timeout
         self._requests: list[_Request] = []
@@ -101,8 +114,14 @@ class Runner:
         self.call(lambda: setattr(self, "paused", True))
 
     def resume(self) -> None:
-        """Let the guest go on."""
-        self.call(lambda: setattr(self, "paused", False))
+        """Let the guest go on; switch it on when it is off."""
+
+        def go_on() -> None:
+            if self._off:
+                self.machine.reset()
+            self.paused = self._off = False
+
+        self.call(go_on)
 
     def reset(self) -> None:
         """Push the reset button."""
@@ -122,6 +141,10 @@ class Runner:
                 self._notice.say(f"--timeout {self._timeout:g}: time is over, the guest was ended")
                 return exit_codes.TIMEOUT
             if self.paused:
+                if meanwhile is not None:
+                    meanwhile()  # somebody must be able to say resume
+                    meanwhile = None
+                    continue
                 self._bell.acquire(timeout=-1 if left is None else min(left, _thread.TIMEOUT_MAX))
                 continue
             first, meanwhile = meanwhile, None
@@ -140,8 +163,14 @@ class Runner:
     def _judge(self, result: RunResult) -> int | None:
         """Exit code that a result of `Machine.run` means; None to go on."""
         match result.reason:
-            case "poweroff":
+            case "poweroff" if self._shutdown:
                 return exit_codes.OK
+            case "poweroff":
+                self.paused = self._off = True
+                self._notice.say(
+                    "the guest powered off; Ctrl-A C, resume switches it on again, Ctrl-A X ends"
+                )
+                return None
             case "exit":
                 return int(result.code) & 0xFF
             case "reset" | "shutdown":

@@ -21,6 +21,7 @@ PATHS = (
 )
 """Where Debian and others install it; the first that is there is taken."""
 
+FLOPPY_PATH = "/pci@i0cf8/isa@1/fdc@03f0/floppy@0"
 _BOOT_DEVICES = {"a": 1, "c": 2, "d": 3}
 
 
@@ -41,8 +42,7 @@ def cmos(memory_size: int, above_4g: int, boot_order: str, cpus: int) -> dict[in
     extended = min(max(memory_size - MIB, 0) // KIB, 0xFFFF)
     high = min(max(memory_size - 16 * MIB, 0) // (64 * KIB), 0xFFFF)
     over = above_4g // (64 * KIB)
-    order = [_BOOT_DEVICES[letter] for letter in boot_order[:3]] + [0, 0]
-    return {
+    return boot_order_cmos(boot_order) | {
         0x15: 640 & 0xFF,
         0x16: 640 >> 8,
         0x17: extended & 0xFF,
@@ -54,13 +54,27 @@ def cmos(memory_size: int, above_4g: int, boot_order: str, cpus: int) -> dict[in
         0x5B: over & 0xFF,
         0x5C: over >> 8 & 0xFF,
         0x5D: over >> 16 & 0xFF,
-        0x3D: order[0] | order[1] << 4,
-        0x38: order[2] << 4 | 1,
         0x5F: cpus - 1,
     }
 
 
-def items(memory_size: int, cpus: int, apic_id_limit: int) -> dict[int, bytes]:
+def boot_order_cmos(boot_order: str) -> dict[int, int]:
+    """The CMOS bytes of the boot order: up to three of the letters ``a``, ``c`` and ``d``."""
+    order = [_BOOT_DEVICES[letter] for letter in boot_order[:3]] + [0, 0]
+    return {0x3D: order[0] | order[1] << 4, 0x38: order[2] << 4 | 1}
+
+
+def virtio_path(slot: int) -> str:
+    """How SeaBIOS calls the virtio disk in a PCI slot."""
+    return f"/pci@i0cf8/scsi@{slot:x}/disk@0,0"
+
+
+def ide_path(slot: int, function: int, place: int) -> str:
+    """How SeaBIOS calls the drive at 2 * channel + device of the IDE controller."""
+    return f"/pci@i0cf8/ide@{slot:x},{function:x}/drive@{place >> 1:x}/disk@{place & 1:x}"
+
+
+def items(memory_size: int, cpus: int, apic_id_limit: int, *, menu: bool = True) -> dict[int, bytes]:
     """fw_cfg items by key.
 
     Parameters
@@ -71,6 +85,8 @@ def items(memory_size: int, cpus: int, apic_id_limit: int) -> dict[int, bytes]:
         vCPUs that are there from the start.
     apic_id_limit
         The highest APIC ID, plus 1: SeaBIOS's tables count by APIC ID.
+    menu
+        Whether to offer the boot menu.
     """
     from pyvmm.devices import fw_cfg
 
@@ -79,12 +95,16 @@ def items(memory_size: int, cpus: int, apic_id_limit: int) -> dict[int, bytes]:
         fw_cfg.NO_GRAPHIC: bytes(2),
         fw_cfg.CPU_COUNT: cpus.to_bytes(2, "little"),
         fw_cfg.MAX_CPUS: apic_id_limit.to_bytes(2, "little"),
-        fw_cfg.BOOT_MENU: (1).to_bytes(2, "little"),
+        fw_cfg.BOOT_MENU: int(menu).to_bytes(2, "little"),
     }
 
 
 def files(
-    ram: Iterable[tuple[int, int]], tables: AcpiTables | None, *, serial_port: int | None
+    ram: Iterable[tuple[int, int]],
+    tables: AcpiTables | None,
+    *,
+    serial_port: int | None,
+    boot_paths: Iterable[str] = (),
 ) -> dict[str, bytes]:
     """fw_cfg files by name.
 
@@ -96,6 +116,8 @@ def files(
         ACPI tables to be placed by the firmware.
     serial_port
         First port of a UART that mirrors the text screen; None for none.
+    boot_paths
+        Drives to be tried first, in this order (`virtio_path`, `ide_path`, `FLOPPY_PATH`).
     """
     import struct
 
@@ -106,6 +128,8 @@ def files(
     found["etc/boot-fail-wait"] = (5000).to_bytes(4, "little")
     if serial_port is not None:
         found["etc/sercon-port"] = serial_port.to_bytes(8, "little")
+    if paths := list(boot_paths):
+        found["bootorder"] = "\n".join(paths).encode() + b"\0"
     if tables is not None:
         found |= acpi_files(tables)
     return found

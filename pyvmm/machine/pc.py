@@ -35,6 +35,7 @@ from pyvmm.engine import EngineVm, Vcpu
 from pyvmm.errors import BootError, ConfigError
 from pyvmm.machine import layout
 from pyvmm.machine.engines import Choice, choose
+from pyvmm.machine.places import boot_paths, boot_rank, ide_places, virtio_slots
 from pyvmm.memory import GuestMemory
 from pyvmm.units import KIB, Gpa, format_size
 
@@ -79,6 +80,7 @@ class Pc:
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
         self.mp_table: list[tuple[Gpa, bytes]] = []
+        self._started = False
         self.vms: list[EngineVm] = []  # `vm`, and the one that it changes places with (machine/switch.py)
         topology = config.topology
         self.apic_ids = list(range(config.cpus)) if topology is None else topology.apic_ids()
@@ -92,6 +94,7 @@ class Pc:
     def start(self, vcpu: Vcpu) -> None:
         """Load what runs first, and point the vCPU at it. Also after a reset."""
         memory = self.board.memory
+        self._set_boot_order()
         if self.rom is not None:
             _load_rom(memory, self.rom)
             return  # in the state after RESET#, as it is
@@ -117,6 +120,23 @@ class Pc:
         elif self.firmware is not None:
             self.firmware.reset(state)
         vcpu.state = state
+
+    def _set_boot_order(self) -> None:
+        """The first start may have an order of its own."""
+        config, first = self.config, not self._started
+        self._started = True
+        if not config.boot_once:
+            return
+        order = config.boot_once if first else config.boot_order
+        if self.firmware is not None:
+            self.firmware.boot.order = order
+        elif self.rom is not None:
+            from pyvmm.firmware.seabios import boot_order_cmos
+
+            rtc = self.devices["rtc"]
+            assert isinstance(rtc, Rtc)
+            for index, value in boot_order_cmos(order).items():
+                rtc[index] = value
 
     def reset(self) -> None:
         """Every device at its power-on values."""
@@ -212,11 +232,9 @@ def check(config: MachineConfig) -> None:
         raise ConfigError("--append: goes with --kernel; a disk's own boot loader has the command line")
     if config.pflash is not None and (config.firmware == "pyvmm" or config.kernel is not None):
         raise ConfigError("--pflash: goes with UEFI firmware; add --firmware ovmf")
-    unknown = set(config.boot_order) - set("acd")
-    if unknown or not config.boot_order:
-        raise ConfigError(
-            f"--boot: {config.boot_order!r} is not made of c (hard disk), d (CD) and a (floppy)"
-        )
+    for order in (config.boot_order, config.boot_once or "c"):
+        if set(order) - set("acd") or not order:
+            raise ConfigError(f"--boot: {order!r} is not made of c (hard disk), d (CD) and a (floppy)")
     if config.tsc_hz is not None and not 1_000_000 <= config.tsc_hz <= 100_000_000_000:
         raise ConfigError(f"tsc_hz: {config.tsc_hz} is not between 1 MHz and 100 GHz")
 
@@ -376,7 +394,7 @@ def add_disks(pc: Pc) -> None:
     from pyvmm.block import open_image
     from pyvmm.devices.virtio import VirtioBlk
 
-    slot = layout.PCI_FIRST_FREE_SLOT
+    slots = virtio_slots(pc.config.disks)
     bus = pc.devices["pci"]
     assert isinstance(bus, PciBus)
     for disk in pc.config.disks:
@@ -389,10 +407,9 @@ def add_disks(pc: Pc) -> None:
         )
         pc.images.append(image)
         if disk.interface == "virtio":
-            index = slot - layout.PCI_FIRST_FREE_SLOT
+            index = sum(name.startswith("disk") for name in pc.devices)
             io = pc.board.worker(f"blk-{index}")
-            pc.add(f"disk{index}", VirtioBlk(pc.board, bus, slot, image, io=io))
-            slot += 1
+            pc.add(f"disk{index}", VirtioBlk(pc.board, bus, slots.pop(0), image, io=io))
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
 
@@ -404,16 +421,9 @@ def add_ide(pc: Pc) -> None:
     board, bus = pc.board, pc.devices["pci"]
     assert isinstance(bus, PciBus)
     drives: list[IdeDrive | None] = [None] * 4
-    for interface, order in (("cdrom", (2, 3, 1, 0)), ("ide", (0, 1, 2, 3))):
-        for disk, image in zip(pc.config.disks, pc.images, strict=True):
-            if disk.interface != interface:
-                continue
-            place = next((place for place in order if drives[place] is None), None)
-            if place is None:
-                raise ConfigError(
-                    f"{os.fspath(disk.path)}: the IDE controller has four drives already; use virtio for this one"
-                )
-            drives[place] = IdeDrive("disk" if interface == "ide" else "cdrom", image)
+    for place, index in ide_places(pc.config.disks).items():
+        is_disk = pc.config.disks[index].interface == "ide"
+        drives[place] = IdeDrive("disk" if is_disk else "cdrom", pc.images[index])
     irqs = board.irq_line(layout.IRQ_IDE[0]), board.irq_line(layout.IRQ_IDE[1])
     ide = pc.add(
         "ide",
@@ -441,10 +451,8 @@ def add_firmware(pc: Pc) -> None:
     from pyvmm.firmware.bios import Bios
     from pyvmm.firmware.platform import Drive
 
-    drives = [
-        Drive(str(disk.path), image, disk.interface)
-        for disk, image in zip(config.disks, pc.images, strict=True)
-    ]
+    pairs = sorted(zip(config.disks, pc.images, strict=True), key=lambda pair: boot_rank(pair[0]))
+    drives = [Drive(str(disk.path), image, disk.interface) for disk, image in pairs]
     pc.firmware = Bios(
         pc.board.memory,
         pc.board.pio,
@@ -484,8 +492,10 @@ def add_firmware_configuration(pc: Pc) -> None:
             [(layout.ABOVE_4G_BASE, config.memory - below)] if config.memory > below else []
         )
         port = layout.COM_PORTS[0] if config.bios_serial else None
-        device.add_items(seabios.items(config.memory, config.cpus, pc.apic_ids[-1] + 1))
-        device.add_files(seabios.files(ram, pc.acpi, serial_port=port))
+        limit = pc.apic_ids[-1] + 1
+        device.add_items(seabios.items(config.memory, config.cpus, limit, menu=config.boot_menu))
+        paths = boot_paths(config.disks)
+        device.add_files(seabios.files(ram, pc.acpi, serial_port=port, boot_paths=paths))
 
     board.pio.add(layout.FW_CFG, FwCfg.SIZE, pc.add("fw_cfg", FwCfg(board, provide=provide)))
     sink = CharSink(board)

@@ -57,6 +57,28 @@ def run(machine: CardboardMachine, **keywords: Any) -> int:
     return Runner(machine, Notice(quiet=True), **keywords).run()  # type: ignore[arg-type]
 
 
+def test_power_off_may_wait_for_being_switched_on() -> None:
+    """-no-shutdown: paused, reset by `resume`; -S: paused before the first instruction, with somebody to say so."""
+    machine = CardboardMachine(("poweroff", 0))
+    runner = Runner(machine, Notice(quiet=True), shutdown=False, paused=True)  # type: ignore[arg-type]
+    seen: list[object] = []
+
+    def user() -> None:
+        seen.append((runner.paused, len(machine.results)))
+        runner.resume()
+        while not runner.paused:
+            pass
+        seen.append(machine.resets)
+        runner.resume()
+        seen.append(machine.resets)
+        runner.quit(130)
+
+    thread = threading.Thread(target=user)
+    assert runner.run(meanwhile=thread.start) == 130
+    thread.join()
+    assert seen == [(True, 1), 0, 1]
+
+
 @pytest.mark.parametrize(
     ("results", "code", "resets"),
     [
