@@ -198,6 +198,14 @@ uint64_t timer_deadline(const Timer *timer) { return __atomic_load_n(&timer->dea
 
 uint64_t clock_next_deadline(Clock *clock) { return __atomic_load_n(&clock->next, __ATOMIC_ACQUIRE); }
 
+uint64_t clock_host_deadline(Clock *clock, uint64_t ns)
+{
+    if (ns == CLOCK_NEVER || clock_is_paused(clock))
+        return CLOCK_NEVER;
+    uint64_t host = host_ns(CLOCK_MONOTONIC), now = host - __atomic_load_n(&clock->offset, __ATOMIC_RELAXED);
+    return ns > now ? host + MIN(ns - now, (uint64_t)1 << 60) : host;
+}
+
 void clock_run_timers(Clock *clock)
 {
     pthread_mutex_lock(&clock->lock);

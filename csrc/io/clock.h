@@ -44,6 +44,9 @@ uint64_t timer_deadline(const Timer *timer);         /* CLOCK_NEVER when not arm
 
 /* For the I/O thread and the engines. */
 uint64_t clock_next_deadline(Clock *clock);          /* lock-free read */
+/* What the host's CLOCK_MONOTONIC reads when this realtime clock reads `ns`: now when that is past, CLOCK_NEVER while
+ * it is paused. */
+uint64_t clock_host_deadline(Clock *clock, uint64_t ns);
 void clock_run_timers(Clock *clock);                 /* fire all that are due */
 void clock_advance(Clock *clock, uint64_t ns);       /* virtual only */
 /* Called whenever the earliest deadline moves to an earlier time (realtime: wakes the I/O thread). */

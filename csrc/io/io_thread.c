@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "io/io_thread.h"
@@ -31,9 +32,11 @@ struct IoThread {
     Clock *clock;
     char name[IO_THREAD_NAME_SIZE];
     int epoll;
-    int timer; /* timerfd: armed by whoever moves the earliest deadline, so that arming wakes nobody; -1: no timers
+    int timer; /* timerfd, edge-triggered: set by whoever moves the earliest deadline, which wakes nobody; -1: none
                 */
     int wake;  /* eventfd for stopping */
+    uint64_t
+        armed; /* with timer_lock: what the timerfd is set for, of the host's clock; CLOCK_NEVER: it has fired */
     bool started;
     bool stopping;
     pthread_t thread;
@@ -49,22 +52,37 @@ struct IoThread {
  * From any thread. Reading the deadline and setting the timerfd are one step under `timer_lock`: otherwise a thread
  * that read an older, later deadline could set it after another had set a new, earlier one, and that timer would be
  * lost.
+ *
+ * A timerfd that is set for an earlier time stays so: when it fires, the I/O thread finds nothing due and comes
+ * here again. A guest that moves its timer to and fro, or takes it back, so costs no system call, and one that sets
+ * a new one-shot at each tick costs one.
  */
 static void arm_timer(void *opaque)
 {
     IoThread *io = opaque;
     pthread_mutex_lock(&io->timer_lock);
-    uint64_t deadline = clock_next_deadline(io->clock);
-    struct itimerspec spec = {0};
     /* A paused clock reaches no deadline: resuming it comes here again. */
-    if (deadline != CLOCK_NEVER && !clock_is_paused(io->clock)) {
-        uint64_t now = clock_now(io->clock);
-        uint64_t wait = deadline > now ? deadline - now : 1;
-        spec.it_value.tv_sec = (time_t)MIN(wait / NS_PER_SECOND, (uint64_t)1 << 30);
-        spec.it_value.tv_nsec = (long)(wait % NS_PER_SECOND);
+    uint64_t wanted = clock_host_deadline(io->clock, clock_next_deadline(io->clock));
+    if (wanted < io->armed) {
+        struct itimerspec spec = {
+            .it_value = {.tv_sec = (time_t)(wanted / NS_PER_SECOND), .tv_nsec = (long)(wanted % NS_PER_SECOND)}};
+        timerfd_settime(io->timer, TFD_TIMER_ABSTIME, &spec, NULL);
+        io->armed = wanted;
     }
-    timerfd_settime(io->timer, 0, &spec, NULL);
     pthread_mutex_unlock(&io->timer_lock);
+}
+
+/* On the I/O thread: the timerfd says that its time has come. It may have been set anew since. */
+static void timer_fired(IoThread *io)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    pthread_mutex_lock(&io->timer_lock);
+    if (io->armed <= (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec)
+        io->armed = CLOCK_NEVER;
+    pthread_mutex_unlock(&io->timer_lock);
+    clock_run_timers(io->clock);
+    arm_timer(io);
 }
 
 static int add_fd(IoThread *io, int fd, uint32_t events)
@@ -81,6 +99,7 @@ static IoThread *new_thread(Clock *clock, const char *name, bool timers, Error *
         return NULL;
     }
     io->clock = clock;
+    io->armed = CLOCK_NEVER;
     snprintf(io->name, sizeof io->name, "%s", name);
     pthread_mutex_init(&io->timer_lock, NULL);
     pthread_mutex_init(&io->lock, NULL);
@@ -89,7 +108,7 @@ static IoThread *new_thread(Clock *clock, const char *name, bool timers, Error *
     io->timer = timers ? timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC) : -1;
     io->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (io->epoll < 0 || (timers && io->timer < 0) || io->wake < 0 ||
-        (timers && add_fd(io, io->timer, EPOLLIN) < 0) || add_fd(io, io->wake, EPOLLIN) < 0) {
+        (timers && add_fd(io, io->timer, EPOLLIN | EPOLLET) < 0) || add_fd(io, io->wake, EPOLLIN) < 0) {
         error_set(error, errno, "cannot make the descriptors of the I/O thread %s: %s (see ulimit -n)", io->name,
                   strerror(errno));
         io_thread_free(io);
@@ -136,16 +155,12 @@ static void *io_thread_main(void *opaque)
     pthread_mutex_unlock(&io->lock);
     struct epoll_event events[EVENTS_PER_WAIT];
     if (io->timer >= 0)
-        arm_timer(io);
+        timer_fired(io); /* what was due before */
     while (!is_stopping(io)) {
         int count = epoll_wait(io->epoll, events, EVENTS_PER_WAIT, -1);
         for (int i = 0; i < count; i++) {
             if (events[i].data.fd == io->timer) {
-                uint64_t expirations;
-                if (read(io->timer, &expirations, sizeof expirations) > 0) {
-                    clock_run_timers(io->clock);
-                    arm_timer(io);
-                }
+                timer_fired(io);
             } else if (events[i].data.fd != io->wake) {
                 dispatch(io, events[i].data.fd, events[i].events);
             }

@@ -142,6 +142,69 @@ static void test_free_of_a_timer_that_arms_itself(void)
     board_free(board);
 }
 
+typedef struct Moved {
+    Clock *clock;
+    Timer *timer;
+    uint64_t deadline;     /* atomic */
+    uint32_t fired, early; /* atomic */
+} Moved;
+
+static void on_moved(void *opaque)
+{
+    Moved *moved = opaque;
+    if (clock_now(moved->clock) < __atomic_load_n(&moved->deadline, __ATOMIC_SEQ_CST))
+        __atomic_fetch_add(&moved->early, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&moved->fired, 1, __ATOMIC_SEQ_CST);
+}
+
+static void move(Moved *moved, uint64_t ns)
+{
+    uint64_t deadline = clock_now(moved->clock) + ns;
+    __atomic_store_n(&moved->deadline, deadline, __ATOMIC_SEQ_CST);
+    timer_arm(moved->timer, deadline);
+}
+
+/* Later, earlier, taken back, over a pause and another time of day: it fires once, and not before its time. */
+static void test_deadlines_that_move(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Moved moved = {.clock = board->clock};
+    moved.timer = timer_new(board->clock, on_moved, &moved);
+    CHECK_EQ(io_thread_start(board->io, &error), 0);
+    for (uint32_t i = 1; i <= 60; i++) {
+        move(&moved, 200000000);
+        if (i % 2)
+            move(&moved, 400000000);
+        if (i % 3 == 0)
+            timer_disarm(moved.timer);
+        if (i % 5 == 0)
+            clock_pause(board->clock);
+        move(&moved, 1000000 + i * 10000);
+        move(&moved, 2000000 + i * 10000);
+        if (i % 10 == 0)
+            clock_set(board->clock, i % 20 ? 5 : 1ull << 50); /* the deadline is far away, or long past */
+        if (i % 10 == 0)
+            move(&moved, 1000000);
+        if (i % 5 == 0) {
+            pause_ns(4000000);
+            CHECK_EQ(__atomic_load_n(&moved.fired, __ATOMIC_SEQ_CST), i - 1);
+            clock_resume(board->clock);
+        }
+        while (__atomic_load_n(&moved.fired, __ATOMIC_SEQ_CST) < i)
+            sched_yield();
+        if (i % 7 == 0) { /* the thread that stopped has its timers when it goes on */
+            io_thread_stop(board->io);
+            CHECK_EQ(io_thread_start(board->io, &error), 0);
+        }
+    }
+    pause_ns(5000000);
+    CHECK_EQ(moved.fired, 60);
+    CHECK_EQ(moved.early, 0);
+    timer_free(moved.timer);
+    board_free(board);
+}
+
 /* Its wake-ups are counted: without the rule there are thousands. */
 static void test_a_paused_clock_wakes_nobody(void)
 {
@@ -194,6 +257,7 @@ int main(void)
     RUN(test_kicks_are_not_lost);
     RUN(test_removal_waits_for_the_callback);
     RUN(test_free_of_a_timer_that_arms_itself);
+    RUN(test_deadlines_that_move);
     RUN(test_a_paused_clock_wakes_nobody);
     RUN(test_workers_leave_the_clock_alone);
     return 0;
