@@ -4,6 +4,8 @@
 
 typedef I8254ChannelState Channel;
 
+#define MIN_PERIOD_NS 20000 /* of interrupts: as the local APIC's timer */
+
 typedef struct I8254 {
     Device device;
     IrqLine *irq;
@@ -311,6 +313,18 @@ static void sync_all(I8254 *pit, uint64_t now)
         sync_channel(pit, i, now);
 }
 
+/* A period below MIN_PERIOD_NS interrupts that often at most: the edges between are lost, as they are on a wire
+ * that nobody looks at in time. */
+static uint64_t earliest_ns(const I8254 *pit)
+{
+    const Channel *c = &pit->state.channel[0];
+    bool periodic = mode_of(c) == 2 || mode_of(c) == 3;
+    if (!periodic || clock_kind(pit->device.board->clock) == CLOCK_KIND_VIRTUAL ||
+        clock_ticks_to_ns(c->count, I8254_HZ) >= MIN_PERIOD_NS)
+        return 0;
+    return clock_now(pit->device.board->clock) + MIN_PERIOD_NS;
+}
+
 /* Channel 0's wire and timer after a change of its programming. */
 static void drive_irq(I8254 *pit)
 {
@@ -321,7 +335,7 @@ static void drive_irq(I8254 *pit)
     if (tick == CLOCK_NEVER)
         timer_disarm(pit->timer);
     else
-        timer_arm(pit->timer, clock_ticks_to_ns(tick, I8254_HZ));
+        timer_arm(pit->timer, MAX(clock_ticks_to_ns(tick, I8254_HZ), earliest_ns(pit)));
 }
 
 static void i8254_expired(void *opaque)
@@ -427,7 +441,8 @@ bool i8254_gate(Device *device, uint32_t channel)
     return channel <= 2 && __atomic_load_n(&pit->state.channel[channel].gate, __ATOMIC_RELAXED);
 }
 
-/* The datasheet leaves power-on values undefined: here nothing counts and every OUT is low, so that no edge is made. */
+/* The datasheet leaves power-on values undefined: here nothing counts and every OUT is low, so that no edge is
+ * made. */
 static void i8254_reset(Device *device)
 {
     I8254 *pit = container_of(device, I8254, device);
