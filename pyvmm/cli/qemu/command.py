@@ -183,11 +183,8 @@ def settle(plan: Plan) -> MachineConfig:
     if plan.boot_menu and own_bios:
         raise refuse("-boot menu=on", "pyvmm's BIOS has no menu", "add -bios seabios, or leave it away")
     if not disks and plan.kernel is None and own_bios and not plan.paused:
-        left = [drive.disk.path for drive in plan.drives]
-        what = f"{' and '.join(str(path) for path in left)} {'is' if len(left) == 1 else 'are'} connected to nothing"
         raise BootError(
-            f"nothing to boot: {what if left else 'there is no disk, CD, floppy or kernel'};"
-            " add if=virtio to a -drive, or a -device for it"
+            "nothing to boot: there is no disk, CD, floppy or kernel; add -drive file=DISK,if=virtio"
         )
     if not plan.display and not plan.no_defaults:
         plan.notes.append("no window here: COM1 is on this terminal, -vnc :0 shows the screen")

@@ -202,6 +202,10 @@ def connect(plan: Plan) -> list[DiskConfig]:
                 drive.disk.place = number("addr", _address(properties["addr"]), 31)
             drive.connected = True
             rest.append(drive)
+    left = [drive for drive in plan.drives if not drive.connected]
+    if left and not (ide or rest) and plan.kernel is None:
+        _connect_for_boot(plan, left)
+        return [drive.disk for drive in left]
     for drive in plan.drives:
         if not drive.connected:
             name = drive.id or "NAME"
@@ -211,6 +215,21 @@ def connect(plan: Plan) -> list[DiskConfig]:
                 f" add {id_}-device virtio-blk-pci,drive={name}"
             )
     return [drive.disk for drive in [*(ide[place] for place in sorted(ide)), *rest]]
+
+
+def _connect_for_boot(plan: Plan, left: list[Drive]) -> None:
+    """Drives with if=none and no -device, and nothing else to boot: connected after all, which QEMU would not do.
+
+    A command line that boots something in QEMU never comes here.
+    """
+    for drive in left:
+        drive.disk.interface = "cdrom" if drive.cdrom else "virtio"
+        drive.connected = True
+        device = "ide-cd" if drive.cdrom else "virtio-blk-pci"
+        plan.notes.append(
+            f"{drive.written}: if=none connects it to nothing in QEMU; with nothing else to boot it is connected here,"
+            f" as by -device {device},drive={drive.id or 'NAME'}"
+        )
 
 
 def _drive_of(plan: Plan, device: str, id_: str) -> Drive:

@@ -75,10 +75,25 @@ def test_the_lectures_command() -> None:
     assert unconnected.startswith("-drive file=data.qcow2: if=none connects it to nothing")
 
 
-def test_the_lectures_command_without_its_device_boots_nothing() -> None:
-    """As in QEMU; the line names the drives and what is missing."""
-    with pytest.raises(BootError, match=r"vm\.qcow2 and data\.qcow2 are connected to nothing"):
-        config(LECTURE)
+def test_the_lectures_command_without_its_device() -> None:
+    """QEMU would have nothing to boot: the drives are connected in their order, and each line says so."""
+    plan, made = plan_of(LECTURE)
+    assert [(disk.path, disk.interface) for disk in made.disks] == [
+        ("vm.qcow2", "virtio"),
+        ("data.qcow2", "virtio"),
+    ]
+    assert "-device virtio-blk-pci,drive=drive-virtio-disk0" in plan.notes[0]
+    assert all("connects it to nothing in QEMU" in note for note in plan.notes[:2])
+
+
+def test_unconnected_drives_stay_so_beside_another() -> None:
+    plan, made = plan_of("-hda a -drive file=b,if=none,format=raw")
+    assert [disk.path for disk in made.disks] == ["a"]
+    assert any(
+        "-drive file=b: if=none connects it to nothing, here as in QEMU" in note for note in plan.notes
+    )
+    with pytest.raises(BootError, match="nothing to boot"):
+        config("-m 64")
 
 
 @pytest.mark.parametrize(
