@@ -142,7 +142,7 @@ static void unlink_timer(Clock *clock, Timer *timer)
         *link = timer->next;
         break;
     }
-    timer->deadline = CLOCK_NEVER;
+    __atomic_store_n(&timer->deadline, CLOCK_NEVER, __ATOMIC_RELAXED); /* timer_deadline() takes no lock */
 }
 
 static void publish_next(Clock *clock)
@@ -173,7 +173,7 @@ void timer_arm(Timer *timer, uint64_t deadline_ns)
     if (timer->deadline != CLOCK_NEVER)
         unlink_timer(clock, timer);
     if (deadline_ns != CLOCK_NEVER) {
-        timer->deadline = deadline_ns;
+        __atomic_store_n(&timer->deadline, deadline_ns, __ATOMIC_RELAXED);
         Timer **link = &clock->timers;
         while (*link && (*link)->deadline <= deadline_ns)
             link = &(*link)->next;
