@@ -79,6 +79,11 @@ typedef struct IoEventFds IoEventFds;
 typedef struct { uint32_t entries; uint32_t active; uint64_t refused; } IoEventFdCounts;
 void ioeventfds_counts(IoEventFds *list, IoEventFdCounts *counts);
 
+/* irq/irqfd.h */
+typedef struct IrqFds IrqFds;
+typedef struct { uint32_t entries; uint32_t active; uint64_t changes; uint64_t refused; } IrqFdCounts;
+void irqfds_counts(IrqFds *list, IrqFdCounts *counts);
+
 /* irq/irq.h */
 typedef struct IrqRouter IrqRouter;
 typedef struct IrqLine IrqLine;
@@ -119,6 +124,7 @@ typedef struct {
     Clock *clock;
     IoThread *io;
     IoEventFds *ioeventfds;
+    IrqFds *irqfds;
     IrqRouter *irqs;
     EventLog *log;
     uint32_t system_request;
@@ -566,7 +572,7 @@ typedef struct {
     PciMsixState msix;
 } VirtioPciState;
 typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; bool modern_only;
-                 bool no_ioeventfd; IoThread *io; ...; } VirtioBlkOptions;
+                 bool no_ioeventfd; bool no_irqfd; IoThread *io; ...; } VirtioBlkOptions;
 typedef struct {
     uint64_t reads;
     uint64_t writes;
@@ -581,6 +587,7 @@ typedef struct {
     uint64_t faults;
     uint64_t kicks;
     uint64_t signals;
+    uint64_t irqfd_interrupts;
 } VirtioBlkCounters;
 Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *image, const VirtioBlkOptions *options,
                        Error *error);

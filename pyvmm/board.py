@@ -125,6 +125,13 @@ class Board:
         lib.ioeventfds_counts(self.pointer.ioeventfds, counts)
         return int(counts.entries), int(counts.active)
 
+    @property
+    def irqfds(self) -> tuple[int, int, int]:
+        """Interrupt messages by eventfd: vectors that use one, those that the engine has, changes of its table so far."""
+        counts = ffi.new("IrqFdCounts *")
+        lib.irqfds_counts(self.pointer.irqfds, counts)
+        return int(counts.entries), int(counts.active), int(counts.changes)
+
     def messages(self) -> list[str]:
         """What the guest did wrong since the last call, oldest first: each line once per cause."""
         if self.pointer is None:

@@ -58,12 +58,41 @@ bool pci_msix_is_enabled(const PciMsix *msix) { return msix->capability && msix_
 
 static uint8_t *entry_of(PciMsix *msix, uint32_t vector) { return msix->table + vector * PCI_MSIX_ENTRY_SIZE; }
 
+/* No vector is in use: the engine's routes go back. */
+static void release_irqfds(PciMsix *msix)
+{
+    for (uint32_t vector = 0; vector < msix->count; vector++)
+        if (msix->irqfds[vector])
+            irqfd_release(msix->irqfds[vector]);
+}
+
+void pci_msix_fini(PciMsix *msix)
+{
+    for (uint32_t vector = 0; vector < msix->count; vector++) {
+        irqfd_free(msix->irqfds[vector]);
+        msix->irqfds[vector] = NULL;
+    }
+}
+
 void pci_msix_reset(PciMsix *msix)
 {
+    release_irqfds(msix);
     memset(msix->table, 0, sizeof msix->table);
     msix->pending = 0;
     for (uint32_t vector = 0; vector < msix->count; vector++)
         store_le32(entry_of(msix, vector) + ENTRY_CONTROL, ENTRY_MASKED);
+}
+
+static bool send_by_irqfd(PciMsix *msix, uint32_t vector, const MsiMessage *message)
+{
+    IrqFds *list = msix->function->device->board->irqfds;
+    if (!msix->use_irqfd || !irqfds_usable(list) || (message->address & ~0xfffffull) != MSI_ADDRESS_BASE)
+        return false;
+    if (!msix->irqfds[vector])
+        msix->irqfds[vector] = irqfd_new(list);
+    bool sent = msix->irqfds[vector] && irqfd_send(msix->irqfds[vector], message);
+    msix->irqfd_sent += sent;
+    return sent;
 }
 
 /* Send what is pending and not masked any more. */
@@ -77,7 +106,9 @@ static void send_pending(PciMsix *msix)
         if (!(msix->pending >> vector & 1) || load_le32(entry + ENTRY_CONTROL) & ENTRY_MASKED)
             continue;
         msix->pending &= ~(1ull << vector);
-        board_msi(msix->function->device->board, load_le64(entry), load_le32(entry + ENTRY_DATA));
+        MsiMessage message = {load_le64(entry), load_le32(entry + ENTRY_DATA)};
+        if (!send_by_irqfd(msix, vector, &message))
+            board_msi(msix->function->device->board, message.address, message.data);
     }
 }
 
@@ -93,6 +124,8 @@ bool pci_msix_config_written(PciMsix *msix, uint32_t offset, uint32_t size)
 {
     uint32_t control = msix->capability + MESSAGE_CONTROL;
     bool touched = msix->capability && offset < control + 2 && control < offset + size;
+    if (touched && !pci_msix_is_enabled(msix))
+        release_irqfds(msix);
     if (msix->capability && (touched || offset == PCI_COMMAND))
         send_pending(msix);
     return touched;
@@ -163,6 +196,7 @@ int pci_msix_restore(PciMsix *msix, const PciMsixState *state)
                  : load_le64(entry) || load_le64(entry + 8))
             return -EINVAL;
     }
+    release_irqfds(msix);
     memcpy(msix->table, state->table, sizeof msix->table);
     msix->pending = state->pending;
     return 0;

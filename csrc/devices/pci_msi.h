@@ -1,8 +1,9 @@
 /*
  * Message signalled interrupts of a PCI function: the MSI capability, and MSI-X with its table and pending bits.
  *
- * Source: PCI Local Bus Specification 3.0 §6.8 (`PCI 3.0 §6.8.n`). A message goes out by board_msi(), and only
- * while the function is a bus master. Left out: per-vector masking of MSI (§6.8.1.6, optional; MSI-X has it).
+ * Source: PCI Local Bus Specification 3.0 §6.8 (`PCI 3.0 §6.8.n`). A message goes out only while the function is a
+ * bus master: an MSI-X vector's by eventfd where the function wants that and the engine takes it (irq/irqfd.h), all
+ * others by board_msi(). Left out: per-vector masking of MSI (§6.8.1.6, optional; MSI-X has it).
  *
  * All functions: the device's lock is held. MSI-X's table and pending bits lie in a BAR of the function, which
  * hands accesses to them on to pci_msix_read() and pci_msix_write().
@@ -26,6 +27,9 @@ typedef struct PciMsix {
     uint32_t table_offset, pba_offset; /* in the BAR */
     uint8_t table[PCI_MSIX_TABLE_BYTES];
     uint64_t pending;
+    bool use_irqfd;                  /* set by the function's maker after pci_msix_init */
+    uint64_t irqfd_sent;             /* messages that went by eventfd */
+    IrqFd *irqfds[PCI_MSIX_VECTORS]; /* made when first used */
 } PciMsix;
 
 typedef struct PciMsixState {
@@ -37,6 +41,7 @@ typedef struct PciMsixState {
  * are multiples of 8. -EINVAL when that cannot be, -ENOSPC when configuration space is full. */
 int pci_msix_init(PciMsix *msix, PciFunction *function, uint32_t count, uint32_t bar, uint32_t table_offset,
                   uint32_t pba_offset);
+void pci_msix_fini(PciMsix *msix); /* also of a function without MSI-X, all zeroes */
 void pci_msix_reset(PciMsix *msix);
 void pci_msix_save(const PciMsix *msix, PciMsixState *state);
 int pci_msix_restore(PciMsix *msix, const PciMsixState *state); /* after the function's; -EINVAL */

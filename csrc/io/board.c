@@ -26,13 +26,15 @@ Board *board_new(enum ClockKind clock, Error *error)
     board->extint.pin = &board->intr;
     ext_int_connect(&board->extint, NULL, NULL);
     board->ioeventfds = ioeventfds_new();
+    board->irqfds = irqfds_new();
     if (board->log) {
         board->pio = bus_new(BUS_PIO, board->log);
         board->mmio = bus_new(BUS_MMIO, board->log);
     }
     if (board->clock)
         board->io = io_thread_new(board->clock, error);
-    if (board->memory && board->pio && board->mmio && board->irqs && board->apics && board->io && board->ioeventfds)
+    if (board->memory && board->pio && board->mmio && board->irqs && board->apics && board->io &&
+        board->ioeventfds && board->irqfds)
         return board;
     if (error && !error->code)
         error_set(error, ENOMEM, "no host memory for the machine");
@@ -52,6 +54,7 @@ void board_free(Board *board)
         free(worker);
     }
     io_thread_free(board->io);
+    irqfds_free(board->irqfds);
     ioeventfds_free(board->ioeventfds);
     bus_free(board->pio);
     bus_free(board->mmio);

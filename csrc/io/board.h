@@ -15,6 +15,7 @@
 #include "io/ioeventfd.h"
 #include "irq/apic_bus.h"
 #include "irq/irq.h"
+#include "irq/irqfd.h"
 #include "memory/memory.h"
 
 /* What a device may ask of the machine; the run loop returns with it. */
@@ -35,6 +36,7 @@ typedef struct Board {
     IoThread *io; /* timers, and whatever is never slow */
     struct BoardWorker *workers;
     IoEventFds *ioeventfds;
+    IrqFds *irqfds; /* message signalled interrupts that an engine takes by eventfd */
     IrqRouter *irqs;
     EventLog *log;
     ApicBus *apics; /* local and I/O APICs, if any */

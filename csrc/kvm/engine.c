@@ -99,6 +99,8 @@ static int check_system(KvmVm *vm, const char *device, Error *error)
     vm->has_read_only = extension(vm->system_fd, KVM_CAP_READONLY_MEM) > 0;
     vm->has_ioeventfd = extension(vm->system_fd, KVM_CAP_IOEVENTFD) > 0;
     vm->has_any_length = extension(vm->system_fd, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
+    vm->has_irqfd = extension(vm->system_fd, KVM_CAP_IRQFD) > 0 &&
+                    extension(vm->system_fd, KVM_CAP_IRQ_ROUTING) >= IRQ_GSI_COUNT + KVM_MSI_ROUTES;
     int synced = extension(vm->system_fd, KVM_CAP_SYNC_REGS);
     vm->has_sync_regs = synced > 0 && (synced & KVM_SYNC_X86_REGS) && (synced & KVM_SYNC_X86_SREGS);
     int size = kvm_ioctl(vm->system_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);

@@ -1,11 +1,7 @@
 /*
  * Interrupt controllers in the kernel: KVM_CREATE_IRQCHIP (api.rst 4.24) makes the 8259 pair, an I/O APIC, and a
- * local APIC in each vCPU. The board's lines reach them by KVM_IRQ_LINE (4.25), by the routing table set here
- * (4.52).
- *
- * The board's GSI 0 to 15 are the ISA bus's IRQs: each goes to the 8259 pair and to the I/O APIC's input of its
- * number; but IRQ 0 to input 2, where firmware tables say so (ACPI's MADT, interrupt source override 0 -> 2), and
- * GSI 2, which is the cascade of the 8259s, nowhere.
+ * local APIC in each vCPU. The board's lines reach them by KVM_IRQ_LINE (4.25), and messages by KVM_SIGNAL_MSI
+ * (4.70) or an irqfd (routes.c).
  *
  * Meanwhile the board's own 8259 pair interrupts nobody, and shows KVM's registers (EngineIrqchip in irq/irq.h).
  * KVM's has no single and no level mode (ICW1 bits 1 and 3) and no ICW3 to read; what it does not keep is set as
@@ -21,7 +17,6 @@
 
 enum {
     CASCADE = 2,
-    IOAPIC_IRQ0_PIN = 2,
     IOAPIC_MASKED = 1 << 16,
     ICW1 = 0x10,
     ICW1_IC4 = 0x01,
@@ -128,28 +123,6 @@ static void set_line(KvmVm *vm, uint32_t gsi, bool level)
 
 static void on_line(void *opaque, uint32_t gsi, bool level) { set_line(opaque, gsi, level); }
 
-static int set_routing(KvmVm *vm)
-{
-    struct {
-        struct kvm_irq_routing header;
-        struct kvm_irq_routing_entry entries[2 * IRQ_GSI_COUNT];
-    } table = {0};
-    for (uint32_t gsi = 0; gsi < IRQ_GSI_COUNT; gsi++) {
-        if (gsi == CASCADE)
-            continue;
-        if (gsi < 16)
-            table.entries[table.header.nr++] = (struct kvm_irq_routing_entry){
-                .gsi = gsi,
-                .type = KVM_IRQ_ROUTING_IRQCHIP,
-                .u.irqchip = {.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, .pin = gsi & 7}};
-        table.entries[table.header.nr++] = (struct kvm_irq_routing_entry){
-            .gsi = gsi,
-            .type = KVM_IRQ_ROUTING_IRQCHIP,
-            .u.irqchip = {.irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi ? gsi : IOAPIC_IRQ0_PIN}};
-    }
-    return kvm_ioctl(vm->fd, KVM_SET_GSI_ROUTING, &table);
-}
-
 int kvm_irqchip_create(KvmVm *vm, Error *error)
 {
     if (vm->irqchip == IRQCHIP_USER)
@@ -158,7 +131,7 @@ int kvm_irqchip_create(KvmVm *vm, Error *error)
     if (result < 0)
         return error_set(error, -result, "KVM_CREATE_IRQCHIP: %s; use --irqchip user with one vCPU",
                          strerror(-result));
-    result = set_routing(vm);
+    result = kvm_set_routing(vm);
     return result < 0 ? error_set(error, -result, "KVM_SET_GSI_ROUTING: %s", strerror(-result)) : 0;
 }
 
@@ -186,6 +159,8 @@ static void take_board(KvmVm *vm)
     vm->board_msi = board->msi, vm->board_msi_irqchip = board->msi_irqchip, vm->board_lint1 = board->lint1_edge;
     board->msi = send_msi, board->msi_irqchip = vm;
     board->lint1_edge = NULL; /* edges wait for the vCPU, which asks its APIC */
+    if (vm->has_irqfd)
+        irqfds_attach(board->irqfds, &KVM_IRQFDS, vm);
 }
 
 void kvm_irqchip_let_go(KvmVm *vm)
@@ -193,6 +168,7 @@ void kvm_irqchip_let_go(KvmVm *vm)
     Board *board = vm->base.board;
     if (!has_board(vm))
         return;
+    irqfds_attach(board->irqfds, NULL, NULL);
     irq_router_remove_sink(board->irqs, on_line, vm);
     board->msi = vm->board_msi, board->msi_irqchip = vm->board_msi_irqchip, board->lint1_edge = vm->board_lint1;
     board->irqchip = NULL;
@@ -251,12 +227,16 @@ int kvm_irqchip_store(EngineVm *base)
     if (!has_board(vm))
         return 0;
     Chips chips;
+    irqfds_attach(board->irqfds, NULL, NULL); /* what was signalled is in the APICs then */
     save_chips(board, &chips);
     int result = restore_chips(board, &chips);
     if (result == 0)
         result = kvm_lapics_store(vm);
-    if (result < 0)
+    if (result < 0) {
+        if (vm->has_irqfd)
+            irqfds_attach(board->irqfds, &KVM_IRQFDS, vm);
         return result;
+    }
     kvm_irqchip_let_go(vm);
     return restore_chips(board, &chips); /* now their outputs count */
 }

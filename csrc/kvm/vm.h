@@ -8,12 +8,19 @@
 
 #define KVM_MAX_BREAKPOINTS 4 /* debug registers */
 #define KVM_MAX_SLOTS       96
+#define KVM_MSI_ROUTES      128 /* GSIs from IRQ_GSI_COUNT on: one for each vector of a device that has an irqfd */
 
 typedef struct KvmSlot {
     gpa_t gpa; /* of the board's bytes that it shows; without A20 it may lie elsewhere */
     uint64_t size;
     bool logged, read_only; /* KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY */
 } KvmSlot;
+
+typedef struct KvmMsiRoute {
+    MsiMessage message;
+    bool known; /* is in KVM's table */
+    bool used;  /* has an irqfd */
+} KvmMsiRoute;
 
 typedef struct KvmVm {
     EngineVm base;
@@ -32,6 +39,8 @@ typedef struct KvmVm {
     int (*board_msi)(void *irqchip, uint64_t address, uint32_t data);
     void *board_msi_irqchip;
     bool (*board_lint1)(void *lapic);
+    bool has_irqfd;
+    KvmMsiRoute msi_routes[KVM_MSI_ROUTES];
     pthread_mutex_t time_lock;
     uint32_t time_stopped; /* atomic; changed with time_lock held and no vCPU running */
     bool tsc_fixed;        /* the guest's TSC is the host's */
@@ -101,6 +110,10 @@ int kvm_irqchip_load(EngineVm *vm);
 int kvm_irqchip_store(EngineVm *vm); /* negative: they stay KVM's, all of them */
 void kvm_irqchip_let_go(KvmVm *vm);  /* the board's controllers go on with what they had */
 bool kvm_lint1_takes_nmi(KvmVcpu *vcpu);
+
+/* routes.c: KVM's routing table, and messages by eventfd */
+int kvm_set_routing(KvmVm *vm);
+extern const IrqFdOps KVM_IRQFDS;
 
 /* apic.c: the state of the APICs, for irqchip.c */
 int kvm_ioapic_get(void *engine, void *state);

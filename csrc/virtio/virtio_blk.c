@@ -452,6 +452,7 @@ Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *ima
         .transitional_id = 0x1001,
         .modern_only = options->modern_only,
         .no_ioeventfd = options->no_ioeventfd,
+        .no_irqfd = options->no_irqfd,
         .io = options->io,
     };
     return virtio_pci_new(board, bus, PCI_DEVFN(slot, 0), &blk->virtio, &transport, error);
@@ -465,6 +466,7 @@ void virtio_blk_counters(Device *device, VirtioBlkCounters *counters)
     counters->faults = blk->virtio.faults;
     counters->kicks = blk->virtio.kicks;
     counters->signals = virtio_signals(&blk->virtio);
+    counters->irqfd_interrupts = virtio_pci_irqfd_sent(device);
     pthread_mutex_unlock(&device->lock);
 }
 

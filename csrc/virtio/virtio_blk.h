@@ -60,6 +60,7 @@ typedef struct VirtioBlkOptions {
     uint32_t block_size;                  /* logical, power of two, 512 to 4096; 0: 512 */
     bool modern_only;
     bool no_ioeventfd; /* every notification goes through the bus */
+    bool no_irqfd;     /* no interrupt goes by eventfd */
     IoThread *io; /* who runs the queue (board_add_worker); NULL: the board's, where a slow image delays timers */
 } VirtioBlkOptions;
 
@@ -74,9 +75,10 @@ typedef struct VirtioBlkCounters {
     uint64_t batches;
     uint64_t host_calls; /* reads and writes of the image: fewer than requests where they were merged */
     uint64_t interrupts;
-    uint64_t faults;  /* malformed chains and rings */
-    uint64_t kicks;   /* notifications that came as an access to a register */
-    uint64_t signals; /* and those that came by eventfd, without leaving guest code */
+    uint64_t faults;           /* malformed chains and rings */
+    uint64_t kicks;            /* notifications that came as an access to a register */
+    uint64_t signals;          /* and those that came by eventfd, without leaving guest code */
+    uint64_t irqfd_interrupts; /* of `interrupts` and configuration changes: those that went by eventfd */
 } VirtioBlkCounters;
 
 /* `options` may be NULL. The image stays the caller's, and must outlive the device. */

@@ -513,6 +513,7 @@ static void virtio_pci_destroy(Device *device)
 {
     VirtioPci *pci = pci_of(device);
     remove_notify(pci);
+    pci_msix_fini(&pci->msix);
     pci_bus_remove(&pci->function);
     virtio_free(pci->virtio);
 }
@@ -594,7 +595,7 @@ static uint64_t legacy_bar_size(const VirtioClass *class)
     return size;
 }
 
-static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_only)
+static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_only, bool use_irqfd)
 {
     const VirtioClass *class = pci->virtio->class;
     PciIdentity identity = {
@@ -617,6 +618,7 @@ static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_o
     add_capabilities(pci);
     pci_msix_init(&pci->msix, &pci->function, class->queue_count + 1, VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_TABLE,
                   VIRTIO_PCI_MSIX_PENDING);
+    pci->msix.use_irqfd = use_irqfd;
     forget_vectors(pci);
 }
 
@@ -638,7 +640,7 @@ Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *
     if (!options->modern_only)
         virtio->device_features |= VIRTIO_F_ANY_LAYOUT;
     device_init(&pci->device, &pci->class, board);
-    add_function(pci, options->transitional_id, options->modern_only);
+    add_function(pci, options->transitional_id, options->modern_only, !options->no_irqfd);
     if (virtio_attach(virtio, &pci->device, &pci_transport, options->io ? options->io : board->io) < 0)
         error_set(error, EMFILE, "%s: no descriptor for its queues: raise `ulimit -n`", virtio->class->name);
     else if (pci_bus_add(bus, devfn, &pci->function, error) == 0)
@@ -646,6 +648,8 @@ Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *
     device_free(&pci->device);
     return NULL;
 }
+
+uint64_t virtio_pci_irqfd_sent(Device *device) { return pci_of(device)->msix.irqfd_sent; }
 
 VirtioDevice *virtio_pci_virtio(Device *device) { return pci_of(device)->virtio; }
 
