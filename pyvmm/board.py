@@ -127,7 +127,7 @@ class Board:
 
     @property
     def irqfds(self) -> tuple[int, int, int]:
-        """Interrupt messages by eventfd: vectors that use one, those that the engine has, changes of its table so far."""
+        """Interrupt messages by eventfd: vectors that use it, those that the engine has, changes of its table."""
         counts = ffi.new("IrqFdCounts *")
         lib.irqfds_counts(self.pointer.irqfds, counts)
         return int(counts.entries), int(counts.active), int(counts.changes)

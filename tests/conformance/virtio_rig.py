@@ -1,7 +1,7 @@
-"""A guest's virtio-blk driver of a few lines, for `SmpMachine` programs: PCI set up, one queue, its MSI-X vector, reads.
+"""A guest's virtio-blk driver of a few lines, for `SmpMachine` programs: PCI, one queue, its MSI-X vector, reads.
 
-The queue lies at QUEUE, where `queue_memory` puts a read of sector 0 once for each time that it will be asked; the
-driver only moves the available index, notifies, and waits for the used index (virtio 1.2 §2.7, §4.1, §5.2).
+The queue lies at QUEUE, filled beforehand: every entry of the available ring is the same read of sector 0. The driver
+only moves the available index, notifies, and waits for the used index (virtio 1.2 §2.7, §4.1, §5.2).
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class VirtioBlkCounters:
     `host_calls` counts reads and writes of the image: fewer than requests where neighbours were merged. `errors` are
     requests that were refused or failed; `faults` are malformed chains and rings, each of which stops the device until
     the driver resets it. `kicks` are the driver's notifications that were seen as accesses, `signals` those that came
-    by eventfd without an exit. `irqfd_interrupts` are the device's interrupts that went by eventfd to local APICs in the
-    kernel; the others were a call.
+    by eventfd without an exit. `irqfd_interrupts` are the device's interrupts that went by eventfd to local APICs in
+    the kernel; the others were a call.
     """
 
     reads: int
