@@ -48,6 +48,7 @@ int bus_add(Bus *bus, uint64_t base, uint64_t size, const DeviceOps *ops, void *
 int bus_remove(Bus *bus, uint64_t base);
 bool bus_read(Bus *bus, uint64_t address, uint32_t size, uint64_t *value);
 bool bus_write(Bus *bus, uint64_t address, uint32_t size, uint64_t value);
+bool bus_write_string(Bus *bus, uint64_t address, uint32_t size, const void *data, size_t count);
 size_t bus_ranges(Bus *bus, BusRange *ranges, size_t capacity);
 uint64_t bus_unmapped_count(const Bus *bus);
 

@@ -208,6 +208,17 @@ bool bus_write(Bus *bus, uint64_t address, uint32_t size, uint64_t value)
     return true;
 }
 
+bool bus_write_string(Bus *bus, uint64_t address, uint32_t size, const void *data, size_t count)
+{
+    bool answered = true;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t value = 0;
+        memcpy(&value, (const uint8_t *)data + i * size, size);
+        answered &= bus_write(bus, address, size, value);
+    }
+    return answered;
+}
+
 size_t bus_ranges(Bus *bus, BusRange *ranges, size_t capacity)
 {
     pthread_mutex_lock(&bus->writer);

@@ -48,6 +48,8 @@ int bus_remove(Bus *bus, uint64_t base); /* -ENOENT when no range starts there *
 /* Returns whether a device answered. An access that runs over the end of a range is answered by the first device. */
 bool bus_read(Bus *bus, uint64_t address, uint32_t size, uint64_t *value);
 bool bus_write(Bus *bus, uint64_t address, uint32_t size, uint64_t value);
+/* `count` writes of `size` bytes (1, 2 or 4) to one address, in order, as REP OUTS makes them; little-endian in `data`. */
+bool bus_write_string(Bus *bus, uint64_t address, uint32_t size, const void *data, size_t count);
 
 /* Snapshot of the ranges, for listings: returns how many were copied. */
 size_t bus_ranges(Bus *bus, BusRange *ranges, size_t capacity);
