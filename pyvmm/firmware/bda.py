@@ -34,6 +34,8 @@ CURSOR_POSITION: Final = 0x50
 CURSOR_SHAPE: Final = 0x60
 VIDEO_PAGE: Final = 0x62
 CRTC_PORT: Final = 0x63
+CRT_MODE_CONTROL: Final = 0x65
+CRT_PALETTE: Final = 0x66
 RESUME_VECTOR: Final = 0x67
 """Far pointer that POST jumps to when CMOS byte 0Fh (shutdown status) asks for it."""
 TICKS: Final = 0x6C

@@ -1,7 +1,7 @@
 """The BIOS as one object: `machine.firmware`.
 
 `install` puts the ROM and the tables of others into memory; `reset` points the vCPU at it; `service` answers what a
-stub asks. Each group of services is a module of its own: video, disk, system, keyboard, serial, timeofday, pci_bios,
+stub asks. Each group of services is a module of its own: video, palette, vbe, disk, system, keyboard, serial, timeofday, pci_bios,
 boot. `calls` counts every call by (interrupt, AH), `screen` is what the guest shows.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pyvmm.boot.e820 import E820Entry, e820_map
 from pyvmm.errors import ConfigError, GuestError
@@ -25,9 +26,13 @@ from pyvmm.firmware.serial import SerialPorts
 from pyvmm.firmware.system import System
 from pyvmm.firmware.terminal import SerialConsole
 from pyvmm.firmware.timeofday import TimeOfDay
+from pyvmm.firmware.vga import VgaAdapter
 from pyvmm.firmware.video import Video
 from pyvmm.machine import layout
 from pyvmm.units import Gpa
+
+if TYPE_CHECKING:
+    from pyvmm.firmware.vga import VideoMemory
 
 _WAITING = frozenset({0x09, 0x15, 0x16, 0x1A})
 """Interrupts that a program which waits for a key may use all the same (15h for AH=4Fh, 1Ah to read the time)."""
@@ -57,6 +62,8 @@ class Bios:
         Their ranges of RAM for the E820 map.
     rom_image
         Another ROM than the one that was built with the package.
+    display
+        The VGA, whose ports are at their usual place; None: text goes to the serial line only.
 
     Raises
     ------
@@ -79,6 +86,7 @@ class Bios:
         tables: Sequence[tuple[Gpa, bytes]] = (),
         reserved: Sequence[E820Entry] = (),
         rom_image: rom.Rom | None = None,
+        display: VideoMemory | None = None,
     ) -> None:
         self.rom = rom_image or rom.load()
         if self.rom.service_port != layout.FIRMWARE_SERVICE:
@@ -92,7 +100,8 @@ class Bios:
         self.calls: Counter[tuple[int, int]] = Counter()
         self.configured = number_drives(disks)
         console = SerialConsole(pio, layout.COM_PORTS[0]) if serial_console else None
-        self.video = Video(self.platform, console)
+        adapter = None if display is None else VgaAdapter(pio, display)
+        self.video = Video(self.platform, console, adapter)
         self.keyboard = Keyboard(self.platform, self.video, console)
         self.disk = Disk(self.platform, self.configured)
         self.system = System(self.platform, self.memory_map)
@@ -114,17 +123,39 @@ class Bios:
             0x19: self.boot,
             0x1A: self.time,
         }
+        self.by_function: dict[tuple[int, int], ServiceGroup] = {(0x1A, 0xB1): self.pci}
+        """Groups that have one AH of an interrupt."""
+        if adapter is not None:
+            self._add_vga(adapter)
+
+    def _add_vga(self, adapter: VgaAdapter) -> None:
+        from pyvmm.firmware.palette import Fonts, Palette
+        from pyvmm.firmware.vbe import VBE_MODES, Vbe
+        from pyvmm.firmware.video_rom import ROM_SEGMENT, build
+
+        self.by_function |= {
+            (0x10, 0x10): Palette(self.platform, adapter),
+            (0x10, 0x11): Fonts(self.platform, adapter, self.video),
+            (0x10, 0x4F): Vbe(self.platform, adapter, self.video),
+        }
+        self.tables.append((Gpa(ROM_SEGMENT << 4), build(list(VBE_MODES))))
 
     @property
     def screen(self) -> Screen:
-        """What is on the text screen: ``machine.firmware.screen.text()``."""
+        """What INT 10h drew, without a VGA too: ``machine.firmware.screen.text()``."""
         return self.video.screen
 
     @staticmethod
     def functions() -> list[tuple[FunctionInfo, str]]:
         """Every function that is answered, and the method that does it, in order of number."""
+        from pyvmm.firmware.palette import Fonts, Palette
+        from pyvmm.firmware.vbe import Vbe
+
         groups: tuple[type[ServiceGroup], ...] = (
             Video,
+            Palette,
+            Fonts,
+            Vbe,
             Keyboard,
             Disk,
             System,
@@ -177,8 +208,7 @@ class Bios:
         if group is None:
             self.platform.log_once(f"BIOS: no service {number:#x}")
             return
-        if number == 0x1A and frame.ah == 0xB1:
-            group = self.pci
+        group = self.by_function.get((number, frame.ah), group)
         key = (number, frame.ah)
         if number not in _WAITING:
             self.keyboard.busy()

@@ -16,7 +16,7 @@ from typing import Final
 
 from pyvmm.display.codepage import GLYPHS
 from pyvmm.firmware.platform import PortBus
-from pyvmm.firmware.screen import COLUMNS, NORMAL, ROWS, Screen
+from pyvmm.firmware.screen import NORMAL, Screen
 
 # 16550D §8.0, register offsets and bits
 _DATA, _IER, _FCR, _LCR, _MCR, _LSR = 0, 1, 2, 3, 4, 5
@@ -105,16 +105,16 @@ class SerialConsole:
             self.row, self.column = screen.row, screen.column
 
     def cells_changed(self, screen: Screen, row: int, column: int, count: int) -> None:
-        end = row * COLUMNS + column + count
-        at = row * COLUMNS + column
+        end = row * screen.columns + column + count
+        at = row * screen.columns + column
         while at < end:
-            row, column = divmod(at, COLUMNS)
-            width = min(COLUMNS - column, end - at)
+            row, column = divmod(at, screen.columns)
+            width = min(screen.columns - column, end - at)
             self._draw(screen, row, column, width)
             at += width
 
     def scrolled(self, screen: Screen, top: int, left: int, bottom: int, right: int, lines: int) -> None:
-        whole = (top, left, bottom, right) == (0, 0, ROWS - 1, COLUMNS - 1)
+        whole = (top, left, bottom, right) == (0, 0, screen.rows - 1, screen.columns - 1)
         if not self.addressed:
             if whole and lines == 1:  # a line feed on the last line: the terminal scrolls by itself
                 self.row = max(self.row - 1, -1)
@@ -139,6 +139,11 @@ class SerialConsole:
         self.row = self.column = 0
         self.attribute = NORMAL
 
+    def redraw(self, screen: Screen) -> None:
+        """Another page is shown."""
+        if self.owned():
+            self._address(screen)
+
     def _draw(self, screen: Screen, row: int, column: int, width: int) -> None:
         """Send the cells of one row that changed, the terminal's cursor being anywhere."""
         if not self.owned():
@@ -153,16 +158,17 @@ class SerialConsole:
         if text is None:
             self._address(screen)
             return
-        base = row * COLUMNS
+        at = row * screen.columns + column
         parts = [text]
-        for x in range(column, column + width):
-            if self.addressed and screen.attributes[base + x] != self.attribute:
-                self.attribute = screen.attributes[base + x]
-                parts.append(sgr(self.attribute))
-            parts.append(GLYPHS[screen.characters[base + x]])
+        cells = zip(screen.characters[at : at + width], screen.attributes[at : at + width], strict=True)
+        for character, attribute in cells:
+            if self.addressed and attribute != self.attribute:
+                self.attribute = attribute
+                parts.append(sgr(attribute))
+            parts.append(GLYPHS[character])
         self.send("".join(parts))
         self.row, self.column = row, column + width
-        if self.column >= COLUMNS:  # terminals differ in what follows a full line: be explicit
+        if self.column >= screen.columns:  # terminals differ in what follows a full line: be explicit
             if self.addressed:
                 self.row = -1
             else:
@@ -189,11 +195,11 @@ class SerialConsole:
         self.addressed = True
         self.attribute = NORMAL
         self.row = -1
-        for row in range(ROWS):
-            base = row * COLUMNS
+        for row in range(screen.rows):
+            base = row * screen.columns
             cells = zip(
-                screen.characters[base : base + COLUMNS],
-                screen.attributes[base : base + COLUMNS],
+                screen.characters[base : base + screen.columns],
+                screen.attributes[base : base + screen.columns],
                 strict=True,
             )
             width = max((x + 1 for x, cell in enumerate(cells) if cell != (0x20, NORMAL)), default=0)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from pyvmm.block import Image
     from pyvmm.boot.acpi import AcpiTables
+    from pyvmm.devices.vga import Vga
     from pyvmm.firmware.bios import Bios
 
     D = TypeVar("D", bound=Device)
@@ -373,6 +374,16 @@ def add_display(pc: Pc) -> None:
     board.mmio.add(layout.VGA_WINDOW, layout.VGA_WINDOW_SIZE, vga, Vga.WINDOW)
 
 
+def vga_of(pc: Pc) -> Vga | None:
+    """The machine's VGA, if it has one."""
+    vga = pc.devices.get("vga")
+    if vga is None:
+        return None
+    from pyvmm.devices.vga import Vga
+
+    return vga if isinstance(vga, Vga) else None
+
+
 def _find_vga_bios() -> bytes | None:
     for path in VGA_BIOSES:
         try:
@@ -463,6 +474,7 @@ def add_firmware(pc: Pc) -> None:
         now_ns=lambda: pc.board.clock.now,
         tables=[*pc.acpi.blobs, *pc.mp_table],
         reserved=pc.acpi.reserved,
+        display=vga_of(pc),
     )
 
 

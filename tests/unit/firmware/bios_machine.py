@@ -110,6 +110,10 @@ class FakePorts:
                 return int.from_bytes(function.space[at : at + size], "little")
         return (1 << 8 * size) - 1
 
+    def write_string(self, port: int, size: int, data: bytes) -> None:
+        for at in range(0, len(data), size):
+            self.write(port, size, int.from_bytes(data[at : at + size], "little"))
+
     def write(self, port: int, size: int, value: int) -> None:
         com1 = layout.COM_PORTS[0]
         self.writes.append((port, size, value))
