@@ -72,7 +72,9 @@ class Bus:
     def write_string(self, address: int, size: int, data: bytes) -> None:
         """Write each `size` bytes (1, 2 or 4) of `data` to one address, in order, as REP OUTS does."""
         if size not in (1, 2, 4) or len(data) % size:
-            raise DeviceError(f"{self.kind}: {len(data)} bytes are not writes of {size}; 1, 2 or 4 bytes each")
+            raise DeviceError(
+                f"{self.kind}: {len(data)} bytes are not writes of {size}; 1, 2 or 4 bytes each"
+            )
         lib.bus_write_string(self.pointer, address, size, data, len(data) // size)
         self._owner.raise_own_fault()
 

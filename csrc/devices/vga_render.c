@@ -87,7 +87,7 @@ static uint32_t plane_offset(const Vga *vga, uint32_t counter, uint32_t row_scan
     uint8_t mode = vga->state.crtc[CRTC_MODE];
     uint32_t address = counter;
     if (vga->state.crtc[CRTC_UNDERLINE] & UNDERLINE_DOUBLE_WORD)
-        address = counter << 2 | (counter >> 12 & 3);
+        address = counter << 2 | (counter >> 14 & 3); /* as chain 4 stores: its low bits are the plane */
     else if (!(mode & CRTC_MODE_BYTE))
         address = counter << 1 | (counter >> (mode & CRTC_MODE_ROTATE_MA15 ? 15 : 13) & 1);
     if (!(mode & 1))

@@ -45,10 +45,12 @@ int bus_add(Bus *bus, uint64_t base, uint64_t size, const DeviceOps *ops, void *
             pthread_mutex_t *lock, const char *name, Error *error);
 int bus_remove(Bus *bus, uint64_t base); /* -ENOENT when no range starts there */
 
-/* Returns whether a device answered. An access that runs over the end of a range is answered by the first device. */
+/* Returns whether a device answered. An access that runs over the end of a range is answered by the first device.
+ */
 bool bus_read(Bus *bus, uint64_t address, uint32_t size, uint64_t *value);
 bool bus_write(Bus *bus, uint64_t address, uint32_t size, uint64_t value);
-/* `count` writes of `size` bytes (1, 2 or 4) to one address, in order, as REP OUTS makes them; little-endian in `data`. */
+/* `count` writes of `size` bytes (1, 2 or 4) to one address, in order, as REP OUTS makes them; little-endian in
+ * `data`. */
 bool bus_write_string(Bus *bus, uint64_t address, uint32_t size, const void *data, size_t count);
 
 /* Snapshot of the ranges, for listings: returns how many were copied. */

@@ -45,6 +45,7 @@ def load_kernel(
     reserved: Sequence[E820Entry] = (),
     acpi_rsdp: Gpa | None = None,
     long_mode: bool = True,
+    text_screen: bool = False,
 ) -> EntryState:
     """Load a kernel file into guest memory and return how the vCPU enters it.
 
@@ -66,6 +67,8 @@ def load_kernel(
         Where the RSDP is, for kernels that can be told.
     long_mode
         False on a vCPU without 64-bit mode: a bzImage is then entered in 32-bit mode.
+    text_screen
+        There is a VGA in text mode 3; Linux is told.
 
     Raises
     ------
@@ -75,7 +78,15 @@ def load_kernel(
     image = KernelImage.open(path)
     disk = KernelImage.open(initrd, role="initrd") if initrd is not None else None
     ram = RamMap(memory, e820_map(memory_size, reserved))
-    return load_image(image, ram, initrd=disk, append=append, acpi_rsdp=acpi_rsdp, long_mode=long_mode)
+    return load_image(
+        image,
+        ram,
+        initrd=disk,
+        append=append,
+        acpi_rsdp=acpi_rsdp,
+        long_mode=long_mode,
+        text_screen=text_screen,
+    )
 
 
 def load_image(
@@ -86,6 +97,7 @@ def load_image(
     append: str = "",
     acpi_rsdp: Gpa | None = None,
     long_mode: bool = True,
+    text_screen: bool = False,
 ) -> EntryState:
     """Load a kernel that is open already; parameters and errors as `load_kernel`."""
     line = append.encode("utf-8", "surrogateescape")
@@ -97,7 +109,15 @@ def load_image(
         if entry is not None:
             return load_pvh(elf, entry, ram, initrd=initrd, append=line, acpi_rsdp=acpi_rsdp)
     elif is_linux(image):
-        return load_linux(image, ram, initrd=initrd, append=line, acpi_rsdp=acpi_rsdp, long_mode=long_mode)
+        return load_linux(
+            image,
+            ram,
+            initrd=initrd,
+            append=line,
+            acpi_rsdp=acpi_rsdp,
+            long_mode=long_mode,
+            text_screen=text_screen,
+        )
     header = find_multiboot_header(image)
     if header is not None:
         return load_multiboot(image, header, ram, initrd=initrd, append=line)

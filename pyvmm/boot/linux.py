@@ -1,9 +1,10 @@
 """Linux bzImage by the x86 boot protocol, versions 2.02 to 2.15: 64-bit and 32-bit entry.
 
 Source: Linux `Documentation/arch/x86/boot.rst` ("The Real-Mode Kernel Header", "32-bit Boot Protocol", "64-bit Boot
-Protocol") and `zero-page.rst`. The real-mode part of the kernel is not run: the loader does its work, which is the zero
-page (struct boot_params). Left out: zImage and protocols before 2.02, an initrd above 4 GiB, setup_data, and
-screen_info, which stays zero (no screen) so that Linux writes to no VGA.
+Protocol") and `zero-page.rst`; screen_info's fields: `include/uapi/linux/screen_info.h`. The real-mode part of the
+kernel is not run: the loader does its work, which is the zero page (struct boot_params). screen_info says 80 x 25 text
+where the machine has a VGA; otherwise it stays zero (no screen), so that Linux writes to none.
+Left out: zImage and protocols before 2.02, an initrd above 4 GiB, and setup_data.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ LOADER_UNASSIGNED: Final = 0xFF
 
 # The zero page, zero-page.rst
 ZERO_PAGE_SIZE: Final = 4096
+SCREEN_INFO_SIZE: Final = 0x40
+TEXT_SCREEN_INFO: Final = bytes((0, 0, 0, 0, 0, 0, 3, 80, 0, 0, 0, 0, 0, 0, 25, 1, 16))
+"""Cursor at the top left, orig_video_mode 3, 80 columns, 25 lines, orig_video_isVGA, 16 points; it is at offset 0."""
 ACPI_RSDP_ADDR: Final = 0x070
 ALT_MEM_K: Final = 0x1E0
 E820_ENTRIES: Final = 0x1E8
@@ -173,6 +177,7 @@ def load_linux(
     append: bytes = b"",
     acpi_rsdp: Gpa | None = None,
     long_mode: bool = True,
+    text_screen: bool = False,
 ) -> EntryState:
     """Load a bzImage with its initrd and command line.
 
@@ -184,6 +189,8 @@ def load_linux(
         Where the RSDP is; told to kernels of protocol 2.14 and later, older ones search 0xE0000-0xFFFFF.
     long_mode
         False takes the 32-bit entry although there is a 64-bit one.
+    text_screen
+        There is a VGA in mode 3, 80 x 25 characters of 16 lines.
 
     Raises
     ------
@@ -213,6 +220,8 @@ def load_linux(
     cr3 = _place_identity_tables(image, ram) if use_64 else 0
     line = ram.place(image, append + b"\0", "the command line", above=BOOT_DATA_BASE)
     params = _zero_page(header, ram, address, ramdisk, line, acpi_rsdp)
+    if text_screen:
+        params = TEXT_SCREEN_INFO.ljust(SCREEN_INFO_SIZE, b"\0") + params[SCREEN_INFO_SIZE:]
     ram.memory.load(Gpa(zero_page), params)
 
     name = header.kernel_name

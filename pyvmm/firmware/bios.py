@@ -1,8 +1,8 @@
 """The BIOS as one object: `machine.firmware`.
 
 `install` puts the ROM and the tables of others into memory; `reset` points the vCPU at it; `service` answers what a
-stub asks. Each group of services is a module of its own: video, palette, vbe, disk, system, keyboard, serial, timeofday, pci_bios,
-boot. `calls` counts every call by (interrupt, AH), `screen` is what the guest shows.
+stub asks. Each group of services is a module of its own: video, palette, vbe, disk, system, keyboard, serial,
+timeofday, pci_bios, boot. `calls` counts every call by (interrupt, AH), `screen` is what the guest shows.
 """
 
 from __future__ import annotations

@@ -70,9 +70,9 @@ class Pixels:
         planes = range(1 if self.kind == CGA_2 else 4)
         if self.bits == 1:  # one colour in whatever planes are shown
             colours = [15 * (colour & 1) for colour in colours]
-        return bytes(
-            sum((c >> plane & 1) << 7 - i for i, c in enumerate(colours)) for plane in planes
-        ).ljust(4, b"\0")
+        return bytes(sum((c >> plane & 1) << 7 - i for i, c in enumerate(colours)) for plane in planes).ljust(
+            4, b"\0"
+        )
 
     def decode(self, run: memoryview) -> list[int]:
         """The colours of eight pixels."""
@@ -153,6 +153,4 @@ class Pixels:
         for line in order:
             source = line + lines
             inside = lines and y <= source < y + height
-            memory[self._run(x, line, runs)] = (
-                bytes(memory[self._run(x, source, runs)]) if inside else blank
-            )
+            memory[self._run(x, line, runs)] = bytes(memory[self._run(x, source, runs)]) if inside else blank

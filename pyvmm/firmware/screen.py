@@ -103,7 +103,9 @@ class Screen:
         return "\n".join(self.line(row).rstrip() for row in range(self.rows)).rstrip("\n")
 
     def line(self, row: int) -> str:
-        return "".join(GLYPHS[code] for code in self.characters[row * self.columns : (row + 1) * self.columns])
+        return "".join(
+            GLYPHS[code] for code in self.characters[row * self.columns : (row + 1) * self.columns]
+        )
 
     def clear(self) -> None:
         """Blank cells, cursor at the top left."""
@@ -156,7 +158,14 @@ class Screen:
         if self.row < self.rows - 1:
             self.row += 1
         else:
-            self.scroll(0, 0, self.rows - 1, self.columns - 1, 1, 0 if self.painter is not None else self.attributes[-1])
+            self.scroll(
+                0,
+                0,
+                self.rows - 1,
+                self.columns - 1,
+                1,
+                0 if self.painter is not None else self.attributes[-1],
+            )
 
     def scroll(self, top: int, left: int, bottom: int, right: int, lines: int, attribute: int) -> None:
         """Scroll a window up (lines > 0) or down (< 0); 0 lines blank it. Corners are inclusive."""

@@ -73,7 +73,15 @@ def _modes() -> dict[int, VbeMode]:
         modes[number] = VbeMode(*size, 32)
         number += 1
     number = 0x150
-    for size in ((1280, 720), (1280, 800), (1440, 900), (1600, 1200), (1680, 1050), (1920, 1080), (1920, 1200)):
+    for size in (
+        (1280, 720),
+        (1280, 800),
+        (1440, 900),
+        (1600, 1200),
+        (1680, 1050),
+        (1920, 1080),
+        (1920, 1200),
+    ):
         for bits in (16, 24, 32):
             modes[number] = VbeMode(*size, bits)
             number += 1
@@ -257,10 +265,9 @@ class Vbe(ServiceGroup):
         elif frame.bl == 1:
             frame.bh = 0
             frame.cx, frame.dx = adapter.read_dispi(_X_OFFSET), adapter.read_dispi(_Y_OFFSET)
-        elif frame.bl & 0x7F:
-            frame.ah = _FAILED
         elif (
-            frame.cx + mode.width > adapter.read_dispi(_VIRT_WIDTH)
+            frame.bl & 0x7F
+            or frame.cx + mode.width > adapter.read_dispi(_VIRT_WIDTH)
             or frame.dx + mode.height > adapter.read_dispi(_VIRT_HEIGHT)
         ):
             frame.ah = _FAILED

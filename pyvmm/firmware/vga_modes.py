@@ -281,7 +281,9 @@ MODES: Final = {
 def _ega() -> bytes:
     """Bits 0-2 of the index are blue, green, red at two thirds; bits 3-5 at one third."""
     return bytes(
-        0x2A * (index >> bit & 1) + 0x15 * (index >> (bit + 3) & 1) for index in range(64) for bit in (2, 1, 0)
+        0x2A * (index >> bit & 1) + 0x15 * (index >> (bit + 3) & 1)
+        for index in range(64)
+        for bit in (2, 1, 0)
     )
 
 

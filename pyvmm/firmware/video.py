@@ -8,7 +8,7 @@ Left out: 200 and 350 line text, the save areas at 40:A8, saving the state (AH=1
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.firmware import bda
 from pyvmm.firmware.frame import Frame, linear
@@ -159,7 +159,8 @@ class Video(ServiceGroup):
                 self.screen.clear()
         else:
             self.screen.move(0, 0)
-            self._show_cursor_shape()
+            if self.pixels is None:
+                self._show_cursor_shape()
             if clear and self.console is not None:
                 self.console.cleared(self.screen)
         self._store_cursor()
@@ -167,7 +168,10 @@ class Video(ServiceGroup):
     # The cursor and the page -----------------------------------------------------------------------------------------
     def _store_cursor(self, row: int | None = None, column: int | None = None) -> None:
         """The screen's cursor (or another place, which may be off the screen) is the shown page's."""
-        row, column = self.screen.row if row is None else row, self.screen.column if column is None else column
+        row, column = (
+            self.screen.row if row is None else row,
+            self.screen.column if column is None else column,
+        )
         p = self.platform
         page = p.bda8(bda.VIDEO_PAGE) & 7
         p.set_bda16(bda.CURSOR_POSITION + 2 * page, row << 8 | column)
@@ -186,7 +190,7 @@ class Video(ServiceGroup):
             and not start & _CURSOR_OFF
             and height > 8 >= end + 1
         ):
-            top = (start & 0x1F) * height // 8 if start < 3 else (start + 1) * height // 8 - 3
+            top = (start & 0x1F) * height // 8 if start < 3 else (start + 1) * height // 8 - 1
             start, end = top, (end + 1) * height // 8 - (2 if end > 3 else 1)
         self.adapter.set_cursor_shape(start, end)
 
@@ -449,5 +453,3 @@ class Video(ServiceGroup):
         elif self.mode in (4, 5):
             base = 0x12 if frame.bl & 1 == 0 else 0x13
             adapter.write_attribute(1, bytes((base, base + 2, 0x16 + (frame.bl & 1))))
-
-

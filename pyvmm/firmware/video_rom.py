@@ -13,7 +13,7 @@ from pyvmm.firmware.vga import FONT_HEIGHTS, font
 ROM_SEGMENT: Final = 0xC000
 ROM_SIZE: Final = 16 << 10
 STATIC_TABLE: Final = 0x10
-"""Offset of what is always possible (RBIL, "static functionality table"): modes 0-7, 0Dh-13h, 400 lines, 2 of 8 fonts."""
+"""Offset of what is always possible (RBIL, "static functionality table"): modes, 400 lines, 2 of 8 fonts at once."""
 OEM_STRING: Final = 0x20
 MODE_LIST: Final = 0x40
 _FONTS: Final = 0x100

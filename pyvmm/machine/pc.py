@@ -108,6 +108,11 @@ class Pc:
             for gpa, table in (*self.acpi.blobs, *self.mp_table):
                 memory.load(gpa, table)
             assign_resources(self.board.pio)
+            vga = vga_of(self)
+            if vga is not None:
+                from pyvmm.firmware.vga import start_text_mode
+
+                start_text_mode(self.board.pio, vga)
             entry = load_kernel(
                 memory,
                 self.config.kernel,
@@ -116,6 +121,7 @@ class Pc:
                 append=self.config.append,
                 reserved=self.acpi.reserved,
                 acpi_rsdp=self.acpi.rsdp_gpa,
+                text_screen=vga is not None,
             )
             entry.apply(state)
         elif self.firmware is not None:

@@ -133,12 +133,19 @@ def grub_disk(folder: Path) -> Path:
     return sized(folder / "grub.img", boot + (folder / "core.img").read_bytes(), 16 * MIB)
 
 
-def grub_iso(folder: Path) -> Path:
-    """GRUB on a CD by grub-mkrescue."""
+def grub_iso(folder: Path, graphics: str = "", font: Path | None = None) -> Path:
+    """GRUB on a CD by grub-mkrescue; with its graphical terminal in a mode like ``800x600x32`` and a font."""
     need("grub-mkrescue", "xorriso", "mformat")
     tree = folder / "tree" / "boot" / "grub"
     tree.mkdir(parents=True)
-    (tree / "grub.cfg").write_text(GRUB_CONFIG.replace("(hd0)0+1", "(cd0)0+1"))
+    config = GRUB_CONFIG.replace("(hd0)0+1", "(cd0)0+1")
+    if font is not None:
+        (tree / "unicode.pf2").write_bytes(font.read_bytes())
+        config = (
+            f"set gfxmode={graphics}\nloadfont /boot/grub/unicode.pf2\ninsmod vbe\ninsmod gfxterm\n"
+            f"terminal_output gfxterm\n{config}"
+        )
+    (tree / "grub.cfg").write_text(config)
     run("grub-mkrescue", "-d", GRUB_MODULES, "-o", folder / "grub.iso", folder / "tree")
     return folder / "grub.iso"
 

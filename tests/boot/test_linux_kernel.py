@@ -85,3 +85,20 @@ def test_reset_starts_the_guest_again(
         session.plain_shell()
         assert session.poweroff("poweroff -f") == 0
     exercised("Debian cloud kernel")
+
+
+def test_console_on_the_screen(cloud_kernel: Path, initramfs: Path) -> None:
+    """The VGA is in text mode before the kernel starts, and boot_params say so: vgacon takes it."""
+    from pyvmm import Machine, MachineConfig
+
+    config = MachineConfig(
+        memory=256 << 20,
+        serial="buffer",
+        kernel=cloud_kernel,
+        initrd=initramfs,
+        append="console=ttyS0 console=tty0",
+    )
+    with Machine(config) as machine:
+        assert machine.wait_for(lambda: "/ #" in machine.screen.text(), 600), machine.screen.text()
+        mode = machine.screen.mode
+        assert (mode.kind, mode.columns, mode.rows) == ("text", 80, 25)

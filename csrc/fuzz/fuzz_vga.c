@@ -1,0 +1,98 @@
+/* A program that does anything with the VGA: ports, memory, DISPI, saved states; then its picture is drawn. */
+#include <stdlib.h>
+
+#include "devices/vga.h"
+
+enum { DEVFN = PCI_DEVFN(2, 0), MAX_PIXELS = 1 << 20 };
+
+typedef struct Input {
+    const uint8_t *data;
+    size_t left;
+} Input;
+
+static uint64_t take(Input *input, size_t bytes)
+{
+    uint64_t value = 0;
+    size_t n = MIN(bytes, input->left);
+    memcpy(&value, input->data, n);
+    input->data += n;
+    input->left -= n;
+    return value;
+}
+
+static void draw(Device *vga)
+{
+    VgaMode mode;
+    vga_mode(vga, &mode);
+    if ((uint64_t)mode.width * mode.height > MAX_PIXELS)
+        return;
+    uint32_t *pixels = malloc(((size_t)mode.width * mode.height + 1) * sizeof *pixels);
+    if (vga_render(vga, pixels, mode.width, mode.height, true) < 0)
+        abort();
+    free(pixels);
+    if (mode.kind == VGA_TEXT) {
+        uint16_t *cells = malloc(((size_t)mode.columns * mode.rows + 1) * sizeof *cells);
+        if (vga_cells(vga, cells, mode.columns, mode.rows) < 0)
+            abort();
+        free(cells);
+    }
+}
+
+static void change_state(Device *vga, Input *input)
+{
+    VGAState state;
+    device_save(vga, &state);
+    ((uint8_t *)&state)[take(input, 2) % sizeof state] ^= (uint8_t)take(input, 1);
+    device_restore(vga, &state);
+}
+
+static void step(Device *vga, Input *input)
+{
+    uint32_t kind = (uint32_t)take(input, 1), size = 1u << (kind >> 4 & 3);
+    switch (kind & 7) {
+    case 0:
+    case 1: /* an indexed register */
+        device_write(vga, VGA_REGION_PORTS, (const uint8_t[]){0x14, 0x1e, 0x24, 0x04}[kind >> 6], 2,
+                     take(input, 2));
+        break;
+    case 2:
+        device_write(vga, VGA_REGION_PORTS, take(input, 1) % 0x30, MIN(size, 4u), take(input, 2));
+        device_read(vga, VGA_REGION_PORTS, take(input, 1) % 0x30, MIN(size, 4u));
+        break;
+    case 3:
+        device_write(vga, VGA_REGION_DISPI, 0, 2, take(input, 1) % 12);
+        device_write(vga, VGA_REGION_DISPI, 1, 2, take(input, 2));
+        device_read(vga, VGA_REGION_DISPI, 1, 2);
+        break;
+    case 4:
+        device_write(vga, VGA_REGION_WINDOW, take(input, 3) % (0x20001 - size), size, take(input, size));
+        break;
+    case 5:
+        device_read(vga, VGA_REGION_WINDOW, take(input, 3) % (0x20001 - size), size);
+        break;
+    case 6:
+        change_state(vga, input);
+        break;
+    case 7:
+        draw(vga);
+        break;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    Board *board = board_new(CLOCK_KIND_VIRTUAL, NULL);
+    PciBus *bus = pci_bus_new(board);
+    Device *vga = vga_new(board, bus, DEVFN, NULL, 0, NULL);
+    Input input = {data, MIN(size, 1024)};
+    while (input.left)
+        step(vga, &input);
+    draw(vga);
+    device_reset(vga);
+    device_free(vga);
+    device_free(pci_bus_device(bus));
+    board_free(board);
+    return 0;
+}
