@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.autopsy import Report
     from pyvmm.devices.i8042 import I8042
     from pyvmm.display.input import Keyboard, Mouse
+    from pyvmm.display.picture import Picture
     from pyvmm.display.screen import Screen
     from pyvmm.display.vnc import VncServer
     from pyvmm.engine import ExitReason, Vcpu, VmExit
@@ -386,6 +387,16 @@ class Machine:
         if not isinstance(vga, Vga):
             raise PyvmmError('this machine has no display: make it with vga="std"')
         return Screen(vga)
+
+    def screenshot(self) -> Picture:
+        """What the guest shows now, as a picture; a notebook shows it by itself. Saved by ``.save("screen.png")``.
+
+        Raises
+        ------
+        PyvmmError
+            The machine was made without a display.
+        """
+        return self.screen.picture()
 
     @property
     def keyboard(self) -> Keyboard:

@@ -65,7 +65,7 @@ def test_power_on_self_test(machine_of: Callable[..., Machine], record_exercised
     mode = machine.screen.mode
     assert (mode.kind, mode.columns, mode.rows, mode.width, mode.height) == ("text", 80, 25, 720, 400)
     assert machine.screen.text().startswith("SeaBIOS (version ")
-    picture = machine.screen.picture()
+    picture = machine.screenshot()
     lit = {(x // 9, y // 16) for y in range(400) for x in range(720) if picture.pixel(x, y) != (0, 0, 0)}
     shown = {
         (column, row)
