@@ -94,6 +94,8 @@ class MachineConfig:
     keyboard
         Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
         guest has it.
+    name, uuid
+        What the machine is called, and its UUID ("12345678-1234-...") in the SMBIOS table; None: it has none.
     tsc_hz
         Guest TSC frequency told to the guest; None: the host's on a realtime clock, 1 GHz on a virtual one.
     """
@@ -123,3 +125,4 @@ class MachineConfig:
     keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"
+    uuid: str | None = None

@@ -81,6 +81,7 @@ OPTIONS = (
         metavar="N[,sockets=S][,cores=C][,threads=T]",
         help="vCPUs and how they are arranged, as in QEMU (default: cores of one package)",
     ),
+    Option("machine", "--uuid", metavar="UUID", help="the machine's UUID, as its SMBIOS table tells"),
     Option("machine", "--name", metavar="NAME", help="the machine's name, and the process's in top and ps"),
     Option(
         "machine",
@@ -316,6 +317,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         cpus=options.cpus if topology is None else topology.count,
         topology=topology,
         name=_name(options.name),
+        uuid=options.uuid,
         engine=options.engine,
         irqchip=options.irqchip,
         cpu=options.cpu,

@@ -24,9 +24,13 @@ ACPI_RSDP: Final = Gpa(0xE0000)
 """Start of the area that is searched for the RSDP (ACPI 6.5 §5.2.5.1); the tables are at the end of low RAM."""
 MP_TABLE: Final = Gpa(0xE0100)
 """The MP configuration table, up to 255 processors and 150 other entries; its pointer is in the BIOS segment."""
+SMBIOS_TABLE: Final = Gpa(0xE8000)
+"""The SMBIOS structures, up to 255 processors' (24 KiB); their entry point is in the BIOS segment."""
 BIOS_BASE: Final = Gpa(0xF0000)
 MP_POINTER: Final = BIOS_BASE
 """In `pyvmm.firmware.post.TABLE_AREA`; searched for here on 16-byte boundaries (MP specification 1.4, chapter 4)."""
+SMBIOS_ENTRY: Final = Gpa(0xF0020)
+"""In the same area, and searched for in the same way (DSP0134 §5.2.1)."""
 BIOS_SIZE: Final = 64 * KIB
 HIGH_MEMORY_BASE: Final = Gpa(1 * MIB)
 PCI_HOLE_BASE: Final = Gpa(3 * GIB)

@@ -80,7 +80,7 @@ class Pc:
         self.firmware: Bios | None = None
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
-        self.mp_table: list[tuple[Gpa, bytes]] = []
+        self.tables: list[tuple[Gpa, bytes]] = []  # MP table and SMBIOS: those that are not ACPI's
         self._started = False
         self.vms: list[EngineVm] = []  # `vm`, and the one that it changes places with (machine/switch.py)
         topology = config.topology
@@ -105,7 +105,7 @@ class Pc:
             from pyvmm.firmware.pci_setup import assign_resources
 
             assert self.acpi is not None
-            for gpa, table in (*self.acpi.blobs, *self.mp_table):
+            for gpa, table in (*self.acpi.blobs, *self.tables):
                 memory.load(gpa, table)
             assign_resources(self.board.pio)
             vga = vga_of(self)
@@ -242,6 +242,16 @@ def check(config: MachineConfig) -> None:
     for order in (config.boot_order, config.boot_once or "c"):
         if set(order) - set("acd") or not order:
             raise ConfigError(f"--boot: {order!r} is not made of c (hard disk), d (CD) and a (floppy)")
+    if config.uuid is not None:
+        from pyvmm.boot.smbios import parse_uuid
+
+        try:
+            parse_uuid(config.uuid)
+        except ValueError:
+            raise ConfigError(
+                f"--uuid: {config.uuid!r} is not a UUID; write for example"
+                " 12345678-9abc-def0-1234-56789abcdef0"
+            ) from None
     if config.tsc_hz is not None and not 1_000_000 <= config.tsc_hz <= 100_000_000_000:
         raise ConfigError(f"tsc_hz: {config.tsc_hz} is not between 1 MHz and 100 GHz")
 
@@ -452,17 +462,17 @@ def add_ide(pc: Pc) -> None:
 
 
 def add_firmware(pc: Pc) -> None:
-    """ACPI and MP tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
+    """ACPI, MP and SMBIOS tables, and the BIOS that hands them on (a directly loaded kernel gets them without it)."""
     config = pc.config
     if pc.rom is not None:
         if config.pflash is not None:
             add_pflash(pc)
         add_firmware_configuration(pc)
         return
-    from pyvmm.boot import mp
+    from pyvmm.boot import mp, smbios
 
     pc.acpi = acpi_tables(pc)
-    pc.mp_table = mp.build_mp_table(pc.apic_ids)
+    pc.tables = [*mp.build_mp_table(pc.apic_ids), *smbios.place(smbios_structures(pc))]
     if config.kernel is not None:
         return
     from pyvmm.firmware.bios import Bios
@@ -478,7 +488,7 @@ def add_firmware(pc: Pc) -> None:
         boot_order=config.boot_order,
         serial_console=config.bios_serial,
         now_ns=lambda: pc.board.clock.now,
-        tables=[*pc.acpi.blobs, *pc.mp_table],
+        tables=[*pc.acpi.blobs, *pc.tables],
         reserved=pc.acpi.reserved,
         display=vga_of(pc),
     )
@@ -490,6 +500,22 @@ def acpi_tables(pc: Pc) -> AcpiTables:
 
     config = pc.config
     return acpi.build_tables(config.memory, apic_ids=pc.apic_ids, vga=config.vga != "none", hpet=config.hpet)
+
+
+def smbios_structures(pc: Pc, *, with_bios: bool = True) -> list[bytes]:
+    """What the machine says of itself."""
+    from pyvmm.boot.smbios import build_structures
+
+    config, topology = pc.config, pc.config.topology
+    return build_structures(
+        config.memory,
+        sockets=1 if topology is None else topology.sockets,
+        cores=config.cpus if topology is None else topology.cores,
+        threads=1 if topology is None else topology.threads,
+        name=config.name,
+        uuid=config.uuid,
+        with_bios=with_bios,
+    )
 
 
 def add_firmware_configuration(pc: Pc) -> None:
@@ -505,6 +531,8 @@ def add_firmware_configuration(pc: Pc) -> None:
         rtc[index] = value
 
     def provide(device: FwCfg) -> None:
+        from pyvmm.boot.smbios import smbios_files
+
         pc.acpi = acpi_tables(pc)
         ram = [(0, below)] + (
             [(layout.ABOVE_4G_BASE, config.memory - below)] if config.memory > below else []
@@ -514,6 +542,7 @@ def add_firmware_configuration(pc: Pc) -> None:
         device.add_items(seabios.items(config.memory, config.cpus, limit, menu=config.boot_menu))
         paths = boot_paths(config.disks)
         device.add_files(seabios.files(ram, pc.acpi, serial_port=port, boot_paths=paths))
+        device.add_files(smbios_files(smbios_structures(pc, with_bios=False)))
 
     board.pio.add(layout.FW_CFG, FwCfg.SIZE, pc.add("fw_cfg", FwCfg(board, provide=provide)))
     sink = CharSink(board)
