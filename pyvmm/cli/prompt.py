@@ -20,6 +20,7 @@ regs              registers
 mem GPA [BYTES]   guest-physical memory (default 64 bytes, at most 4096)
 dis [GPA] [N]     N instructions at RIP, or at a guest-physical address
 pause, resume     stop the guest, let it go on
+powerdown         press the power button: the guest shuts down if it likes
 reset             push the reset button
 quit              end the machine
 c, empty line     back to the guest
@@ -64,6 +65,7 @@ class Prompt:
             "dis": self._dis,
             "pause": self._pause,
             "resume": self._resume,
+            "powerdown": self._powerdown,
             "reset": self._reset,
         }
 
@@ -147,6 +149,10 @@ class Prompt:
     def _resume(self, arguments: list[str]) -> str:
         self._runner.resume()
         return "running\n"
+
+    def _powerdown(self, arguments: list[str]) -> str:
+        self._runner.machine.power_button()
+        return "power button pressed; the guest decides\n"
 
     def _reset(self, arguments: list[str]) -> str:
         self._runner.reset()

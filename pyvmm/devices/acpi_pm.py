@@ -57,6 +57,11 @@ class AcpiPm(NativeDevice):
         config = ffi.new("AcpiPmConfig *", (s5_type, acpi_enable, acpi_disable, timer_bits))
         super().__init__(lib.acpi_pm_new(board.pointer, sci.pointer, config), state="AcpiPmState")
 
+    @property
+    def timer(self) -> int:
+        """The PM timer, 3.579545 MHz: what the guest reads."""
+        return self.pio_read(self.REGISTERS, 8, 4)
+
     def power_button(self) -> None:
         """Press it; the guest decides what to do. From any thread."""
         lib.acpi_pm_power_button(self.pointer)

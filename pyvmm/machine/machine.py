@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm.display.screen import Screen
     from pyvmm.display.vnc import VncServer
     from pyvmm.engine import ExitReason, Vcpu, VmExit
+    from pyvmm.machine.events import EventKind, Events
     from pyvmm.machine.switch import SecondEngine
 
     RunReason = Literal[
@@ -123,6 +124,7 @@ class Machine:
         self._closed = False
         self._mouse: Mouse | None = None
         self._servers: list[VncServer] = []
+        self._events: Events | None = None
         try:
             self._parts.start(self.vcpu)
         except BaseException:
@@ -398,6 +400,29 @@ class Machine:
         """
         return self.screen.picture()
 
+    def power_button(self) -> None:
+        """Press it, from any thread: the guest's system decides what to do, most shut down (ACPI fixed hardware).
+
+        A guest without ACPI sees nothing of it.
+        """
+        from pyvmm.devices.acpi_pm import AcpiPm
+
+        with self._life:
+            self._check_usable()
+            device = self.devices["acpi_pm"]
+            assert isinstance(device, AcpiPm)
+            device.power_button()
+        self._emit("power-button")
+
+    @property
+    def events(self) -> Events:
+        """Power-off, reset, exit and the power button, from the first use of this on."""
+        if self._events is None:
+            from pyvmm.machine.events import Events
+
+            self._events = Events()
+        return self._events
+
     @property
     def keyboard(self) -> Keyboard:
         """The PS/2 keyboard: ``machine.keyboard.type("text")``, on the layout of the configuration."""
@@ -554,6 +579,7 @@ class Machine:
                     return RunResult("stopped", 0, exit_)
                 return None
             case ExitReason.SHUTDOWN:
+                self._emit("shutdown")
                 return RunResult("shutdown", 0, exit_)
             case ExitReason.DEBUG:
                 return RunResult("breakpoint", 0, exit_)
@@ -571,12 +597,21 @@ class Machine:
 
         match exit_.request:
             case SystemRequest.POWEROFF:
+                self._emit("poweroff")
                 return RunResult("poweroff", 0, exit_)
             case SystemRequest.EXIT:
+                self._emit("exit", exit_.code)
                 return RunResult("exit", exit_.code, exit_)
             case SystemRequest.RESET:
+                self._emit("reset")
                 return RunResult("reset", 0, exit_)
         return None
+
+    def _emit(self, kind: EventKind, code: int = 0) -> None:
+        if self._events is not None:
+            from pyvmm.machine.events import MachineEvent
+
+            self._events.emit(MachineEvent(kind, self.clock.now, code))
 
     def _raise_fault(self) -> None:
         error = self.board.take_fault()
@@ -602,6 +637,7 @@ class Machine:
         self._check_usable()
         if self._busy.locked():
             raise PyvmmError("the machine is running: stop it, then reset it")
+        self._emit("reset-button")
         self._left.clear()
         self._parts.reset()
         self._parts.vm.reset()
@@ -668,7 +704,10 @@ class Machine:
         for server in self._servers:
             server.close()
         with self._busy:  # until a run on another thread has ended
-            self._parts.close()
+            try:
+                self._emit("closed")
+            finally:
+                self._parts.close()
 
     def __enter__(self) -> Self:
         return self
