@@ -31,7 +31,7 @@ _SIGNATURE: Final = 0x600
 _FEATURES: Final = 0x201
 """FPU and APIC: of CPUID leaf 1 EDX. The guest asks CPUID for more."""
 _APIC_VERSION: Final = 0x14
-_IO_APIC_VERSION: Final = 0x11
+_IO_APIC_VERSION: Final = 0x20
 _CASCADE: Final = 2
 _ALL_APICS: Final = 0xFF
 
