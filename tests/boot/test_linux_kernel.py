@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pyvmm.guests.cached import cached_kernel
 from pyvmm.guests.tools import find_tool
-from tests.boot.guests import Boot, Vmm
+from tests.boot.guests import Boot, Vmm, need
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(1800)]
 
@@ -102,3 +104,22 @@ def test_console_on_the_screen(cloud_kernel: Path, initramfs: Path) -> None:
         assert machine.wait_for(lambda: "/ #" in machine.screen.text(), 600), machine.screen.text()
         mode = machine.screen.mode
         assert (mode.kind, mode.columns, mode.rows) == ("text", 80, 25)
+
+
+def test_mp_table_is_enough_without_acpi(
+    vmm: Vmm, boot: Boot, exercised: Callable[[str], None], guest_cache: Path, initramfs: Path
+) -> None:
+    """acpi=off: Debian's generic kernel finds the MP table, and takes its interrupts through the I/O APIC."""
+    need("apt-get", "dpkg-deb")
+    append = "console=ttyS0 acpi=off"
+    with boot(vmm.kernel(cached_kernel("generic"), initramfs, append, memory=300)) as session:
+        session.expect("\nUP\r+\n")
+        session.plain_shell()
+        log = session.check("dmesg")
+        assert "Intel MultiProcessor Specification v1.4" in log
+        assert "BIOS bug" not in log
+        if vmm.name == "pyvmm":
+            assert "MPTABLE: OEM ID: PYVMM" in log
+        lines = session.check("cat /proc/interrupts")
+        assert re.search(r" 4: +\d+ +IO-APIC +4-edge +ttyS0", lines), lines
+    exercised("Debian generic kernel, no ACPI")
