@@ -208,6 +208,8 @@ def settle(plan: Plan) -> MachineConfig:
         vga=plan.vga or ("none" if plan.no_defaults else "std"),  # type: ignore[arg-type] # one of two
         hpet=not plan.no_hpet,
         keyboard=plan.keyboard,
+        pflash=plan.pflash,
+        uuid=plan.uuid,
         name=plan.name or "pyvmm",
     )
 

@@ -30,6 +30,13 @@ def set_append(plan: Plan, values: Values) -> None:
     plan.append = values[""]
 
 
+def set_pflash(plan: Plan, values: Values) -> None:
+    """``-pflash``: UEFI's variables."""
+    if plan.pflash is not None:
+        raise refuse(f"-pflash {values['']}", "there is one flash", "write it once; the code goes to -bios")
+    plan.pflash = existing(f"-pflash {values['']}", values[""])
+
+
 def set_bios(plan: Plan, values: Values) -> str:
     """``-bios``: a path, or a name in the directories where SeaBIOS is installed."""
     from pyvmm.firmware.seabios import PATHS

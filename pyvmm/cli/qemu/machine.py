@@ -164,6 +164,20 @@ def set_name(plan: Plan, values: Values) -> str:
     )
 
 
+def set_uuid(plan: Plan, values: Values) -> None:
+    """``-uuid``."""
+    from pyvmm.boot.smbios import parse_uuid
+
+    text = values[""]
+    try:
+        parse_uuid(text)
+    except ValueError:
+        raise refuse(
+            f"-uuid {text}", "not a UUID", "write for example -uuid 01234567-89ab-cdef-0123-456789abcdef"
+        ) from None
+    plan.uuid = text
+
+
 def set_boot(plan: Plan, values: Values) -> str | None:
     """``-boot``: letters, as since the first PCs."""
     for key in ("order", "once"):

@@ -68,6 +68,8 @@ class Plan:
         self.initrd: StrPath | None = None
         self.append: str | None = None
         self.firmware: StrPath = "pyvmm"
+        self.pflash: StrPath | None = None
+        self.uuid: str | None = None
         self.serials: list[str] = []
         self.monitor: str | None = None
         self.display = ""

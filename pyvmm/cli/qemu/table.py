@@ -138,6 +138,10 @@ OPTIONS = (
     Option("append", "TEXT", "its command line", "the same", "pyvmm/boot/kernel.py: load_kernel", files.set_append),
     Option("bios", "FILE", "the firmware's ROM; QEMU's is SeaBIOS", "", "pyvmm/machine/pc.py: add_memory",
            files.set_bios),
+    Option("pflash", "FILE", "flash memory with UEFI's variables", "below the ROM of -bios ovmf, kept in the file",
+           "pyvmm/devices/pflash.py: Pflash", files.set_pflash),
+    Option("uuid", "UUID", "the machine's identity", "in its SMBIOS table", "pyvmm/boot/smbios.py: parse_uuid",
+           machine.set_uuid),
     Option("nographic", "", "no window: serial port and monitor are on the terminal",
            "COM1 is on this terminal; Ctrl-A C is the prompt, Ctrl-A X quits", _SERIAL, output.set_nographic),
     Option("display", "none|vnc=...", "where the screen is shown", "nowhere; the VGA is there", "pyvmm/machine/pc.py:"

@@ -86,6 +86,14 @@ def test_the_lectures_command_without_its_device() -> None:
     assert all("connects it to nothing in QEMU" in note for note in plan.notes[:2])
 
 
+def test_uefi_and_identity(tmp_path: Path) -> None:
+    flash = tmp_path / "vars.fd"
+    flash.write_bytes(bytes(4096))
+    identity = "01234567-89ab-cdef-0123-456789abcdef"
+    _, made = plan_of(f"-bios ovmf -pflash {flash} -uuid {identity} -hda a")
+    assert (made.firmware, made.pflash, made.uuid) == ("ovmf", str(flash), identity)
+
+
 def test_unconnected_drives_stay_so_beside_another() -> None:
     plan, made = plan_of("-hda a -drive file=b,if=none,format=raw")
     assert [disk.path for disk in made.disks] == ["a"]
@@ -239,7 +247,8 @@ def test_bootindex_decides_what_is_tried_first() -> None:
         ("-device e1000 a", "-device e1000: not in pyvmm, which has no network yet"),
         ("-device usb-kbd a", "-device usb-kbd: not in pyvmm; it has virtio-blk-pci"),
         ("-daemonize a", "-daemonize: pyvmm stays in the foreground"),
-        ("-uuid 1 a", "-uuid 1: there are no SMBIOS"),
+        ("-uuid 1 a", "-uuid 1: not a UUID"),
+        ("-smbios type=1 a", "-smbios type=1: the SMBIOS tables are pyvmm's own"),
         ("-d int a", "-d int: logs"),
         ("-m", "-m: its value is missing"),
         ("-m 7x a", "-m 7x: not a size"),
