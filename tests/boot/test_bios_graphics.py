@@ -231,9 +231,8 @@ def test_text_by_teletype_in_graphics(tmp_path: Path) -> None:
 
 
 def lit(picture: Picture) -> int:
-    """How many pixels are not black."""
-    pixels = picture.pixels
-    return sum(1 for at in range(0, len(pixels), 4) if pixels[at : at + 3] != b"\0\0\0")
+    """How many bytes of its pixels are not 0: quick enough to be asked often."""
+    return len(picture.pixels) - picture.pixels.count(0)
 
 
 @pytest.mark.parametrize("size", [(1024, 768), (800, 600)])
