@@ -612,7 +612,7 @@ typedef struct {
     uint32_t instruction_size;
     uint8_t instruction[16];
 } KvmFailure;
-enum IrqchipPlace { IRQCHIP_USER, IRQCHIP_KERNEL };
+enum IrqchipPlace { IRQCHIP_USER, IRQCHIP_SPLIT, IRQCHIP_KERNEL };
 typedef struct { uint32_t sockets, cores, threads; } CpuTopology;
 typedef struct { uint32_t irqchip; CpuTopology topology; uint64_t reserved_pages; } KvmOptions;
 EngineVm *kvm_vm_new(Board *board, const char *device, const KvmOptions *options, Error *error);

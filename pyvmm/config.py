@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
     DiskInterface = Literal["virtio", "ide", "cdrom", "floppy"]
-    Irqchip = Literal["auto", "user", "kernel"]
+    Irqchip = Literal["auto", "user", "split", "kernel"]
     StrPath = str | os.PathLike[str]
 
 
@@ -53,8 +53,9 @@ class MachineConfig:
     engine
         ``"auto"``, ``"translator"`` or ``"kvm"``.
     irqchip
-        Who has the interrupt controllers under KVM: ``"user"`` is pyvmm, for one vCPU; ``"kernel"`` is KVM. ``"auto"``
-        is user for one vCPU, whose state then moves freely between engines, and kernel for more.
+        Who has the interrupt controllers under KVM: ``"user"`` is pyvmm, for one vCPU; ``"kernel"`` is KVM;
+        ``"split"`` is KVM for the local APICs and pyvmm for 8259s and I/O APIC. ``"auto"`` is user for one vCPU, whose
+        state then moves freely between engines, and kernel for more.
     cpu
         ``"engine"``: the guest sees the engine's own processor. ``"common"``: both engines are made, and the guest sees
         what they have in common, so that `Machine.switch_engine` works both ways.

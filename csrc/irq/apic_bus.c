@@ -10,6 +10,8 @@ struct ApicBus {
     uint32_t end;                   /* one more than the highest ID */
     uint32_t turn;                  /* where the search among equals starts */
     IoApic *ioapics[APIC_BUS_IOAPICS];
+    const ApicBusEngine *ops; /* NULL: the local APICs are the bus's */
+    void *engine;
 };
 
 ApicBus *apic_bus_new(void)
@@ -79,6 +81,23 @@ void apic_bus_remove_ioapic(ApicBus *bus, IoApic *ioapic)
     apic_bus_unlock(bus);
 }
 
+void apic_bus_attach(ApicBus *bus, const ApicBusEngine *ops, void *engine)
+{
+    apic_bus_lock(bus);
+    bus->ops = ops;
+    bus->engine = engine;
+    for (uint32_t i = 0; i < APIC_BUS_IOAPICS && ops; i++)
+        if (bus->ioapics[i])
+            ioapic_tell_locked(bus->ioapics[i]);
+    apic_bus_unlock(bus);
+}
+
+void apic_bus_level_pin_locked(ApicBus *bus, uint32_t pin, const ApicMessage *message)
+{
+    if (bus->ops)
+        bus->ops->level_pin(bus->engine, pin, message);
+}
+
 /* SDM 3A §11.6.2.4: of those meant, the one that does the least urgent work. */
 static Lapic *lowest_priority(ApicBus *bus, const ApicMessage *message)
 {
@@ -95,6 +114,8 @@ static Lapic *lowest_priority(ApicBus *bus, const ApicMessage *message)
 uint32_t apic_bus_deliver_locked(ApicBus *bus, const ApicMessage *message)
 {
     uint32_t count = 0;
+    if (bus->ops)
+        return bus->ops->deliver(bus->engine, message);
     if (message->mode == APIC_LOWEST_PRIORITY) {
         Lapic *lapic = lowest_priority(bus, message);
         if (lapic)

@@ -43,6 +43,17 @@ typedef struct ApicMessage {
     bool wide;  /* a 32-bit destination, as x2APIC sends; else 8 bits */
 } ApicMessage;
 
+/*
+ * Local APICs that live in the engine while the I/O APICs are the board's. The bus's lock is held. deliver: as
+ * apic_bus_deliver_locked. level_pin: what an input of the board's first I/O APIC sends when it is level-triggered,
+ * whether masked or not, and NULL when it is not: of these vectors the engine must tell the end
+ * (apic_bus_eoi_locked).
+ */
+typedef struct ApicBusEngine {
+    uint32_t (*deliver)(void *engine, const ApicMessage *message);
+    void (*level_pin)(void *engine, uint32_t pin, const ApicMessage *message);
+} ApicBusEngine;
+
 typedef struct ApicBus ApicBus;
 typedef struct Lapic Lapic;
 typedef struct IoApic IoApic;
@@ -51,6 +62,12 @@ ApicBus *apic_bus_new(void);
 void apic_bus_free(ApicBus *bus);
 void apic_bus_lock(ApicBus *bus);
 void apic_bus_unlock(ApicBus *bus);
+
+/* For engines: messages go there from now on (ops NULL: to the bus's own local APICs), and what the I/O APICs'
+ * entries hold is told. While no vCPU runs. */
+void apic_bus_attach(ApicBus *bus, const ApicBusEngine *ops, void *engine);
+/* For I/O APICs, lock held: see ApicBusEngine.level_pin. */
+void apic_bus_level_pin_locked(ApicBus *bus, uint32_t pin, const ApicMessage *message);
 
 /* The local APIC of a vCPU, or NULL. The machine makes and frees them while no vCPU runs. */
 Lapic *apic_bus_lapic(const ApicBus *bus, uint32_t id);

@@ -33,20 +33,37 @@ static bool has_vector(uint64_t entry)
     return mode == APIC_FIXED || mode == APIC_LOWEST_PRIORITY;
 }
 
+static ApicMessage message_of(uint64_t entry)
+{
+    return (ApicMessage){
+        .destination = (uint32_t)(entry >> RTE_DESTINATION_SHIFT),
+        .vector = (uint8_t)entry,
+        .mode = entry >> RTE_MODE_SHIFT & 7,
+        .logical = entry & RTE_LOGICAL,
+        /* 82093AA §3.2.4: NMI, INIT and SMI are edge-triggered whatever the entry says. */
+        .level = is_level(entry) && has_vector(entry),
+    };
+}
+
+static void tell_pin(IoApic *ioapic, uint32_t pin)
+{
+    ApicMessage message = message_of(ioapic->state.redirection[pin]);
+    if (ioapic->device.board->ioapic == &ioapic->device)
+        apic_bus_level_pin_locked(ioapic->bus, pin, message.level ? &message : NULL);
+}
+
+void ioapic_tell_locked(IoApic *ioapic)
+{
+    for (uint32_t pin = 0; pin < IOAPIC_PINS; pin++)
+        tell_pin(ioapic, pin);
+}
+
 static void deliver(IoApic *ioapic, uint32_t pin)
 {
     uint64_t *entry = &ioapic->state.redirection[pin];
-    /* 82093AA §3.2.4: NMI, INIT and SMI are edge-triggered whatever the entry says. */
-    bool level = is_level(*entry) && has_vector(*entry);
-    ApicMessage message = {
-        .destination = (uint32_t)(*entry >> RTE_DESTINATION_SHIFT),
-        .vector = (uint8_t)*entry,
-        .mode = *entry >> RTE_MODE_SHIFT & 7,
-        .logical = *entry & RTE_LOGICAL,
-        .level = level,
-    };
+    ApicMessage message = message_of(*entry);
     uint32_t accepted = apic_bus_deliver_locked(ioapic->bus, &message);
-    if (level && accepted)
+    if (message.level && accepted)
         *entry |= RTE_REMOTE_IRR;
 }
 
@@ -120,6 +137,7 @@ static void write_entry(IoApic *ioapic, uint32_t index, uint32_t value)
     *entry = (*entry & ~mask) | (((uint64_t)value << shift) & mask);
     if (!is_level(*entry))
         *entry &= ~(uint64_t)RTE_REMOTE_IRR; /* how systems without the EOI register end an interrupt */
+    tell_pin(ioapic, index / 2);
     serve_level(ioapic, index / 2);
 }
 
@@ -170,6 +188,7 @@ static void ioapic_reset(Device *device)
     ioapic->state = (IoApicState){.lines = ioapic->state.lines}; /* the wires are the devices' */
     for (uint32_t pin = 0; pin < IOAPIC_PINS; pin++)
         ioapic->state.redirection[pin] = RTE_MASKED;
+    ioapic_tell_locked(ioapic);
     apic_bus_unlock(ioapic->bus);
     if (device->board->irqchip)
         device->board->irqchip->ioapic_set(device->board->irqchip_engine, &ioapic->state);
@@ -205,6 +224,7 @@ static int ioapic_restore(Device *device, const void *opaque)
             return -EINVAL;
     apic_bus_lock(ioapic->bus);
     ioapic->state = *state;
+    ioapic_tell_locked(ioapic);
     apic_bus_unlock(ioapic->bus);
     const EngineIrqchip *engine = device->board->irqchip;
     return engine ? engine->ioapic_set(device->board->irqchip_engine, state) : 0;

@@ -4,6 +4,8 @@
 
 #include "irq/ioapic.h"
 
+/* To the engine on the bus: what level-triggered inputs send. */
+void ioapic_tell_locked(IoApic *ioapic);
 void ioapic_eoi_locked(IoApic *ioapic, uint8_t vector);
 
 #endif

@@ -344,7 +344,7 @@ static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
         result = kvm_set_cpuid(vcpu, error);
     if (result < 0)
         return result;
-    if (vm->irqchip == IRQCHIP_KERNEL)
+    if (vm->irqchip != IRQCHIP_USER)
         result = kvm_ioctl(vcpu->fd, KVM_GET_LAPIC, &vcpu->reset_lapic);
     if (result == 0)
         result = vcpu_reset(&vcpu->base);
@@ -459,6 +459,7 @@ EngineVm *kvm_vm_new(Board *board, const char *device, const KvmOptions *options
                   .topology = options->topology,
                   .time_stopped = 1};
     pthread_mutex_init(&vm->time_lock, NULL);
+    pthread_mutex_init(&vm->routes_lock, NULL);
     vm->system_fd = open_device(device, error);
     if (vm->system_fd < 0 || check_system(vm, device, error) < 0 || check_vcpus(vm, error) < 0 ||
         make_vm(vm, options->reserved_pages, error) < 0 || engine_vm_adopt(&vm->base, error) < 0) {

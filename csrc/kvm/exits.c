@@ -262,6 +262,9 @@ bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit)
             exit->rip = kvm_vcpu_rip(vcpu);
         vcpu->base.nmi_blocked = !run->if_flag && nmi_blocked(vcpu);
         return true;
+    case KVM_EXIT_IOAPIC_EOI:
+        kvm_split_eoi(vcpu);
+        return false;
     case KVM_EXIT_X86_RDMSR:
     case KVM_EXIT_X86_WRMSR:
         return answer_msr(vcpu, exit);

@@ -127,6 +127,8 @@ int kvm_irqchip_create(KvmVm *vm, Error *error)
 {
     if (vm->irqchip == IRQCHIP_USER)
         return 0;
+    if (vm->irqchip == IRQCHIP_SPLIT)
+        return kvm_split_create(vm, error);
     int result = kvm_ioctl(vm->fd, KVM_CREATE_IRQCHIP, NULL);
     if (result < 0)
         return error_set(error, -result, "KVM_CREATE_IRQCHIP: %s; use --irqchip user with one vCPU",
@@ -145,17 +147,16 @@ static int send_msi(void *opaque, uint64_t address, uint32_t data)
 /* Between the board's devices and KVM
  * ------------------------------------------------------------------------------- */
 
-static bool has_board(const KvmVm *vm)
-{
-    const Board *board = vm->base.board;
-    return board->irqchip == &IN_KERNEL && board->irqchip_engine == vm;
-}
-
 static void take_board(KvmVm *vm)
 {
     Board *board = vm->base.board;
-    board->irqchip_engine = vm;
-    board->irqchip = &IN_KERNEL;
+    vm->holds_board = true;
+    if (vm->irqchip == IRQCHIP_SPLIT) {
+        kvm_split_take_board(vm);
+    } else {
+        board->irqchip_engine = vm;
+        board->irqchip = &IN_KERNEL;
+    }
     vm->board_msi = board->msi, vm->board_msi_irqchip = board->msi_irqchip, vm->board_lint1 = board->lint1_edge;
     board->msi = send_msi, board->msi_irqchip = vm;
     board->lint1_edge = NULL; /* edges wait for the vCPU, which asks its APIC */
@@ -166,11 +167,16 @@ static void take_board(KvmVm *vm)
 void kvm_irqchip_let_go(KvmVm *vm)
 {
     Board *board = vm->base.board;
-    if (!has_board(vm))
+    if (!vm->holds_board)
         return;
     irqfds_attach(board->irqfds, NULL, NULL);
-    irq_router_remove_sink(board->irqs, on_line, vm);
     board->msi = vm->board_msi, board->msi_irqchip = vm->board_msi_irqchip, board->lint1_edge = vm->board_lint1;
+    vm->holds_board = false;
+    if (vm->irqchip == IRQCHIP_SPLIT) {
+        kvm_split_let_go(vm);
+        return;
+    }
+    irq_router_remove_sink(board->irqs, on_line, vm);
     board->irqchip = NULL;
     board->irqchip_engine = NULL;
 }
@@ -198,8 +204,15 @@ int kvm_irqchip_load(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
     Board *board = base->board;
-    if (vm->irqchip == IRQCHIP_USER || board->irqchip)
+    if (vm->irqchip == IRQCHIP_USER || vm->holds_board)
         return 0;
+    if (vm->irqchip == IRQCHIP_SPLIT) {
+        take_board(vm);
+        int result = kvm_lapics_load(vm);
+        if (result < 0)
+            kvm_irqchip_let_go(vm);
+        return result;
+    }
     Chips chips;
     save_chips(board, &chips);
     int result = irq_router_add_sink(board->irqs, on_line, vm);
@@ -224,12 +237,14 @@ int kvm_irqchip_store(EngineVm *base)
 {
     KvmVm *vm = vm_of(base);
     Board *board = base->board;
-    if (!has_board(vm))
+    if (!vm->holds_board)
         return 0;
     Chips chips;
     irqfds_attach(board->irqfds, NULL, NULL); /* what was signalled is in the APICs then */
-    save_chips(board, &chips);
-    int result = restore_chips(board, &chips);
+    bool are_kvms = vm->irqchip == IRQCHIP_KERNEL;
+    if (are_kvms)
+        save_chips(board, &chips);
+    int result = are_kvms ? restore_chips(board, &chips) : 0;
     if (result == 0)
         result = kvm_lapics_store(vm);
     if (result < 0) {
@@ -238,13 +253,13 @@ int kvm_irqchip_store(EngineVm *base)
         return result;
     }
     kvm_irqchip_let_go(vm);
-    return restore_chips(board, &chips); /* now their outputs count */
+    return are_kvms ? restore_chips(board, &chips) : 0; /* now their outputs count */
 }
 
 /* The 8259s are reset by the board's device; what has no device yet, here. */
 int kvm_irqchip_reset(KvmVm *vm)
 {
-    if (vm->irqchip == IRQCHIP_USER)
+    if (vm->irqchip != IRQCHIP_KERNEL)
         return 0;
     struct kvm_irqchip chip = {.chip_id = KVM_IRQCHIP_IOAPIC};
     int result = kvm_ioctl(vm->fd, KVM_GET_IRQCHIP, &chip);

@@ -4,10 +4,10 @@
  * x86-64; the kernel that runs may be older (4.13).
  *
  * Interrupt controllers are the board's own (one vCPU: a vector goes in by KVM_INTERRUPT when KVM says that the
- * guest can take it), or the kernel's (irqchip.c). Left out: A20 above 2 MiB (KVM has no such wire; real mode's
- * megabyte is what memslots imitate), and vCPUs that run while it is switched may miss memory for that moment; a
- * virtual clock; exits for CPUID and exceptions (KVM has none). With the kernel's irqchip HLT stays in the kernel:
- * nobody is told of a guest that halts for good.
+ * guest can take it), or the kernel's (irqchip.c), or half of both (split.c). Left out: A20 above 2 MiB (KVM has no
+ * such wire; real mode's megabyte is what memslots imitate), and vCPUs that run while it is switched may miss
+ * memory for that moment; a virtual clock; exits for CPUID and exceptions (KVM has none). With local APICs in the
+ * kernel HLT stays in the kernel: nobody is told of a guest that halts for good.
  */
 #ifndef PYVMM_KVM_KVM_H
 #define PYVMM_KVM_KVM_H
@@ -30,6 +30,7 @@ typedef struct KvmFailure {
 
 enum IrqchipPlace {
     IRQCHIP_USER,   /* the board's 8259s; one vCPU */
+    IRQCHIP_SPLIT,  /* local APICs are KVM's, 8259s and I/O APIC the board's */
     IRQCHIP_KERNEL, /* 8259s, I/O APIC and local APICs are KVM's */
 };
 

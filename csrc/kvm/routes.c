@@ -5,11 +5,14 @@
  * number; but IRQ 0 to input 2, where firmware tables say so (ACPI's MADT, interrupt source override 0 -> 2), and
  * GSI 2, which is the cascade of the 8259s, nowhere. 16 to 23 go to the I/O APIC.
  *
+ * With a split irqchip nobody pulls GSI 0 to 23: there a level-triggered input of the board's I/O APIC has its
+ * message, which tells KVM of which vectors it must report the end (split.c).
+ *
  * GSIs from 24 on are messages of devices' vectors, each with an eventfd (KVM_IRQFD, 4.75). The table is replaced
  * as a whole, which waits for every vCPU that reads the old one; so an entry stays in it when its irqfd goes, and
  * serves again if the same message comes back.
  *
- * Lock: routes are touched under that of the board's IrqFds, or before the VM is attached.
+ * Lock: routes_lock, the last of all.
  */
 #include "kvm/vm.h"
 
@@ -47,10 +50,15 @@ static void add_message(Table *table, uint32_t gsi, const MsiMessage *message)
                                                  .data = message->data}};
 }
 
+/* routes_lock held, or the VM is being made. */
 int kvm_set_routing(KvmVm *vm)
 {
     Table table = {0};
-    add_pins(&table);
+    if (vm->irqchip == IRQCHIP_KERNEL)
+        add_pins(&table);
+    for (uint32_t pin = 0; pin < IRQ_GSI_COUNT; pin++)
+        if (vm->pin_routes[pin].known)
+            add_message(&table, pin, &vm->pin_routes[pin].message);
     for (uint32_t route = 0; route < KVM_MSI_ROUTES; route++)
         if (vm->msi_routes[route].known)
             add_message(&table, IRQ_GSI_COUNT + route, &vm->msi_routes[route].message);
@@ -65,17 +73,27 @@ static bool same(const MsiMessage *a, const MsiMessage *b)
     return a->address == b->address && a->data == b->data;
 }
 
+/* NULL: none. */
 static int set_message(KvmVm *vm, KvmMsiRoute *route, const MsiMessage *message)
 {
-    if (route->known && same(&route->message, message))
-        return 0;
-    KvmMsiRoute before = *route;
-    route->message = *message;
-    route->known = true;
-    int result = kvm_set_routing(vm);
-    if (result < 0)
-        *route = before;
+    int result = 0;
+    pthread_mutex_lock(&vm->routes_lock);
+    if (message ? !route->known || !same(&route->message, message) : route->known) {
+        KvmMsiRoute before = *route;
+        if (message)
+            route->message = *message;
+        route->known = message != NULL;
+        result = kvm_set_routing(vm);
+        if (result < 0)
+            *route = before;
+    }
+    pthread_mutex_unlock(&vm->routes_lock);
     return result;
+}
+
+void kvm_set_pin_route(KvmVm *vm, uint32_t pin, const MsiMessage *message)
+{
+    set_message(vm, &vm->pin_routes[pin], message);
 }
 
 static int set_irqfd(KvmVm *vm, int route, int fd, uint32_t flags)

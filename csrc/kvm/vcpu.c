@@ -25,14 +25,32 @@ static void adopt_thread(KvmVcpu *vcpu)
     __atomic_store_n(&vcpu->thread_id, kvm_kick_accept(vcpu->thread_id), __ATOMIC_RELAXED);
 }
 
+/* An interrupt that is to go in by KVM_INTERRUPT. */
+static bool external_interrupt(const KvmVcpu *vcpu)
+{
+    switch (vcpu->vm->irqchip) {
+    case IRQCHIP_USER:
+        return intr_pin_level(&vcpu->board->intr);
+    case IRQCHIP_SPLIT: /* the 8259 pair is wired to the first local APIC */
+        return vcpu->base.index == 0 && __atomic_load_n(&vcpu->vm->extint, __ATOMIC_SEQ_CST);
+    default:
+        return false;
+    }
+}
+
+static int acknowledge(KvmVcpu *vcpu)
+{
+    return vcpu->vm->irqchip == IRQCHIP_SPLIT ? ext_int_acknowledge(&vcpu->board->extint)
+                                              : intr_pin_acknowledge(&vcpu->board->intr);
+}
+
 static bool asked_to_look(const KvmVcpu *vcpu)
 {
     const Board *board = vcpu->board;
     return __atomic_load_n(&vcpu->base.kicked, __ATOMIC_SEQ_CST) ||
            (vcpu->base.index == 0 && (__atomic_load_n(&board->system_request, __ATOMIC_SEQ_CST) ||
                                       __atomic_load_n(&board->nmi_pending, __ATOMIC_SEQ_CST))) ||
-           (vcpu->vm->irqchip == IRQCHIP_USER && intr_pin_level(&board->intr) &&
-            !vcpu->run->request_interrupt_window);
+           (external_interrupt(vcpu) && !vcpu->run->request_interrupt_window);
 }
 
 /* One KVM_RUN. -EINTR: the flags want a look; whatever was pending in KVM is as it was. */
@@ -63,10 +81,10 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
         for (uint32_t i = 0; i < MIN(edges, 2u) && *result == 0;
              i++) /* one to deliver, one that waits for its IRET */
             *result = kvm_ioctl(vcpu->fd, KVM_NMI, NULL);
-    if (vcpu->vm->irqchip != IRQCHIP_USER)
+    if (vcpu->vm->irqchip == IRQCHIP_KERNEL)
         return false;
     run->request_interrupt_window = 0;
-    if (likely(!intr_pin_level(&board->intr)) || *result < 0)
+    if (likely(!external_interrupt(vcpu)) || *result < 0)
         return false;
     /* KVM said so before the load was done, which may be that of SS or RFLAGS: ask again after it. */
     if (unlikely(vcpu->incomplete && run->exit_reason == KVM_EXIT_MMIO && !run->mmio.is_write)) {
@@ -78,13 +96,13 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
         run->request_interrupt_window = 1;
         return false;
     }
-    int vector = intr_pin_acknowledge(&board->intr);
+    int vector = acknowledge(vcpu);
     if (vector < 0)
         return false;
     struct kvm_interrupt interrupt = {.irq = (uint32_t)vector};
     *result = kvm_ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt);
     run->ready_for_interrupt_injection = 0;
-    run->request_interrupt_window = intr_pin_level(&board->intr);
+    run->request_interrupt_window = external_interrupt(vcpu);
     vcpu->base.counters.exits[EXIT_INTERRUPT]++;
     if (likely(!(vcpu->base.surface & 1u << EXIT_INTERRUPT)) || *result < 0)
         return false;

@@ -40,7 +40,13 @@ typedef struct KvmVm {
     void *board_msi_irqchip;
     bool (*board_lint1)(void *lapic);
     bool has_irqfd;
+    pthread_mutex_t routes_lock;
     KvmMsiRoute msi_routes[KVM_MSI_ROUTES];
+    KvmMsiRoute pin_routes[IRQ_GSI_COUNT]; /* split: level-triggered inputs of the I/O APIC */
+    bool holds_board;                      /* the board's hooks are this VM's: irqchip.c */
+    uint32_t extint;                       /* split, atomic: the 8259 pair asks */
+    void (*board_extint_changed)(void *sink, bool level);
+    void *board_extint_sink;
     pthread_mutex_t time_lock;
     uint32_t time_stopped; /* atomic; changed with time_lock held and no vCPU running */
     bool tsc_fixed;        /* the guest's TSC is the host's */
@@ -113,7 +119,14 @@ bool kvm_lint1_takes_nmi(KvmVcpu *vcpu);
 
 /* routes.c: KVM's routing table, and messages by eventfd */
 int kvm_set_routing(KvmVm *vm);
+void kvm_set_pin_route(KvmVm *vm, uint32_t pin, const MsiMessage *message); /* NULL: none */
 extern const IrqFdOps KVM_IRQFDS;
+
+/* split.c: for irqchip.c, and KVM_EXIT_IOAPIC_EOI */
+int kvm_split_create(KvmVm *vm, Error *error);
+void kvm_split_take_board(KvmVm *vm);
+void kvm_split_let_go(KvmVm *vm);
+void kvm_split_eoi(KvmVcpu *vcpu);
 
 /* apic.c: the state of the APICs, for irqchip.c */
 int kvm_ioapic_get(void *engine, void *state);

@@ -32,6 +32,9 @@ static void port_write(void *device, uint32_t region, uint64_t offset, uint32_t 
 
 static const DeviceOps PORTS = {.write = port_write};
 
+/* Which of the two the test runs on now. */
+static enum IrqchipPlace place;
+
 static Rig *rig_new(CpuTopology topology)
 {
     Error error = {0};
@@ -41,7 +44,7 @@ static Rig *rig_new(CpuTopology topology)
     CHECK(rig->board);
     CHECK_EQ(guest_memory_add(rig->board->memory, 0, 1 << 20, 0, &error), 0);
     CHECK_EQ(bus_add(rig->board->pio, REQUEST_PORT, 8, &PORTS, rig, 0, NULL, "ports", &error), 0);
-    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = topology};
+    KvmOptions options = {.irqchip = place, .topology = topology};
     rig->vm = kvm_vm_new(rig->board, "/dev/kvm", &options, &error);
     if (!rig->vm)
         fprintf(stderr, "%s\n", error.text);
@@ -568,16 +571,18 @@ int main(void)
         printf("skipped: %s\n", error.text);
         return SKIPPED;
     }
-    RUN(test_start_and_call_in);
-    RUN(test_requests_are_the_askers);
-    RUN(test_request_from_outside_is_the_first_vcpus);
+    for (place = IRQCHIP_SPLIT; place <= IRQCHIP_KERNEL; place++) {
+        RUN(test_start_and_call_in);
+        RUN(test_requests_are_the_askers);
+        RUN(test_request_from_outside_is_the_first_vcpus);
+        RUN(test_time_stands_still);
+        RUN(test_cpuid);
+    }
     RUN(test_pic_state_both_ways);
     RUN(test_apic_state_both_ways);
     RUN(test_refused_irqchip_leaves_the_board);
     RUN(test_reserved_bits_do_not_come_back);
     RUN(test_refused_detach_keeps_kvm);
     RUN(test_timers_are_kvms);
-    RUN(test_time_stands_still);
-    RUN(test_cpuid);
     return 0;
 }

@@ -93,7 +93,7 @@ OPTIONS = (
     Option(
         "machine",
         "--irqchip",
-        choices=("auto", "user", "kernel"),
+        choices=("auto", "user", "split", "kernel"),
         default="auto",
         help="who has the interrupt controllers under KVM (default auto: user with one vCPU, kernel with more)",
     ),

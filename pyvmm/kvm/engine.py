@@ -62,9 +62,11 @@ class KvmEngine:
             There is no KVM, no permission, an old kernel, a memslot that KVM refuses, a virtual clock, more vCPUs than
             KVM has, or than pyvmm's own interrupt controllers serve.
         """
-        in_kernel = irqchip == "kernel" or (irqchip == "auto" and cpus > 1)
+        if irqchip == "auto":
+            irqchip = "kernel" if cpus > 1 else "user"
+        places = {"user": lib.IRQCHIP_USER, "split": lib.IRQCHIP_SPLIT, "kernel": lib.IRQCHIP_KERNEL}
         options = ffi.new("KvmOptions *")
-        options.irqchip = lib.IRQCHIP_KERNEL if in_kernel else lib.IRQCHIP_USER
+        options.irqchip = places[irqchip]
         options.topology = (
             (1, cpus, 1) if topology is None else (topology.sockets, topology.cores, topology.threads)
         )

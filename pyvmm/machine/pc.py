@@ -231,8 +231,8 @@ def check(config: MachineConfig) -> None:
         raise ConfigError(
             f"--smp: {config.topology} is {config.topology.count}, and there are {config.cpus} vCPUs"
         )
-    if config.irqchip not in ("auto", "user", "kernel"):
-        raise ConfigError(f"--irqchip: {config.irqchip!r} is not auto, user or kernel")
+    if config.irqchip not in ("auto", "user", "split", "kernel"):
+        raise ConfigError(f"--irqchip: {config.irqchip!r} is not auto, user, split or kernel")
     if config.initrd is not None and config.kernel is None:
         raise ConfigError("--initrd: goes with --kernel; a disk's own boot loader loads its initrd")
     if config.append and config.kernel is None:

@@ -59,7 +59,7 @@ def build_common(pc: Pc) -> None:
     config = pc.config
     if config.cpus != 1:
         raise ConfigError(f"--cpu common: the translator runs one vCPU, not {config.cpus}; use --cpus 1")
-    if config.irqchip == "kernel":
+    if config.irqchip in ("split", "kernel"):
         raise ConfigError(
             "--cpu common: the translator has no interrupt controllers in the kernel; use --irqchip user"
         )
@@ -116,7 +116,7 @@ class SecondEngine:
             raise EngineError(
                 f"the translator runs one vCPU, and this machine has {len(old.vcpus)}: make it with --cpus 1"
             )
-        if name == "translator" and self._pc.config.irqchip == "kernel":
+        if name == "translator" and self._pc.config.irqchip in ("split", "kernel"):
             raise EngineError(
                 "this machine's interrupt controllers are in the kernel, which the translator has not:"
                 " make it with --irqchip user"

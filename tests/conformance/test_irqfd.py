@@ -76,7 +76,7 @@ class Rig:
         """
 
 
-@pytest.fixture(params=["kernel"])
+@pytest.fixture(params=["kernel", "split"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     usable, reason = KvmEngine().availability()
     if not usable:

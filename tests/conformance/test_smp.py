@@ -53,8 +53,8 @@ def wait_for(address: int, value: int, label: str) -> str:
     return f"{label}: pause; cmp dword ptr [{address}], {value}; jne {label}"
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
+@pytest.fixture(params=["kernel", "split"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """``make(bsp, ap, cpus=2)``: a machine that is closed after the test."""
     usable, reason = KvmEngine().availability()
     if not usable:
@@ -63,7 +63,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
     def make(*programs: str, **fields: Any) -> SmpMachine:
         try:
-            made.append(SmpMachine(tmp_path, *programs, **fields))
+            made.append(SmpMachine(tmp_path, *programs, **{"irqchip": request.param, **fields}))
         except EngineError as error:
             if "runs at most" in str(error):
                 pytest.skip(str(error))
