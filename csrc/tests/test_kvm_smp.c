@@ -1,5 +1,5 @@
-/* Several vCPUs and the irqchip in the kernel: startup, whose request is whose, the 8259s' state both ways, stopped
- * time, reset, and what CPUID says of the topology. Skips without /dev/kvm. */
+/* Several vCPUs and the irqchip in the kernel, whole or split: startup, whose request is whose, the 8259s' state
+ * both ways, stopped time, reset, and what CPUID says of the topology. Skips without /dev/kvm. */
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -451,7 +451,7 @@ static void test_timers_are_kvms(void)
     Error error = {0};
     Board *board = board_new(CLOCK_KIND_REALTIME, &error);
     Lapic *lapic = lapic_new(board, 0, &error);
-    KvmOptions options = {.irqchip = IRQCHIP_KERNEL, .topology = {1, 1, 1}};
+    KvmOptions options = {.irqchip = place, .topology = {1, 1, 1}};
     EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
     CHECK(vm && vcpu_new(vm, 0, &error));
     CHECK_EQ(engine_vm_detach(vm, &error), 0);
@@ -471,6 +471,49 @@ static void test_timers_are_kvms(void)
     CHECK_EQ(load_le32(back.regs + LAPIC_LVT_TIMER), 0x20055);
     engine_vm_free(vm);
     device_free(lapic_device(lapic));
+    board_free(board);
+}
+
+/* Split: the 8259 pair's output is the first vCPU's while KVM has the local APICs, and LINT0's of the board's
+ * before and after; level-triggered entries of the I/O APIC do not leave messages with the board's local APICs. */
+static void test_split_wires(void)
+{
+    Error error = {0};
+    Board *board = board_new(CLOCK_KIND_REALTIME, &error);
+    Device *pic = i8259_new(board, board->irqs);
+    Lapic *lapic = lapic_new(board, 0, &error);
+    Device *ioapic = ioapic_new(board, board->irqs, 2, &error);
+    IrqLine *line = irq_line_new(board->irqs, 5);
+    I8259State chips;
+    device_save(pic, &chips);
+    chips.master.icw1 = 0x11, chips.master.icw2 = 0x20, chips.master.icw4 = 1, chips.master.imr = 0;
+    CHECK_EQ(device_restore(pic, &chips), 0);
+    KvmOptions options = {.irqchip = IRQCHIP_SPLIT, .topology = {1, 1, 1}};
+    EngineVm *vm = kvm_vm_new(board, "/dev/kvm", &options, &error);
+    CHECK(vm && vcpu_new(vm, 0, &error));
+    CHECK(!board->irqchip);
+    IoApicState io;
+    device_save(ioapic, &io);
+    io.redirection[5] = 0x8051; /* level-triggered, not masked */
+    CHECK_EQ(device_restore(ioapic, &io), 0);
+    LapicState state;
+    device_save(lapic_device(lapic), &state);
+    store_le32(state.regs + LAPIC_SVR, 0x1ff);
+    CHECK_EQ(device_restore(lapic_device(lapic), &state), 0);
+    irq_line_set(line, true);
+    CHECK(!intr_pin_level(&board->intr));
+    device_save(lapic_device(lapic), &state);
+    CHECK_EQ(load_le32(state.regs + LAPIC_IRR + 16 * 2), 0);
+    CHECK_EQ(engine_vm_detach(vm, &error), 0);
+    CHECK(intr_pin_level(&board->intr)); /* LINT0 of the board's local APIC */
+    irq_line_set(line, false);
+    irq_line_set(line, true);
+    CHECK_EQ(engine_vm_attach(vm, &error), 0);
+    device_free(ioapic);
+    device_free(lapic_device(lapic));
+    device_free(pic);
+    engine_vm_free(vm); /* after the devices that it found: nothing of them is touched */
+    CHECK(!board->extint.changed);
     board_free(board);
 }
 
@@ -575,6 +618,7 @@ int main(void)
         RUN(test_start_and_call_in);
         RUN(test_requests_are_the_askers);
         RUN(test_request_from_outside_is_the_first_vcpus);
+        RUN(test_timers_are_kvms);
         RUN(test_time_stands_still);
         RUN(test_cpuid);
     }
@@ -583,6 +627,6 @@ int main(void)
     RUN(test_refused_irqchip_leaves_the_board);
     RUN(test_reserved_bits_do_not_come_back);
     RUN(test_refused_detach_keeps_kvm);
-    RUN(test_timers_are_kvms);
+    RUN(test_split_wires);
     return 0;
 }

@@ -35,6 +35,7 @@ _QEMU_NAMES = (
     (r"--engine auto", "-accel kvm:tcg"),
     (r"--engine translator", "-accel tcg"),
     (r"--irqchip kernel", "-M kernel_irqchip=on"),
+    (r"--irqchip split", "-M kernel_irqchip=split"),
     (r"--irqchip user", "-M kernel_irqchip=off"),
     (r"--firmware", "-bios"),
     (r"--(kernel|initrd|append|vnc|serial|boot|smp)", r"-\1"),
@@ -193,7 +194,7 @@ def settle(plan: Plan) -> MachineConfig:
         cpus=1 if plan.topology is None else plan.topology.count,
         topology=plan.topology,
         engine=engine,
-        irqchip=plan.irqchip or "auto",  # type: ignore[arg-type] # one of three
+        irqchip=plan.irqchip or "auto",  # type: ignore[arg-type] # one of four
         disks=disks,
         boot_order=_boot_order(plan),
         boot_once=machine.boot_letters(plan, plan.boot_once) if plan.boot_once else "",

@@ -46,7 +46,7 @@ def set_machine(plan: Plan, values: Values) -> str | None:
 
 def _set_irqchip(plan: Plan, values: Values) -> None:
     if "kernel_irqchip" in values:
-        plan.irqchip = "kernel" if values["kernel_irqchip"] == "on" else "user"
+        plan.irqchip = {"on": "kernel", "off": "user"}.get(values["kernel_irqchip"], "split")
 
 
 def _accelerators(what: str, names: list[str]) -> list[str]:
@@ -80,8 +80,11 @@ def engine(plan: Plan) -> Literal["auto", "translator", "kvm"]:
     if found == "translator":
         if cpus > 1:
             raise refuse(f"-smp {cpus}", "the translator, QEMU's TCG, has one vCPU here", "add -enable-kvm")
-        if plan.irqchip == "kernel":
-            raise refuse("-M kernel_irqchip=on", "it goes with KVM", "add -enable-kvm, or leave it away")
+        if plan.irqchip in ("kernel", "split"):
+            value = "on" if plan.irqchip == "kernel" else "split"
+            raise refuse(
+                f"-M kernel_irqchip={value}", "it goes with KVM", "add -enable-kvm, or leave it away"
+            )
         if plan.processor == "host":
             raise refuse("-cpu host", "it goes with KVM", "add -enable-kvm, or write -cpu max")
     return found

@@ -22,8 +22,8 @@ _IRQCHIP = Sub(
     "kernel_irqchip kernel-irqchip",
     "KVM has the interrupt controllers: on, off; split: only the APICs",
     "the same; pyvmm's own for off",
-    values=_ON_OFF,
-    instead="write kernel_irqchip=on or kernel_irqchip=off; there is no split",
+    values=(*_ON_OFF, "split"),
+    instead="write kernel_irqchip=on, off or split",
 )
 
 
