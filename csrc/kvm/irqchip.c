@@ -1,7 +1,7 @@
 /*
  * Interrupt controllers in the kernel: KVM_CREATE_IRQCHIP (api.rst 4.24) makes the 8259 pair, an I/O APIC, and a
  * local APIC in each vCPU. The board's lines reach them by KVM_IRQ_LINE (4.25), and messages by KVM_SIGNAL_MSI
- * (4.70) or an irqfd (routes.c).
+ * (4.71) or an irqfd (routes.c).
  *
  * Meanwhile the board's own 8259 pair interrupts nobody, and shows KVM's registers (EngineIrqchip in irq/irq.h).
  * KVM's has no single and no level mode (ICW1 bits 1 and 3) and no ICW3 to read; what it does not keep is set as

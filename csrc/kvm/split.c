@@ -2,10 +2,10 @@
  * The split irqchip (KVM_CAP_SPLIT_IRQCHIP, api.rst 7.5): local APICs are KVM's, the 8259 pair and the I/O APIC are
  * the board's devices.
  *
- * The I/O APIC's messages go to KVM by KVM_SIGNAL_MSI (api.rst 4.70). The end of a level-triggered interrupt comes
+ * The I/O APIC's messages go to KVM by KVM_SIGNAL_MSI (api.rst 4.71). The end of a level-triggered interrupt comes
  * back as KVM_EXIT_IOAPIC_EOI; for which vectors, KVM takes from the routes of GSI 0 to 23, which hold the message
  * of each level-triggered input. The 8259 pair's output goes to the first vCPU as user-made ExtINT
- * (KVM_INTERRUPT, 4.11): KVM says that it can be taken when LINT0 of its local APIC passes it, or the local APIC is
+ * (KVM_INTERRUPT, 4.16): KVM says that it can be taken when LINT0 of its local APIC passes it, or the local APIC is
  * off.
  *
  * Left out: a vector that the 8259 pair gave and that the first vCPU has not entered the guest with cannot be seen
