@@ -99,42 +99,47 @@ void apic_bus_level_pin_locked(ApicBus *bus, uint32_t pin, const ApicMessage *me
 }
 
 /* SDM 3A §11.6.2.4: of those meant, the one that does the least urgent work. */
-static Lapic *lowest_priority(ApicBus *bus, const ApicMessage *message)
+static Lapic *lowest_priority(ApicBus *bus, const ApicMessage *message, const Lapic *except)
 {
     Lapic *best = NULL;
     for (uint32_t i = 0; i < bus->end; i++) {
         Lapic *lapic = bus->lapics[(bus->turn + i) % bus->end];
-        if (lapic && lapic_is_meant_locked(lapic, message) && lapic_accepts_locked(lapic) &&
+        if (lapic && lapic != except && lapic_is_meant_locked(lapic, message) && lapic_accepts_locked(lapic) &&
             (!best || lapic_ppr_locked(lapic) >> 4 < lapic_ppr_locked(best) >> 4))
             best = lapic;
     }
     return best;
 }
 
-uint32_t apic_bus_deliver_locked(ApicBus *bus, const ApicMessage *message)
+static uint32_t deliver(ApicBus *bus, const ApicMessage *message, const Lapic *except)
 {
     uint32_t count = 0;
     if (bus->ops)
         return bus->ops->deliver(bus->engine, message);
     if (message->mode == APIC_LOWEST_PRIORITY) {
-        Lapic *lapic = lowest_priority(bus, message);
+        Lapic *lapic = lowest_priority(bus, message, except);
         if (lapic)
             bus->turn = lapic_id(lapic) + 1;
         return lapic ? lapic_deliver_locked(lapic, message) : 0;
     }
     for (uint32_t i = 0; i < bus->end; i++)
-        if (bus->lapics[i] && lapic_is_meant_locked(bus->lapics[i], message))
+        if (bus->lapics[i] && bus->lapics[i] != except && lapic_is_meant_locked(bus->lapics[i], message))
             count += lapic_deliver_locked(bus->lapics[i], message);
     return count;
 }
 
+uint32_t apic_bus_deliver_locked(ApicBus *bus, const ApicMessage *message) { return deliver(bus, message, NULL); }
+
 uint32_t apic_bus_broadcast_locked(ApicBus *bus, const ApicMessage *message, const Lapic *except)
 {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < bus->end; i++)
-        if (bus->lapics[i] && bus->lapics[i] != except)
-            count += lapic_deliver_locked(bus->lapics[i], message);
-    return count;
+    ApicMessage to_all = *message;
+    to_all.destination = UINT32_MAX, to_all.wide = true, to_all.logical = false;
+    return deliver(bus, &to_all, except);
+}
+
+uint32_t apic_bus_interrupt_locked(ApicBus *bus, const ApicMessage *message)
+{
+    return message->mode == APIC_STARTUP ? 0 : deliver(bus, message, NULL);
 }
 
 void apic_bus_eoi_locked(ApicBus *bus, uint8_t vector)
@@ -163,7 +168,7 @@ uint32_t apic_bus_msi(ApicBus *bus, uint64_t address, uint32_t data)
     if (address >> 3 & 1 && message.logical && message.mode == APIC_FIXED)
         message.mode = APIC_LOWEST_PRIORITY;
     apic_bus_lock(bus);
-    uint32_t count = apic_bus_deliver_locked(bus, &message);
+    uint32_t count = apic_bus_interrupt_locked(bus, &message);
     apic_bus_unlock(bus);
     return count;
 }

@@ -80,7 +80,9 @@ void apic_bus_remove_ioapic(ApicBus *bus, IoApic *ioapic);
 
 /* Lock held. To all whom the destination means; how many accepted it. */
 uint32_t apic_bus_deliver_locked(ApicBus *bus, const ApicMessage *message);
-/* Lock held. To all but `except` (NULL: to all). */
+/* The same for what a device asks: a startup message is a processor's only (SDM 3A §11.11.2, 82093AA §3.2.4). */
+uint32_t apic_bus_interrupt_locked(ApicBus *bus, const ApicMessage *message);
+/* Lock held. To all but `except` (NULL: to all); a lowest-priority message to one of them. */
 uint32_t apic_bus_broadcast_locked(ApicBus *bus, const ApicMessage *message, const Lapic *except);
 /* Lock held. A level-triggered interrupt was handled, SDM 3A §11.8.5. */
 void apic_bus_eoi_locked(ApicBus *bus, uint8_t vector);

@@ -62,7 +62,7 @@ static void deliver(IoApic *ioapic, uint32_t pin)
 {
     uint64_t *entry = &ioapic->state.redirection[pin];
     ApicMessage message = message_of(*entry);
-    uint32_t accepted = apic_bus_deliver_locked(ioapic->bus, &message);
+    uint32_t accepted = apic_bus_interrupt_locked(ioapic->bus, &message);
     if (message.level && accepted)
         *entry |= RTE_REMOTE_IRR;
 }

@@ -41,7 +41,9 @@ static void extint_changed(void *sink, bool level)
 {
     Lapic *lapic = sink;
     apic_bus_lock(lapic->bus);
+    bool rose = level && !lapic->extint;
     lapic->extint = level;
+    lapic_serve_lint0_locked(lapic, rose);
     lapic_update_pin_locked(lapic);
     apic_bus_unlock(lapic->bus);
 }
@@ -164,6 +166,7 @@ static int lapic_restore(Device *device, const void *opaque)
         lapic->errors = state->errors;
         lapic_place_locked(lapic);
         lapic_timer_arm_locked(lapic);
+        lapic_serve_lint0_locked(lapic, false);
         lapic_update_pin_locked(lapic);
     }
     apic_bus_unlock(lapic->bus);

@@ -2,7 +2,7 @@
  * §11.12). */
 #include "irq/lapic_internal.h"
 
-#define PAGE_FRAME      0xfffffff000ull /* 40 address bits: CPUID 0x80000008 */
+#define PAGE_FRAME 0xfffffff000ull /* 40 address bits: CPUID 0x80000008 */
 
 /* IA32_APIC_BASE ------------------------------------------------------------------------------------------------
  */
@@ -45,10 +45,15 @@ static bool transition_is_legal(const Lapic *lapic, uint64_t base)
 }
 
 /* §11.12.10.2: the logical ID follows from the ID. */
-static void enter_x2apic(Lapic *lapic)
+void lapic_set_x2apic_ids_locked(Lapic *lapic)
 {
     lapic_set(lapic, LAPIC_ID, lapic->id);
     lapic_set(lapic, LAPIC_LDR, lapic->id >> 4 << 16 | 1u << (lapic->id & 15));
+}
+
+static void enter_x2apic(Lapic *lapic)
+{
+    lapic_set_x2apic_ids_locked(lapic);
     lapic_set(lapic, LAPIC_DFR, UINT32_MAX);
     lapic_set(lapic, LAPIC_ICR_HIGH, 0);
 }
@@ -147,7 +152,7 @@ bool lapic_read_msr(Lapic *lapic, uint32_t index, uint64_t *value)
     if (index == MSR_IA32_APIC_BASE)
         *value = lapic->base;
     else if (index == MSR_IA32_TSC_DEADLINE)
-        *value = lapic->tsc_deadline;
+        *value = lapic_timer_tsc_deadline_locked(lapic);
     else
         known = lapic_is_x2apic(lapic) && lapic_owns_msr(index) &&
                 read_x2apic(lapic, (index - MSR_X2APIC_FIRST) << 4, value);

@@ -111,6 +111,11 @@ void lapic_eoi_locked(Lapic *lapic)
     lapic_put_bit(lapic, LAPIC_ISR, (uint8_t)vector, false);
     bool broadcast = lapic_test_bit(lapic, LAPIC_TMR, (uint8_t)vector) &&
                      !(lapic_get(lapic, LAPIC_SVR) & SVR_SUPPRESS_BROADCAST);
+    uint32_t lint0 = lapic_get(lapic, LAPIC_LVT_LINT0);
+    if (lint0 & LVT_REMOTE_IRR && (uint8_t)lint0 == vector) {
+        lapic_set(lapic, LAPIC_LVT_LINT0, lint0 & ~(uint32_t)LVT_REMOTE_IRR);
+        lapic_serve_lint0_locked(lapic, false);
+    }
     lapic_update_pin_locked(lapic);
     if (broadcast)
         apic_bus_eoi_locked(lapic->bus, (uint8_t)vector);
@@ -162,10 +167,12 @@ static void accept_nmi(Lapic *lapic)
 
 static void accept_init(Lapic *lapic)
 {
-    if (lapic->cpu.init)
+    if (lapic->cpu.init) {
+        lapic_init_registers_locked(lapic);
         lapic->cpu.init(lapic->cpu.opaque);
-    else if (lapic->base & APIC_BASE_BSP)
+    } else if (lapic->base & APIC_BASE_BSP) {
         board_request(lapic->device.board, SYSTEM_RESET, 0);
+    }
 }
 
 uint32_t lapic_deliver_locked(Lapic *lapic, const ApicMessage *message)
@@ -204,6 +211,19 @@ void lapic_fire_lvt_locked(Lapic *lapic, uint32_t lvt)
         accept_nmi(lapic);
     else if (mode == APIC_INIT)
         accept_init(lapic);
+}
+
+/* §11.5.1: a level-triggered entry (Fixed mode only) asks while the wire is up and the one before was handled. */
+void lapic_serve_lint0_locked(Lapic *lapic, bool rose)
+{
+    uint32_t entry = lapic_get(lapic, LAPIC_LVT_LINT0), mode = entry >> 8 & 7;
+    if (mode != APIC_FIXED || !(entry & LVT_LEVEL)) {
+        if (rose)
+            lapic_fire_lvt_locked(lapic, LAPIC_LVT_LINT0);
+    } else if (lapic->extint && !(entry & (LVT_MASKED | LVT_REMOTE_IRR)) &&
+               accept_vector(lapic, (uint8_t)entry, true)) {
+        lapic_set(lapic, LAPIC_LVT_LINT0, entry | LVT_REMOTE_IRR);
+    }
 }
 
 /* Sending, §11.6.1

@@ -76,6 +76,7 @@ bool lapic_is_meant_locked(const Lapic *lapic, const ApicMessage *message);
 bool lapic_accepts_locked(const Lapic *lapic);                           /* enabled by hardware and software */
 uint32_t lapic_deliver_locked(Lapic *lapic, const ApicMessage *message); /* 1: accepted */
 void lapic_fire_lvt_locked(Lapic *lapic, uint32_t lvt);
+void lapic_serve_lint0_locked(Lapic *lapic, bool rose); /* the 8259 pair's output, where it is no ExtINT */
 void lapic_error_locked(Lapic *lapic, uint32_t error);
 void lapic_eoi_locked(Lapic *lapic);
 uint8_t lapic_ppr_locked(const Lapic *lapic);
@@ -91,11 +92,13 @@ bool lapic_register_exists(uint32_t offset);
 uint32_t lapic_writable_bits(uint32_t offset);
 uint32_t lapic_read_only_bits(uint32_t offset); /* a write of them is ignored; what is in neither is reserved */
 void lapic_reset_registers_locked(Lapic *lapic);
+void lapic_init_registers_locked(Lapic *lapic); /* by INIT: the ID stays */
 
 /* lapic_base.c: modes */
 bool lapic_write_base_locked(Lapic *lapic, uint64_t base, bool from_host);
 void lapic_place_locked(Lapic *lapic); /* the page goes where the base says */
 bool lapic_base_is_legal(const Lapic *lapic, uint64_t base);
+void lapic_set_x2apic_ids_locked(Lapic *lapic);
 
 /* lapic_timer.c */
 int lapic_timer_init(Lapic *lapic);
@@ -104,6 +107,7 @@ void lapic_timer_write_initial_locked(Lapic *lapic);
 void lapic_timer_write_divide_locked(Lapic *lapic, uint32_t value);
 void lapic_timer_write_lvt_locked(Lapic *lapic, uint32_t value);
 void lapic_timer_write_tsc_deadline_locked(Lapic *lapic, uint64_t tsc);
+uint64_t lapic_timer_tsc_deadline_locked(Lapic *lapic);
 void lapic_timer_arm_locked(Lapic *lapic); /* after a restore, or when the TSC moved */
 uint32_t lapic_timer_current_locked(const Lapic *lapic);
 uint32_t lapic_timer_mode_locked(const Lapic *lapic);

@@ -103,12 +103,16 @@ static void write_svr(Lapic *lapic, uint32_t value)
 static void write_lvt(Lapic *lapic, uint32_t offset, uint32_t value)
 {
     value &= lapic_writable_bits(offset);
+    if (offset == LAPIC_LVT_LINT0 && value & LVT_LEVEL)
+        value |= lapic_get(lapic, offset) & LVT_REMOTE_IRR;
     if (!(lapic_get(lapic, LAPIC_SVR) & SVR_ENABLE))
         value |= LVT_MASKED;
     if (offset == LAPIC_LVT_TIMER)
         lapic_timer_write_lvt_locked(lapic, value);
     else
         lapic_set(lapic, offset, value);
+    if (offset == LAPIC_LVT_LINT0)
+        lapic_serve_lint0_locked(lapic, false);
 }
 
 void lapic_write_register_locked(Lapic *lapic, uint32_t offset, uint32_t value)
@@ -180,4 +184,14 @@ void lapic_reset_registers_locked(Lapic *lapic)
     if (lapic->base & APIC_BASE_BSP)
         lapic_set(lapic, LAPIC_LVT_LINT0, VIRTUAL_WIRE);
     lapic_update_pin_locked(lapic);
+}
+
+/* §11.4.7.3: as reset, but for the ID and the mode. */
+void lapic_init_registers_locked(Lapic *lapic)
+{
+    uint32_t id = lapic_get(lapic, LAPIC_ID);
+    lapic_reset_registers_locked(lapic);
+    lapic_set(lapic, LAPIC_ID, id);
+    if (lapic_is_x2apic(lapic))
+        lapic_set_x2apic_ids_locked(lapic);
 }

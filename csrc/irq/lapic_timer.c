@@ -147,6 +147,13 @@ void lapic_timer_write_lvt_locked(Lapic *lapic, uint32_t value)
     lapic_timer_arm_locked(lapic);
 }
 
+/* §11.5.4.1: 0 once the time has come, whether the entry is masked or not. */
+uint64_t lapic_timer_tsc_deadline_locked(Lapic *lapic)
+{
+    pass_masked(lapic);
+    return lapic->tsc_deadline;
+}
+
 /* §11.5.4.1: without effect in the other modes. */
 void lapic_timer_write_tsc_deadline_locked(Lapic *lapic, uint64_t tsc)
 {
