@@ -27,7 +27,10 @@ HERE = Path(__file__).resolve().parent
 PIT_HZ = 1_193_182 / 11932
 """Divisor of clocks_guest.c."""
 RATES = {"PIT ticks": PIT_HZ, "RTC updates": 1.0, "HPET": 100e6, "ACPI PM timer": 3_579_545.0}
-LINKER_SCRIPT = "ENTRY(start) SECTIONS { . = 0x100000; .all : { *(.multiboot) *(.text*) *(.rodata*) *(.data*) *(.bss*) } }"
+LINKER_SCRIPT = """
+ENTRY(start)
+SECTIONS { . = 0x100000; .all : { *(.multiboot) *(.text*) *(.rodata*) *(.data*) *(.bss*) } }
+"""
 LETTERS = {"p": "PIT ticks", "u": "RTC updates", "h": "HPET", "m": "ACPI PM timer", "t": "TSC"}
 PHASES = (("idle", "i", False), ("busy guest", "b", False), ("busy host", "b", True))
 
