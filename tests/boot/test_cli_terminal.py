@@ -76,6 +76,12 @@ def sector(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
+def attend_signals() -> None:
+    """As under a shell that somebody types into, also where the tests run with nohup or in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def spawn() -> Iterator[Spawn]:
     """Start ``pyvmm run`` on a terminal of 24 x 100; what is left at the end of a test is killed."""
@@ -89,6 +95,7 @@ def spawn() -> Iterator[Spawn]:
             timeout=120,
             dimensions=(24, 100),
             echo=True,
+            preexec_fn=attend_signals,
         )
         child.settings = termios.tcgetattr(child.child_fd)
         children.append(child)
