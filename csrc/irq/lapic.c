@@ -121,6 +121,7 @@ static void lapic_save(Device *device, void *opaque)
     Lapic *lapic = container_of(device, Lapic, device);
     LapicState *state = opaque;
     apic_bus_lock(lapic->bus);
+    lapic_timer_settle_locked(lapic);
     memcpy(state->regs, lapic->regs, sizeof state->regs);
     uint32_t current = lapic_timer_current_locked(lapic), ppr = lapic_ppr_locked(lapic);
     memcpy(state->regs + LAPIC_TIMER_CURRENT, &current, sizeof current);

@@ -196,6 +196,7 @@ void lapic_set_tsc_offset(Lapic *lapic, uint64_t offset)
 {
     apic_bus_lock(lapic->bus);
     if (lapic->tsc_offset != offset) {
+        lapic_timer_settle_locked(lapic);
         lapic->tsc_offset = offset;
         lapic_timer_arm_locked(lapic);
     }

@@ -107,6 +107,7 @@ void lapic_timer_write_initial_locked(Lapic *lapic);
 void lapic_timer_write_divide_locked(Lapic *lapic, uint32_t value);
 void lapic_timer_write_lvt_locked(Lapic *lapic, uint32_t value);
 void lapic_timer_write_tsc_deadline_locked(Lapic *lapic, uint64_t tsc);
+void lapic_timer_settle_locked(Lapic *lapic); /* what ran out while masked is over */
 uint64_t lapic_timer_tsc_deadline_locked(Lapic *lapic);
 void lapic_timer_arm_locked(Lapic *lapic); /* after a restore, or when the TSC moved */
 uint32_t lapic_timer_current_locked(const Lapic *lapic);

@@ -108,7 +108,7 @@ int lapic_timer_init(Lapic *lapic)
 }
 
 /* A count that ran out while the entry was masked asks for nothing, and a periodic one goes on. */
-static void pass_masked(Lapic *lapic)
+void lapic_timer_settle_locked(Lapic *lapic)
 {
     uint64_t now = now_ns(lapic);
     if (lapic->deadline > now || !(lapic_get(lapic, LAPIC_LVT_TIMER) & LVT_MASKED))
@@ -128,7 +128,7 @@ void lapic_timer_write_initial_locked(Lapic *lapic)
 
 void lapic_timer_write_divide_locked(Lapic *lapic, uint32_t value)
 {
-    pass_masked(lapic);
+    lapic_timer_settle_locked(lapic);
     uint32_t left = lapic_timer_current_locked(lapic);
     lapic_set(lapic, LAPIC_TIMER_DIVIDE, value);
     if (left)
@@ -140,7 +140,7 @@ void lapic_timer_write_divide_locked(Lapic *lapic, uint32_t value)
 void lapic_timer_write_lvt_locked(Lapic *lapic, uint32_t value)
 {
     uint32_t before = lapic_timer_mode_locked(lapic), after = value >> TIMER_MODE_SHIFT & 3;
-    pass_masked(lapic);
+    lapic_timer_settle_locked(lapic);
     if (before != after && (before == TIMER_TSC_DEADLINE || after == TIMER_TSC_DEADLINE))
         lapic_timer_stop_locked(lapic);
     lapic_set(lapic, LAPIC_LVT_TIMER, value);
@@ -150,7 +150,7 @@ void lapic_timer_write_lvt_locked(Lapic *lapic, uint32_t value)
 /* §11.5.4.1: 0 once the time has come, whether the entry is masked or not. */
 uint64_t lapic_timer_tsc_deadline_locked(Lapic *lapic)
 {
-    pass_masked(lapic);
+    lapic_timer_settle_locked(lapic);
     return lapic->tsc_deadline;
 }
 

@@ -303,9 +303,14 @@ static void test_deadline(void)
     CHECK_EQ(msr(lapic, MSR_IA32_TSC_DEADLINE), now + 1000);
     pass(board, 1000);
     CHECK_EQ(msr(lapic, MSR_IA32_TSC_DEADLINE), 0);
+    lapic_set_tsc_offset(lapic, 1);
+    CHECK(lapic_write_msr(lapic, MSR_IA32_TSC_DEADLINE, now + 2000));
+    pass(board, 2000);
+    lapic_set_tsc_offset(lapic, 0 - now); /* a TSC that is set back does not make it come again */
     set_reg(lapic, LAPIC_LVT_TIMER, LVT_IS_DEADLINE | 0x50);
-    pass(board, 100000);
+    pass(board, now + 100000);
     CHECK_EQ(serve(board, lapic), -1);
+    lapic_set_tsc_offset(lapic, 0);
     /* A mask that comes and goes before its time does not disarm; another mode does, and back is another change. */
     now = clock_now(board->clock);
     CHECK(lapic_write_msr(lapic, MSR_IA32_TSC_DEADLINE, now + 5000));
