@@ -275,9 +275,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rig_make(&rig);
     while (input.left)
         step(&rig, &input);
+    for (uint32_t id = 0; id < LAPICS; id++) /* all of them: one may have taken another's ID */
+        device_reset(lapic_device(rig.lapic[id]));
     for (uint32_t id = 0; id < LAPICS; id++) {
         Device *device = lapic_device(rig.lapic[id]);
-        device_reset(device);
         device_write(device, 0, LAPIC_SVR, 4, 0x1ff);
         device_write(device, 0, LAPIC_LVT_LINT0, 4, 0x10000);
         must(board_msi(rig.board, 0xfee00000 | id * 9 << 12, 0x51) == 1);

@@ -68,7 +68,7 @@ static struct kvm_cpuid_entry2 *find_or_append(CpuidTable *table, uint32_t leaf)
     return append(table, leaf);
 }
 
-static bool has_lapic(const KvmVcpu *vcpu) { return vcpu->vm->irqchip != IRQCHIP_USER; }
+static bool has_lapic(const KvmVcpu *vcpu) { return vcpu->vm->irqchip != IRQCHIP_USER || kvm_has_board_apic(vcpu); }
 
 /* Leaves 4 and 0x8000001d: which logical processors share a cache, EAX[25:14], and Intel's cores in a package,
  * [31:26]. The last level is a package's, the others a core's. */
@@ -94,10 +94,12 @@ static void adjust_features(struct kvm_cpuid_entry2 *entry, const KvmVcpu *vcpu,
     entry->ebx = (entry->ebx & 0xffff) | MIN(siblings, 255u) << 16 | apic_id << 24;
     if (!has_lapic(vcpu))
         return;
+    entry->edx |= EDX_APIC | (siblings > 1 ? EDX_HTT : 0);
+    if (kvm_has_board_apic(vcpu))
+        return;
     entry->ecx |= ECX_X2APIC;
     if (kvm_ioctl(vcpu->vm->fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_DEADLINE_TIMER) > 0)
         entry->ecx |= ECX_TSC_DEADLINE;
-    entry->edx |= EDX_APIC | (siblings > 1 ? EDX_HTT : 0);
 }
 
 static void adjust(struct kvm_cpuid_entry2 *entry, const KvmVcpu *vcpu, uint32_t apic_id)

@@ -29,7 +29,7 @@ typedef struct KvmFailure {
 } KvmFailure;
 
 enum IrqchipPlace {
-    IRQCHIP_USER,   /* the board's 8259s; one vCPU */
+    IRQCHIP_USER,   /* all of them are the board's; one vCPU */
     IRQCHIP_SPLIT,  /* local APICs are KVM's, 8259s and I/O APIC the board's */
     IRQCHIP_KERNEL, /* 8259s, I/O APIC and local APICs are KVM's */
 };

@@ -354,6 +354,7 @@ int kvm_get_state(Vcpu *base, CpuState *state)
         result = get_fpu(vcpu, state);
     if (result == 0)
         result = get_msrs(vcpu, state);
+    kvm_board_apic_get(vcpu, state);
     state->clock_ns = clock_now(vcpu->board->clock);
     if (state->kvm_system_time & 1)
         state->kvm_clock = get_kvm_clock(vcpu);
@@ -392,7 +393,7 @@ int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
     int result = kvm_vcpu_complete(vcpu);
     vcpu->unhandled = false;
     vcpu->failed = false;
-    sregs_in(&sregs, state, vcpu->vm->irqchip != IRQCHIP_USER);
+    sregs_in(&sregs, state, vcpu->vm->irqchip != IRQCHIP_USER || kvm_has_board_apic(vcpu));
     if (result == 0 && !(before && same_sregs(before, state)))
         result = kvm_ioctl(vcpu->fd, KVM_SET_SREGS, &sregs);
     regs_in(&regs, state);
@@ -415,7 +416,9 @@ int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
     if (result == 0 && vcpu->vm->irqchip != IRQCHIP_USER)
         result = set_activity(vcpu, state);
     vcpu->run->cr8 = state->cr8 & 15; /* without an in-kernel APIC, KVM_RUN loads it from here */
-    vcpu->run->apic_base = sregs.apic_base;
+    vcpu->run->apic_base = vcpu->apic_base = sregs.apic_base;
+    if (result == 0)
+        kvm_board_apic_set(vcpu, state);
     vcpu->run->ready_for_interrupt_injection =
         state->rflags >> 9 & 1 && !state->interrupt_shadow && state->pending_exception < 0 && !state->nmi_pending;
     vcpu->run->if_flag = state->rflags >> 9 & 1;

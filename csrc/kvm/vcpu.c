@@ -53,13 +53,21 @@ static bool asked_to_look(const KvmVcpu *vcpu)
            (external_interrupt(vcpu) && !vcpu->run->request_interrupt_window);
 }
 
+static int run_kvm(KvmVcpu *vcpu)
+{
+    kvm_board_apic_enter(vcpu);
+    int result = kvm_run(vcpu->fd);
+    kvm_board_apic_leave(vcpu);
+    return result;
+}
+
 /* One KVM_RUN. -EINTR: the flags want a look; whatever was pending in KVM is as it was. */
 static int enter_guest(KvmVcpu *vcpu)
 {
     __atomic_store_n(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
     int result = -EINTR;
     if (likely(!asked_to_look(vcpu))) {
-        result = kvm_run(vcpu->fd);
+        result = run_kvm(vcpu);
         vcpu->incomplete = false; /* the answer is taken before signals are looked at */
     }
     __atomic_store_n(&vcpu->in_guest, 0, __ATOMIC_RELEASE); /* who sees 1 a moment longer kicks for nothing */
@@ -166,7 +174,7 @@ int kvm_vcpu_complete(KvmVcpu *vcpu)
         vcpu->incomplete = false;
         vcpu->run->request_interrupt_window = 0;
         __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-        result = kvm_run(vcpu->fd);
+        result = run_kvm(vcpu);
         __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
         if (result == -EINTR || result == -EAGAIN) {
             result = 0;

@@ -69,6 +69,7 @@ typedef struct KvmVcpu {
     uint32_t io_left;  /* elements of a string instruction's port access not yet answered */
     bool stepping;
     uint64_t step_rip;                  /* linear: where the step began */
+    uint64_t apic_base;                 /* IA32_APIC_BASE as KVM had it last */
     uint64_t tsc_stopped;               /* what it reads while time is stopped */
     uint64_t tsc_stopped_ns;            /* and when, by the board's clock; 0: when time goes on */
     struct kvm_lapic_state reset_lapic; /* as KVM made it */
@@ -127,6 +128,13 @@ int kvm_split_create(KvmVm *vm, Error *error);
 void kvm_split_take_board(KvmVm *vm);
 void kvm_split_let_go(KvmVm *vm);
 void kvm_split_eoi(KvmVcpu *vcpu);
+
+/* board_apic.c: the board's local APIC where KVM has none; none of these does anything where it has */
+bool kvm_has_board_apic(const KvmVcpu *vcpu);
+void kvm_board_apic_enter(KvmVcpu *vcpu); /* before KVM_RUN, and after it */
+void kvm_board_apic_leave(KvmVcpu *vcpu);
+void kvm_board_apic_get(const KvmVcpu *vcpu, CpuState *state);
+void kvm_board_apic_set(KvmVcpu *vcpu, const CpuState *state);
 
 /* apic.c: the state of the APICs, for irqchip.c */
 int kvm_ioapic_get(void *engine, void *state);

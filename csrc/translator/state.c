@@ -162,7 +162,8 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     Lapic *lapic = translator_lapic(vcpu);
     if (lapic) {
         lapic_set_base(lapic, state->apic_base);
-        lapic_set_cr8(lapic, state->cr8 & 15);
+        if (lapic_cr8(lapic) != (state->cr8 & 15)) /* else TPR's lower half stays */
+            lapic_set_cr8(lapic, state->cr8 & 15);
     }
     translator_set_library_msr(vcpu, 0x277, state->pat);
     translator_set_library_msr(vcpu, MSR_STAR, state->star);
