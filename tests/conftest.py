@@ -3,6 +3,7 @@ and what was skipped."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,14 @@ RecordExercised = Callable[..., None]
 def pytest_configure(config: pytest.Config) -> None:
     """Start the list of what was exercised."""
     config.stash[_EXERCISED] = Counter()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of many minutes run only when they are asked for."""
+    if os.environ.get("PYVMM_TEST_LONG") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long: PYVMM_TEST_LONG=1 runs it"))
 
 
 @pytest.fixture

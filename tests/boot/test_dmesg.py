@@ -85,6 +85,7 @@ def test_kernel_complains_of_no_more_than_under_qemu(
     exercised(f"Debian {flavour} kernel")
 
 
+@pytest.mark.long
 def test_disk_by_seabios_complains_of_no_more_than_under_qemu(
     debian_disk: Path, qemu: Vmm, boot: Boot, exercised: Callable[[str], None], tmp_path: Path
 ) -> None:

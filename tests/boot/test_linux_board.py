@@ -125,6 +125,7 @@ def test_reboot(
     exercised(f"Debian cloud kernel, reboot={way}")
 
 
+@pytest.mark.long
 def test_disk_reboots_to_login(
     debian_disk: Path, vmm: Vmm, boot: Boot, exercised: Callable[[str], None], tmp_path: Path
 ) -> None:

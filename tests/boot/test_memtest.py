@@ -47,6 +47,7 @@ def test_the_first_tests_pass(firmware: str, record_property: Callable[[str, obj
         record_property("guest", f"Memtest86+, firmware {firmware}")
 
 
+@pytest.mark.long
 def test_one_pass(record_property: Callable[[str, object], None]) -> None:
     """All eleven tests of all memory, the bit fade test and its waiting included."""
     with memtest("pyvmm") as machine:

@@ -22,7 +22,7 @@ def ask(machine: Machine, command: str) -> str:
     return machine.serial.expect("ended\r\n", timeout=120).decode(errors="replace")
 
 
-@pytest.mark.parametrize("firmware", ["pyvmm", "seabios"])
+@pytest.mark.parametrize("firmware", ["pyvmm", pytest.param("seabios", marks=pytest.mark.long)])
 def test_power_button_and_smbios_on_debian(
     debian_disk: Path, tmp_path: Path, firmware: str, exercised: Callable[[str], None]
 ) -> None:
