@@ -28,7 +28,7 @@ def test_construction() -> None:
         ((), {}, "missing path"),
         (("a",), {"path": "b"}, "path twice"),
         (("a",), {"colour": "red"}, "no field colour"),
-        (("a", "virtio", "raw", "none", True, True, 7), {}, "takes 6"),
+        ((*"abcdefgh", "one too many"), {}, "takes 8"),
     ],
 )
 def test_wrong_construction(values: tuple[object, ...], named: dict[str, object], text: str) -> None:
