@@ -48,8 +48,8 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
     notice = Notice(options.quiet)
     if options.name is not None:
         name_process(config.name)
-    if not config.disks and config.kernel is None:
-        config.disks.append(builtin_disk())
+    if not config.disks and config.kernel is None and config.firmware in ("pyvmm", "seabios"):
+        config.disks.append(builtin_disk())  # a ROM of the user's own, or a UEFI shell, needs no disk
     return run_machine(config, notice, options, timeout)
 
 
