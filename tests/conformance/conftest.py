@@ -77,8 +77,10 @@ def make_rig(
         if interprets(name) and name == "kvm":
             lacks(name, instruction)
 
-    def make(clock: Literal["realtime", "virtual"] = "realtime", tsc_hz: int | None = None) -> Rig:
-        rig = Rig(engine, clock, tsc_hz)
+    def make(
+        clock: Literal["realtime", "virtual"] = "realtime", tsc_hz: int | None = None, apic: bool = False
+    ) -> Rig:
+        rig = Rig(engine, clock, tsc_hz, apic)
         rig.require, rig.refused = require, refused
         made.append(rig)
         return rig

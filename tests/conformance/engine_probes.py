@@ -15,6 +15,7 @@ from pyvmm.engine import Engine, ExitReason
 from pyvmm.errors import PyvmmError
 from pyvmm.kvm.engine import KvmEngine
 from pyvmm.kvm.system import System
+from pyvmm.machine.switch import cpuid_of
 from tests.conformance.engine_rig import (
     CODE,
     CS64,
@@ -179,6 +180,16 @@ def _virtual_clock(engine: Engine) -> bool:
         return False
 
 
+def _apic_feature(bit: int) -> Callable[[Engine], bool]:
+    """Bit of leaf 1's ECX on a board with a local APIC, as the engine was told to show it."""
+
+    def probe(engine: Engine) -> bool:
+        with closing(Rig(engine, apic=True)) as rig:
+            return bool(cpuid_of(rig.vcpu)[1, 0].ecx >> bit & 1)
+
+    return probe
+
+
 def _amd(engine: Engine) -> bool:
     with closing(Rig(engine)) as rig:
         return int(rig.finish("long", "xor eax, eax; cpuid; hlt").ecx) == int.from_bytes(b"cAMD", "little")
@@ -213,6 +224,8 @@ PROBES: dict[str, Callable[[Engine], bool]] = {
     "tsc-rate": _tsc_rate,
     "tsc-set": _tsc_set,
     "cpuid-obeyed": _cpuid_obeyed,
+    "x2apic": _apic_feature(21),
+    "tsc-deadline": _apic_feature(24),
     "amd": _amd,
     "intel": lambda engine: not _amd(engine),
     "virtual-clock": _virtual_clock,

@@ -22,6 +22,7 @@ import pytest
 import pyvmm
 from pyvmm.board import Board
 from pyvmm.cpu.state import CODE_16, CODE_32, CODE_64, CR0_PG, DATA_16, DATA_32, CpuState
+from pyvmm.devices.apic import Lapic
 from pyvmm.devices.base import Device
 from pyvmm.devices.pic import Pic
 from pyvmm.engine import Engine, EngineVm, ExitReason, Vcpu, VmExit
@@ -148,7 +149,11 @@ class Rig:
     """One machine. `start` a program in a mode, then `run` it."""
 
     def __init__(
-        self, engine: Engine, clock: Literal["realtime", "virtual"] = "realtime", tsc_hz: int | None = None
+        self,
+        engine: Engine,
+        clock: Literal["realtime", "virtual"] = "realtime",
+        tsc_hz: int | None = None,
+        apic: bool = False,
     ) -> None:
         self.require: Callable[[str], None] = lambda capability: None
         self.refused: Callable[[str], None] = lambda instruction: None
@@ -166,6 +171,7 @@ class Rig:
         self.board.pio.add(PORT, 8, self.sink)
         self.board.mmio.add(MMIO_WINDOW, 0x10000, self.mmio_sink)
         self.board.mmio.add(MMIO, 0x10000, self.mmio_sink)
+        self.apic: Lapic | None = Lapic(self.board) if apic else None  # before the vCPU: CPUID tells of it
         self.vm: EngineVm = engine.create_vm(self.board)
         self.vcpu: Vcpu = self.vm.create_vcpu(0)
         self.tables = PageTables(memory, "long", TABLES, TABLES_END)
@@ -374,6 +380,8 @@ class Rig:
         """Engine first, then devices and board."""
         self.vm.close()
         self.board.stop_io()
+        if self.apic is not None:
+            self.apic.close()
         for device in self.devices:
             device.close()
         self.board.close()
