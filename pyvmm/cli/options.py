@@ -65,7 +65,12 @@ class Option:
 
 
 OPTIONS = (
-    Option("", "drive", metavar="DISK", help="hard disk image; none: the built-in guest, unless --firmware is a file"),
+    Option(
+        "",
+        "drive",
+        metavar="DISK",
+        help="hard disk image; none: the built-in guest, unless --firmware is a file",
+    ),
     Option(
         "machine",
         "-m",
