@@ -7,16 +7,12 @@
 #include <stdlib.h>
 
 #include "devices/pci_msi.h"
+#include "fuzz/input.h"
 #include "irq/i8259.h"
 #include "irq/ioapic.h"
 #include "irq/lapic.h"
 
 enum { LAPICS = 3, LINES = 6, MSIX_VECTORS = 9, MSIX_TABLE = 0x40, MSIX_PENDING = 0x800 };
-
-typedef struct Input {
-    const uint8_t *data;
-    size_t left;
-} Input;
 
 typedef struct Rig {
     Board *board;
@@ -31,16 +27,6 @@ typedef struct Rig {
 } Rig;
 
 static const DeviceClass endpoint_class = {.name = "endpoint"};
-
-static uint64_t take(Input *input, size_t bytes)
-{
-    uint64_t value = 0;
-    size_t n = MIN(bytes, input->left);
-    memcpy(&value, input->data, n);
-    input->data += n;
-    input->left -= n;
-    return value;
-}
 
 static void hear(void *opaque) { ++*(uint32_t *)opaque; }
 static void hear_startup(void *opaque, uint8_t page) { *(uint32_t *)opaque += page; }

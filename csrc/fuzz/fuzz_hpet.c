@@ -5,21 +5,7 @@
 #include <stdlib.h>
 
 #include "devices/hpet.h"
-
-typedef struct Input {
-    const uint8_t *data;
-    size_t left;
-} Input;
-
-static uint64_t take(Input *input, size_t bytes)
-{
-    uint64_t value = 0;
-    size_t n = MIN(bytes, input->left);
-    memcpy(&value, input->data, n);
-    input->data += n;
-    input->left -= n;
-    return value;
-}
+#include "fuzz/input.h"
 
 /* The registers that there are, more often than the holes between them. */
 static uint64_t take_offset(Input *input)

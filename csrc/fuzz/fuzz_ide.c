@@ -10,6 +10,7 @@
 
 #include "devices/ide.h"
 #include "devices/pci_bridges.h"
+#include "fuzz/input.h"
 
 enum { RAM = 0x10000, DISK = 0x40000, DISC = 0x20000, TABLE = 0x400, MASTER = 0xc000, DEVFN = PCI_DEVFN(1, 1) };
 
@@ -73,21 +74,6 @@ static void machine_free(Machine *machine)
     block_close(machine->images[0]);
     block_close(machine->images[1]);
     board_free(machine->board);
-}
-
-typedef struct Input {
-    const uint8_t *data;
-    size_t left;
-} Input;
-
-static uint64_t take(Input *input, size_t bytes)
-{
-    uint64_t value = 0;
-    size_t n = MIN(bytes, input->left);
-    memcpy(&value, input->data, n);
-    input->data += n;
-    input->left -= n;
-    return value;
 }
 
 static void out(Machine *machine, uint32_t port, uint32_t size, uint64_t value)

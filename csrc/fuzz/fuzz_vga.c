@@ -2,23 +2,9 @@
 #include <stdlib.h>
 
 #include "devices/vga.h"
+#include "fuzz/input.h"
 
 enum { DEVFN = PCI_DEVFN(2, 0), MAX_PIXELS = 1 << 20 };
-
-typedef struct Input {
-    const uint8_t *data;
-    size_t left;
-} Input;
-
-static uint64_t take(Input *input, size_t bytes)
-{
-    uint64_t value = 0;
-    size_t n = MIN(bytes, input->left);
-    memcpy(&value, input->data, n);
-    input->data += n;
-    input->left -= n;
-    return value;
-}
 
 static void draw(Device *vga)
 {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "devices/pci_bridges.h"
+#include "fuzz/input.h"
 #include "virtio/virtio_blk.h"
 
 enum {
@@ -86,21 +87,6 @@ static void start(Machine *machine, uint64_t features)
     modern(machine, COMMON_QUEUE_DEVICE, 8, USED);
     modern(machine, COMMON_QUEUE_ENABLE, 2, 1);
     modern(machine, COMMON_DEVICE_STATUS, 1, 15);
-}
-
-typedef struct Input {
-    const uint8_t *data;
-    size_t left;
-} Input;
-
-static uint64_t take(Input *input, size_t bytes)
-{
-    uint64_t value = 0;
-    size_t n = MIN(bytes, input->left);
-    memcpy(&value, input->data, n);
-    input->data += n;
-    input->left -= n;
-    return value;
 }
 
 /* A descriptor with fields that are often right: near RAM, short, in the table. */
