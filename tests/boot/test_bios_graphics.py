@@ -1,4 +1,4 @@
-"""The BIOS's video on the VGA: boot sectors that draw, GRUB's graphical terminal, SYSLINUX's graphical menu.
+"""The BIOS's video on the VGA: boot sectors that draw, and GRUB's graphical terminal.
 
 What a boot sector draws is compared pixel by pixel with what Python computes from the modes' definitions.
 """
