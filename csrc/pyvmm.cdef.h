@@ -543,7 +543,7 @@ Device *ide_new(Board *board, PciBus *bus, uint32_t devfn, IrqLine *primary, Irq
 void ide_counters(Device *device, uint32_t channel, IdeCounters *counters);
 int ide_change_medium(Device *device, uint32_t channel, uint32_t drive, BlockImage *image);
 
-/* virtio/virtio_pci.h, virtio_blk.h */
+/* virtio/virtio.h, virtio_place.h, virtio_pci.h, virtio_blk.h */
 typedef struct {
     uint64_t desc;
     uint64_t driver;
@@ -557,8 +557,9 @@ typedef struct {
     uint64_t driver_features;
     uint8_t status;
     uint8_t generation;
-    uint8_t config[64];
-    VirtioQueueState queues[8];
+    uint8_t config[256];
+    uint8_t own[1024];
+    VirtioQueueState queues[64];
 } VirtioState;
 typedef struct {
     PciFunctionState pci;
@@ -569,11 +570,21 @@ typedef struct {
     uint16_t queue_select;
     uint8_t isr;
     uint16_t config_vector;
-    uint16_t queue_vectors[8];
+    uint16_t queue_vectors[64];
     PciMsixState msix;
 } VirtioPciState;
-typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; bool modern_only;
-                 bool no_ioeventfd; bool no_irqfd; IoThread *io; ...; } VirtioBlkOptions;
+typedef struct { PciBus *bus; uint32_t devfn; bool modern_only; bool no_ioeventfd; bool no_irqfd;
+                 IoThread *io; ...; } VirtioPlace;
+typedef struct {
+    uint64_t interrupts;
+    uint64_t faults;
+    uint64_t kicks;
+    uint64_t signals;
+    uint64_t irqfd_interrupts;
+} VirtioCounters;
+void virtio_counters(Device *device, VirtioCounters *counters);
+uint64_t virtio_device_features(Device *device);
+typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; ...; } VirtioBlkOptions;
 typedef struct {
     uint64_t reads;
     uint64_t writes;
@@ -584,17 +595,11 @@ typedef struct {
     uint64_t errors;
     uint64_t batches;
     uint64_t host_calls;
-    uint64_t interrupts;
-    uint64_t faults;
-    uint64_t kicks;
-    uint64_t signals;
-    uint64_t irqfd_interrupts;
 } VirtioBlkCounters;
-Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *image, const VirtioBlkOptions *options,
+Device *virtio_blk_new(Board *board, const VirtioPlace *place, BlockImage *image, const VirtioBlkOptions *options,
                        Error *error);
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
 void virtio_blk_resized(Device *device);
-uint64_t virtio_pci_device_features(Device *device);
 
 /* kvm/kick.h, kvm/kvm.h */
 int kvm_ioctl(int fd, unsigned long request, void *argument);

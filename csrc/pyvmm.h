@@ -29,5 +29,6 @@
 #include "kvm/kvm.h"
 #include "translator/translator.h"
 #include "virtio/virtio_blk.h"
+#include "virtio/virtio_pci.h"
 
 #endif

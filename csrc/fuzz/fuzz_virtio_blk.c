@@ -46,7 +46,8 @@ static void machine_new(Machine *machine)
     machine->image = block_open(machine->path, "raw", BLOCK_CACHE_UNSAFE, 0, NULL);
     unlink(machine->path);
     VirtioBlkOptions options = {.queue_size = QUEUE};
-    machine->blk = virtio_blk_new(machine->board, machine->bus, 3, machine->image, &options, NULL);
+    VirtioPlace place = {.bus = machine->bus, .devfn = PCI_DEVFN(3, 0)};
+    machine->blk = virtio_blk_new(machine->board, &place, machine->image, &options, NULL);
     if (!machine->image || !machine->blk)
         abort();
 }

@@ -103,10 +103,11 @@ static void test_slow_disk_delays_no_other(void)
     mock_new_with_worker(&mock, CLOCK_KIND_REALTIME);
     Mock second = {.board = mock.board, .bus = mock.bus, .image = mock.image};
     BlockImage *image = block_open(mock.path, "raw", BLOCK_CACHE_UNSAFE, BLOCK_READ_ONLY | BLOCK_NO_LOCK, &error);
-    VirtioBlkOptions options = {.io = board_add_worker(mock.board, "blk-1", &error)};
-    CHECK(image && options.io && io_thread_running(options.io)); /* the board runs: so does what is added */
-    CHECK(!strcmp(io_thread_name(options.io), "blk-1"));
-    second.blk = virtio_blk_new(mock.board, mock.bus, MOCK_SLOT + 1, image, &options, &error);
+    VirtioPlace place = mock_place(&mock, MOCK_SLOT + 1);
+    place.io = board_add_worker(mock.board, "blk-1", &error);
+    CHECK(image && place.io && io_thread_running(place.io)); /* the board runs: so does what is added */
+    CHECK(!strcmp(io_thread_name(place.io), "blk-1"));
+    second.blk = virtio_blk_new(mock.board, &place, image, NULL, &error);
     CHECK(second.blk);
     slow_down(&slow, &mock);
     start(&mock);

@@ -132,7 +132,7 @@ static void test_virtio_notifications(void)
     for (int modern = 0; modern < 2; modern++) {
         Mock mock;
         FakeEngine engine = {0};
-        VirtioBlkCounters counters;
+        VirtioCounters counters;
         mock_new_with_worker(&mock, CLOCK_KIND_REALTIME);
         ioeventfds_attach(mock.board->ioeventfds, fake_set, &engine);
         mock_assign(&mock, 11);
@@ -150,7 +150,7 @@ static void test_virtio_notifications(void)
         mock_queue(&mock, 0, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);
         mock_kick(&mock); /* the bus is answered all the same */
         wait_used(&mock, 51);
-        virtio_blk_counters(mock.blk, &counters);
+        virtio_counters(mock.blk, &counters);
         CHECK_EQ(counters.kicks, 1);
         CHECK_EQ(counters.signals, 50);
         mock_free(&mock);
@@ -211,8 +211,7 @@ static void test_off(void)
 {
     Mock mock;
     FakeEngine engine = {0};
-    VirtioBlkOptions options = {.no_ioeventfd = true};
-    mock_new(&mock, CLOCK_KIND_REALTIME, &options, 0);
+    mock_new_placed(&mock, CLOCK_KIND_REALTIME, (VirtioPlace){.no_ioeventfd = true});
     ioeventfds_attach(mock.board->ioeventfds, fake_set, &engine);
     mock_assign(&mock, 11);
     mock_start(&mock, true, 0);

@@ -49,8 +49,7 @@ static void test_capabilities(void)
 static void test_modern_only(void)
 {
     Mock mock;
-    VirtioBlkOptions options = {.modern_only = true};
-    mock_new(&mock, CLOCK_KIND_VIRTUAL, &options, 0);
+    mock_new_placed(&mock, CLOCK_KIND_VIRTUAL, (VirtioPlace){.modern_only = true});
     mock_assign(&mock, 11);
     CHECK_EQ(mock_config_read(&mock, devfn, 0, 4), 0x10421af4);
     CHECK_EQ(mock_config_read(&mock, devfn, PCI_REVISION_ID, 1), 1);

@@ -71,12 +71,12 @@ static void test_chain(void)
     ring.desc[7] = (VirtqDesc){DATA + 0x2000, 1, VIRTQ_DESC_F_WRITE, 0};
     offer(&ring, 5);
     CHECK_EQ(pop(&ring), 1);
-    CHECK(chain.head == 5 && chain.readable == 1 && chain.writable == 2);
+    CHECK(chain.token.id == 5 && chain.readable == 1 && chain.writable == 2);
     CHECK(chain.readable_bytes == 16 && chain.writable_bytes == 513);
     CHECK(segments[1].gpa == DATA + 0x1000 && segments[1].iov.iov_len == 512);
     CHECK(segments[1].iov.iov_base == guest_memory_ptr(ring.memory, DATA + 0x1000, 1, false));
     CHECK_EQ(pop(&ring), 0);
-    virtqueue_push(&ring.queue, 5, 513);
+    virtqueue_push(&ring.queue, chain.token, 513);
     CHECK_EQ(ring.used->idx, 0); /* not published yet */
     CHECK(virtqueue_publish(&ring.queue));
     CHECK(ring.used->idx == 1 && ring.used->ring[0].id == 5 && ring.used->ring[0].len == 513);
@@ -193,7 +193,7 @@ static void test_addresses(void)
     }
 }
 
-static void push_one(Ring *ring) { virtqueue_push(&ring->queue, 0, 0); }
+static void push_one(Ring *ring) { virtqueue_push(&ring->queue, (VirtqToken){.descriptors = 1}, 0); }
 
 static void test_suppression_by_flags(void)
 {

@@ -8,6 +8,7 @@
 #include "check.h"
 #include "devices/pci_bridges.h"
 #include "virtio/virtio_blk.h"
+#include "virtio/virtio_pci.h"
 
 enum {
     MOCK_SLOT = 3,
@@ -110,8 +111,13 @@ static inline gpa_t mock_used_gpa(const Mock *mock)
     return (MOCK_RINGS + 16u * mock->size + 6 + 2u * mock->size + 4095) & ~4095u;
 }
 
-static inline void mock_make(Mock *mock, enum ClockKind clock, const VirtioBlkOptions *options, uint32_t flags,
-                             bool worker)
+static inline VirtioPlace mock_place(const Mock *mock, uint32_t slot)
+{
+    return (VirtioPlace){.bus = mock->bus, .devfn = PCI_DEVFN(slot, 0)};
+}
+
+static inline void mock_make(Mock *mock, enum ClockKind clock, const VirtioBlkOptions *options,
+                             const VirtioPlace *how, uint32_t flags, bool worker)
 {
     Error error = {0};
     memset(mock, 0, sizeof *mock);
@@ -134,11 +140,15 @@ static inline void mock_make(Mock *mock, enum ClockKind clock, const VirtioBlkOp
     close(fd);
     mock->image = block_open(mock->path, "raw", BLOCK_CACHE_UNSAFE, flags, &error);
     CHECK(mock->image);
-    VirtioBlkOptions own = options ? *options : (VirtioBlkOptions){0};
+    VirtioPlace place = mock_place(mock, MOCK_SLOT);
+    if (how)
+        place = *how;
+    place.bus = mock->bus;
+    place.devfn = PCI_DEVFN(MOCK_SLOT, 0);
     if (worker)
-        own.io = mock->worker = board_add_worker(mock->board, "blk-0", &error);
+        place.io = mock->worker = board_add_worker(mock->board, "blk-0", &error);
     CHECK_EQ(mock->worker != NULL, worker);
-    mock->blk = virtio_blk_new(mock->board, mock->bus, MOCK_SLOT, mock->image, &own, &error);
+    mock->blk = virtio_blk_new(mock->board, &place, mock->image, options, &error);
     CHECK(mock->blk);
     CHECK_EQ(board_start_io(mock->board, &error), 0);
 }
@@ -146,11 +156,20 @@ static inline void mock_make(Mock *mock, enum ClockKind clock, const VirtioBlkOp
 /* Machine without a driver yet. `flags` are the image's. */
 static inline void mock_new(Mock *mock, enum ClockKind clock, const VirtioBlkOptions *options, uint32_t flags)
 {
-    mock_make(mock, clock, options, flags, false);
+    mock_make(mock, clock, options, NULL, flags, false);
+}
+
+/* And the disk stands there in another way than the default. */
+static inline void mock_new_placed(Mock *mock, enum ClockKind clock, VirtioPlace how)
+{
+    mock_make(mock, clock, NULL, &how, 0, false);
 }
 
 /* And its requests are done by an I/O thread of its own. */
-static inline void mock_new_with_worker(Mock *mock, enum ClockKind clock) { mock_make(mock, clock, NULL, 0, true); }
+static inline void mock_new_with_worker(Mock *mock, enum ClockKind clock)
+{
+    mock_make(mock, clock, NULL, NULL, 0, true);
+}
 
 static inline void mock_free(Mock *mock)
 {

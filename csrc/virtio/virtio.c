@@ -2,19 +2,23 @@
 
 #include "virtio/virtio.h"
 
+#define ROUNDS_PER_CALLBACK 4u
+
 /* Making and freeing
  * ------------------------------------------------------------------------------------------------- */
 
-void virtio_init(VirtioDevice *device, const VirtioClass *class, uint64_t features, uint16_t queue_size)
+void virtio_init(VirtioDevice *device, const VirtioClass *class, const VirtioSetup *setup)
 {
     device->class = class;
-    device->device_features = features | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_VERSION_1;
+    device->device_features = setup->features | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_VERSION_1;
+    device->config_size = setup->config_size;
+    device->queue_count = setup->queue_count;
     pthread_cond_init(&device->idle, NULL);
-    for (uint32_t i = 0; i < class->queue_count; i++) {
+    for (uint32_t i = 0; i < device->queue_count; i++) {
         VirtioQueue *queue = &device->queues[i];
         queue->device = device;
         queue->index = i;
-        queue->ring.max_size = queue->ring.size = queue_size;
+        queue->ring.max_size = queue->ring.size = setup->queue_size;
     }
 }
 
@@ -38,10 +42,10 @@ int virtio_attach(VirtioDevice *device, Device *owner, const VirtioTransport *tr
 {
     device->owner = owner;
     device->transport = transport;
-    for (uint32_t i = 0; i < device->class->queue_count; i++) {
+    for (uint32_t i = 0; i < device->queue_count; i++) {
         VirtioQueue *queue = &device->queues[i];
         virtqueue_init(&queue->ring, owner->board->memory, queue->ring.max_size);
-        queue->notifier = io_notifier_new(io, queue_ready, queue);
+        queue->notifier = io_notifier_new(queue->io ? queue->io : io, queue_ready, queue);
         if (!queue->notifier)
             return -ENOMEM;
     }
@@ -52,7 +56,7 @@ void virtio_free(VirtioDevice *device)
 {
     if (!device)
         return;
-    for (uint32_t i = 0; i < device->class->queue_count; i++)
+    for (uint32_t i = 0; i < device->queue_count; i++)
         io_notifier_free(device->queues[i].notifier);
     if (device->class->destroy)
         device->class->destroy(device);
@@ -89,7 +93,7 @@ void virtio_end_io(VirtioDevice *device)
 
 void virtio_notify(VirtioDevice *device, uint32_t index)
 {
-    if (index >= device->class->queue_count || !device->queues[index].ring.enabled)
+    if (index >= device->queue_count || !device->queues[index].ring.enabled)
         return;
     __atomic_store_n(&device->kicker, (uintptr_t)pthread_self(), __ATOMIC_RELAXED);
     io_notifier_kick(device->queues[index].notifier);
@@ -107,18 +111,54 @@ bool virtio_wants_signals(const VirtioDevice *device, uint32_t index)
     return device->queues[index].ring.enabled && device->status & VIRTIO_STATUS_DRIVER_OK;
 }
 
-uint64_t virtio_signals(const VirtioDevice *device)
+void virtio_counters(Device *owner, VirtioCounters *counters)
 {
-    uint64_t count = 0;
-    for (uint32_t i = 0; i < device->class->queue_count; i++)
-        count += io_notifier_signals(device->queues[i].notifier);
-    return count;
+    const VirtioDevice *device = virtio_of(owner);
+    pthread_mutex_lock(&owner->lock);
+    *counters = (VirtioCounters){.interrupts = device->interrupts,
+                                 .faults = device->faults,
+                                 .kicks = device->kicks,
+                                 .irqfd_interrupts = device->transport->irqfd_sent(owner)};
+    for (uint32_t i = 0; i < device->queue_count; i++)
+        counters->signals += io_notifier_signals(device->queues[i].notifier);
+    pthread_mutex_unlock(&owner->lock);
 }
+
+uint64_t virtio_device_features(Device *device) { return virtio_of(device)->device_features; }
 
 void virtio_notify_all(VirtioDevice *device)
 {
-    for (uint32_t i = 0; i < device->class->queue_count; i++)
+    for (uint32_t i = 0; i < device->queue_count; i++)
         virtio_notify(device, i);
+}
+
+void virtio_publish(VirtioDevice *device, VirtioQueue *queue)
+{
+    if (!virtqueue_publish(&queue->ring))
+        return;
+    device->interrupts++;
+    device->transport->interrupt_queue(device->owner, queue->index);
+}
+
+/* In a notification that is answered on the vCPU's own thread the guest adds nothing meanwhile, so a ring that does
+ * not end feeds itself. */
+void virtio_serve(VirtioDevice *device, VirtioQueue *queue, VirtioBatch batch)
+{
+    uint32_t rounds = device->lock_kept ? 2u * VIRTQ_MAX_SIZE : ROUNDS_PER_CALLBACK;
+    while (virtio_queue_is_live(queue)) {
+        if (rounds-- == 0) {
+            if (device->lock_kept)
+                virtio_fail(device, queue, "the available ring never ends");
+            else
+                virtio_notify(device, queue->index);
+            return;
+        }
+        virtqueue_disable_notify(&queue->ring);
+        if (batch(device, queue))
+            continue;
+        if (!virtio_queue_is_live(queue) || !virtqueue_enable_notify(&queue->ring))
+            return;
+    }
 }
 
 /* Wait until no chain is between begin_io and end_io. The lock is given up meanwhile: the runner takes it,
@@ -170,7 +210,7 @@ void virtio_reset(VirtioDevice *device)
     drain(device);
     device->status = 0;
     device->driver_features = 0;
-    for (uint32_t i = 0; i < device->class->queue_count; i++)
+    for (uint32_t i = 0; i < device->queue_count; i++)
         virtqueue_reset(&device->queues[i].ring);
     if (device->class->reset)
         device->class->reset(device);
@@ -178,10 +218,12 @@ void virtio_reset(VirtioDevice *device)
 
 static void apply_features(VirtioDevice *device)
 {
-    for (uint32_t i = 0; i < device->class->queue_count; i++) {
+    for (uint32_t i = 0; i < device->queue_count; i++) {
         device->queues[i].ring.event_idx = virtio_has(device, VIRTIO_F_EVENT_IDX);
         device->queues[i].ring.indirect = virtio_has(device, VIRTIO_F_INDIRECT_DESC);
     }
+    if (device->class->features_changed)
+        device->class->features_changed(device);
 }
 
 void virtio_write_features(VirtioDevice *device, uint64_t features, bool legacy)
@@ -216,6 +258,8 @@ void virtio_write_status(VirtioDevice *device, uint8_t status)
         device->driver_features &= device->device_features;
         if (status & VIRTIO_STATUS_NEEDS_RESET)
             device->transport->interrupt_config(device->owner);
+        if (device->class->driver_ok)
+            device->class->driver_ok(device);
         virtio_notify_all(device);
     }
 }
@@ -226,8 +270,8 @@ void virtio_write_status(VirtioDevice *device, uint8_t status)
 uint64_t virtio_config_read(const VirtioDevice *device, uint64_t offset, uint32_t size)
 {
     uint64_t value = UINT64_MAX;
-    if (offset < device->class->config_size)
-        memcpy(&value, device->config + offset, MIN(size, device->class->config_size - offset));
+    if (offset < device->config_size)
+        memcpy(&value, device->config + offset, MIN(size, device->config_size - offset));
     return value;
 }
 
@@ -239,7 +283,7 @@ static void config_write_byte(VirtioDevice *device, uint32_t offset, uint8_t val
 
 void virtio_config_write(VirtioDevice *device, uint64_t offset, uint32_t size, uint64_t value)
 {
-    for (uint32_t i = 0; i < size && offset + i < device->class->config_size; i++)
+    for (uint32_t i = 0; i < size && offset + i < device->config_size; i++)
         config_write_byte(device, (uint32_t)offset + i, (uint8_t)(value >> (8 * i)));
 }
 
@@ -260,7 +304,9 @@ void virtio_save(VirtioDevice *device, VirtioState *state)
     state->status = device->status;
     state->generation = device->generation;
     memcpy(state->config, device->config, sizeof state->config);
-    for (uint32_t i = 0; i < device->class->queue_count; i++) {
+    if (device->class->save)
+        device->class->save(device, state->own);
+    for (uint32_t i = 0; i < device->queue_count; i++) {
         const Virtqueue *ring = &device->queues[i].ring;
         state->queues[i] = (VirtioQueueState){.desc = ring->desc_gpa,
                                               .driver = ring->avail_gpa,
@@ -300,10 +346,14 @@ int virtio_restore(VirtioDevice *device, const VirtioState *state)
     device->driver_features = state->driver_features;
     device->status = state->status;
     device->generation = state->generation;
-    for (uint32_t i = 0; i < device->class->config_size; i++)
+    for (uint32_t i = 0; i < device->config_size; i++)
         config_write_byte(device, i, state->config[i]);
     apply_features(device);
-    for (uint32_t i = 0; i < device->class->queue_count; i++)
+    if (device->class->restore && device->class->restore(device, state->own) < 0) {
+        virtio_reset(device);
+        return -EINVAL;
+    }
+    for (uint32_t i = 0; i < device->queue_count; i++)
         if (restore_queue(device, &device->queues[i], &state->queues[i]) < 0) {
             virtio_reset(device);
             return -EINVAL;

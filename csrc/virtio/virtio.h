@@ -16,8 +16,9 @@
 #include "devices/device.h"
 #include "virtio/virtqueue.h"
 
-#define VIRTIO_MAX_QUEUES 8
-#define VIRTIO_CONFIG_MAX 64
+#define VIRTIO_MAX_QUEUES    64
+#define VIRTIO_CONFIG_MAX    256
+#define VIRTIO_OWN_STATE_MAX 1024 /* bytes of saved state that a class has beside its configuration */
 
 enum VirtioStatus {
     VIRTIO_STATUS_ACKNOWLEDGE = 1,
@@ -38,30 +39,44 @@ enum VirtioIsr { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 }; /* §4.1.4.5 */
 typedef struct VirtioDevice VirtioDevice;
 typedef struct VirtioQueue VirtioQueue;
 
+/* One kind of device. All functions but `run` may be NULL; all are called with the lock held but `destroy`. */
 typedef struct VirtioClass {
     const char *name;
-    uint32_t id;        /* virtio 1.2 §5 */
-    uint32_t pci_class; /* class code for the PCI transport */
-    uint32_t config_size;
-    uint32_t queue_count;
-    void (*run)(VirtioDevice *device, VirtioQueue *queue); /* lock held; see virtio_begin_io */
-    bool (*config_write)(VirtioDevice *device, uint32_t offset,
-                         uint8_t value); /* one byte; false: read-only. May be NULL */
-    void (*reset)(VirtioDevice *device); /* lock held */
+    uint32_t id;              /* virtio 1.2 §5 */
+    uint32_t pci_class;       /* class code for the PCI transport */
+    uint16_t transitional_id; /* PCI device ID of the transitional device, §4.1.2.1; 0: there is none */
+    void (*run)(VirtioDevice *device, VirtioQueue *queue); /* look at a queue; see virtio_serve, virtio_begin_io */
+    bool (*config_write)(VirtioDevice *device, uint32_t offset, uint8_t value); /* one byte; false: read-only */
+    void (*features_changed)(VirtioDevice *device);                             /* negotiated, or restored */
+    void (*driver_ok)(VirtioDevice *device); /* the driver is ready; queues are looked at after it */
+    void (*reset)(VirtioDevice *device);
+    size_t state_size; /* of its own state, at most VIRTIO_OWN_STATE_MAX */
+    void (*save)(VirtioDevice *device, void *state);
+    int (*restore)(VirtioDevice *device, const void *state); /* after features_changed; -EINVAL: out of range */
     void (*destroy)(VirtioDevice *device);
 } VirtioClass;
+
+/* What one device is made with. */
+typedef struct VirtioSetup {
+    uint64_t features; /* of the class; those of the ring and transport are added */
+    uint32_t config_size;
+    uint32_t queue_count;
+    uint16_t queue_size; /* of each queue, a power of two; change queues[i].ring.max_size after for others */
+} VirtioSetup;
 
 /* What a device needs of its transport; the lock is held. */
 typedef struct VirtioTransport {
     void (*interrupt_queue)(Device *owner, uint32_t queue); /* a used buffer notification, §2.3 */
     void (*interrupt_config)(Device *owner);                /* a configuration change notification */
     bool (*may_dma)(const Device *owner);
+    uint64_t (*irqfd_sent)(const Device *owner); /* interrupts that went by eventfd */
 } VirtioTransport;
 
 struct VirtioQueue {
     Virtqueue ring;
     VirtioDevice *device;
     uint32_t index;
+    IoThread *io; /* who runs it; NULL: as the place says */
     IoNotifier *notifier;
 };
 
@@ -71,6 +86,8 @@ struct VirtioDevice {
     const VirtioTransport *transport;
     uint64_t device_features;
     uint64_t driver_features;
+    uint32_t config_size;
+    uint32_t queue_count;
     uint8_t status;
     uint8_t generation; /* of the configuration space, §2.5.1 */
     bool draining;      /* somebody waits for I/O to end: start no more */
@@ -78,8 +95,9 @@ struct VirtioDevice {
     uint32_t io_active; /* queues between begin_io and end_io */
     uintptr_t kicker;   /* thread that is giving a kick with the lock held */
     pthread_cond_t idle;
-    uint64_t faults; /* malformed chains and rings */
-    uint64_t kicks;  /* the driver's, that came as a write to the transport */
+    uint64_t faults;     /* malformed chains and rings */
+    uint64_t kicks;      /* the driver's, that came as a write to the transport */
+    uint64_t interrupts; /* used buffer notifications, §2.3 */
     uint8_t config[VIRTIO_CONFIG_MAX];
     VirtioQueue queues[VIRTIO_MAX_QUEUES];
 };
@@ -94,16 +112,34 @@ typedef struct VirtioQueueState {
     uint8_t enabled;
 } VirtioQueueState;
 
+/* A transport's struct begins with this. */
+typedef struct VirtioOwner {
+    Device device;
+    VirtioDevice *virtio;
+} VirtioOwner;
+
+static inline VirtioDevice *virtio_of(const Device *device) { return ((const VirtioOwner *)device)->virtio; }
+
 typedef struct VirtioState {
     uint64_t driver_features;
     uint8_t status;
     uint8_t generation;
     uint8_t config[VIRTIO_CONFIG_MAX];
+    uint8_t own[VIRTIO_OWN_STATE_MAX]; /* the class's */
     VirtioQueueState queues[VIRTIO_MAX_QUEUES];
 } VirtioState;
 
-/* For a device's constructor. */
-void virtio_init(VirtioDevice *device, const VirtioClass *class, uint64_t features, uint16_t queue_size);
+/* Of any virtio device since it was made. */
+typedef struct VirtioCounters {
+    uint64_t interrupts;       /* used buffer notifications */
+    uint64_t faults;           /* malformed chains and rings */
+    uint64_t kicks;            /* notifications that came as an access to a register */
+    uint64_t signals;          /* and those that came by eventfd, without leaving guest code */
+    uint64_t irqfd_interrupts; /* of `interrupts` and configuration changes: those that went by eventfd */
+} VirtioCounters;
+
+/* For a device's constructor; the queues' `io` may be set after. */
+void virtio_init(VirtioDevice *device, const VirtioClass *class, const VirtioSetup *setup);
 /* For a transport's constructor, then for its class. */
 int virtio_attach(VirtioDevice *device, Device *owner, const VirtioTransport *transport, IoThread *io);
 void virtio_free(VirtioDevice *device);
@@ -128,10 +164,17 @@ void virtio_notify(VirtioDevice *device, uint32_t index);        /* look at the 
 void virtio_notify_all(VirtioDevice *device);
 /* May the driver's notifications of this queue go straight to its eventfd? */
 bool virtio_wants_signals(const VirtioDevice *device, uint32_t index);
-uint64_t virtio_signals(const VirtioDevice *device); /* kicks that came that way */
+
+void virtio_counters(Device *device, VirtioCounters *counters); /* takes the lock */
+uint64_t virtio_device_features(Device *device);                /* what it offers */
 
 /* For classes. */
-bool virtio_queue_is_live(const VirtioQueue *queue); /* may chains be taken? */
+/* Call `batch` until it has nothing more to do (false), with the driver's notifications off meanwhile, or for some
+ * rounds: then the I/O thread's other work has its turn. */
+typedef bool (*VirtioBatch)(VirtioDevice *device, VirtioQueue *queue);
+void virtio_serve(VirtioDevice *device, VirtioQueue *queue, VirtioBatch batch);
+void virtio_publish(VirtioDevice *device, VirtioQueue *queue); /* what was pushed; interrupts if the driver waits */
+bool virtio_queue_is_live(const VirtioQueue *queue);           /* may chains be taken? */
 void virtio_begin_io(VirtioDevice *device);
 void virtio_end_io(VirtioDevice *device);
 void virtio_fail(VirtioDevice *device, const VirtioQueue *queue, const char *why); /* DEVICE_NEEDS_RESET */

@@ -8,14 +8,13 @@
 #define BATCH_REQUESTS 64u
 #define BATCH_SEGMENTS 1024u /* IOV_MAX: a batch can become one host call */
 /* A chain's buffers, and a few more where buffers lie across memslots. */
-#define CHAIN_SEGMENTS      (VIRTIO_BLK_MAX_QUEUE_SIZE + 16u)
-#define ROUNDS_PER_CALLBACK 4u
-#define MAX_RANGE_SECTORS   (1u << 22) /* of one discard or write-zeroes segment: 2 GiB */
-#define MAX_RANGES          32u
-#define PHYSICAL_BLOCK      4096u /* the host's page cache */
+#define CHAIN_SEGMENTS    (VIRTIO_BLK_MAX_QUEUE_SIZE + 16u)
+#define MAX_RANGE_SECTORS (1u << 22) /* of one discard or write-zeroes segment: 2 GiB */
+#define MAX_RANGES        32u
+#define PHYSICAL_BLOCK    4096u /* the host's page cache */
 
 typedef struct Request {
-    uint16_t head;
+    VirtqToken token;
     uint8_t status;
     uint32_t type;
     uint64_t sector;
@@ -97,7 +96,7 @@ static const char *parse(VirtioBlk *blk, const VirtqChain *chain, Request *reque
     const VirtqSegment *writable = blk->chain + chain->readable;
     const VirtqSegment *last = writable + chain->writable - 1;
     *request = (Request){
-        .head = chain->head,
+        .token = chain->token,
         .type = load_le32(header),
         .sector = load_le64(header + 8),
         .writable = chain->writable_bytes,
@@ -303,18 +302,15 @@ static void count_request(VirtioBlkCounters *counters, const Request *request)
     }
 }
 
-static void complete_batch(VirtioBlk *blk, Virtqueue *ring)
+static void complete_batch(VirtioBlk *blk, VirtioQueue *queue)
 {
     for (uint32_t i = 0; i < blk->count; i++) {
-        virtqueue_push(ring, blk->requests[i].head, bytes_written(&blk->requests[i]));
+        virtqueue_push(&queue->ring, blk->requests[i].token, bytes_written(&blk->requests[i]));
         count_request(&blk->counters, &blk->requests[i]);
     }
     blk->counters.batches++;
     blk->counters.host_calls += blk->host_calls;
-    if (virtqueue_publish(ring)) {
-        blk->counters.interrupts++;
-        blk->virtio.transport->interrupt_queue(blk->virtio.owner, 0);
-    }
+    virtio_publish(&blk->virtio, queue);
 }
 
 /* §5.2.5, §5.2.6.2: a cache exists for a driver that can flush it, unless it chose otherwise. */
@@ -326,9 +322,9 @@ static bool is_write_through(const VirtioDevice *device)
 }
 
 /* One batch; false when there was nothing. */
-static bool run_batch(VirtioBlk *blk, VirtioQueue *queue)
+static bool run_batch(VirtioDevice *device, VirtioQueue *queue)
 {
-    VirtioDevice *device = &blk->virtio;
+    VirtioBlk *blk = blk_of(device);
     const char *why = take_batch(blk, &queue->ring);
     if (blk->count) {
         blk->write_through = is_write_through(device);
@@ -336,35 +332,14 @@ static bool run_batch(VirtioBlk *blk, VirtioQueue *queue)
         do_batch(blk);
         write_results(blk);
         virtio_end_io(device);
-        complete_batch(blk, &queue->ring);
+        complete_batch(blk, queue);
     }
     if (why)
         virtio_fail(device, queue, why);
     return blk->count != 0;
 }
 
-/* Until the ring is empty, or for some batches: then the I/O thread's other work has its turn. In a notification
- * that is answered on the vCPU's own thread the guest adds nothing meanwhile, so a ring that does not end feeds
- * itself. */
-static void blk_run(VirtioDevice *device, VirtioQueue *queue)
-{
-    VirtioBlk *blk = blk_of(device);
-    uint32_t rounds = device->lock_kept ? 2 * VIRTIO_BLK_MAX_QUEUE_SIZE : ROUNDS_PER_CALLBACK;
-    while (virtio_queue_is_live(queue)) {
-        if (rounds-- == 0) {
-            if (device->lock_kept)
-                virtio_fail(device, queue, "the available ring never ends");
-            else
-                virtio_notify(device, queue->index);
-            return;
-        }
-        virtqueue_disable_notify(&queue->ring);
-        if (run_batch(blk, queue))
-            continue;
-        if (!virtio_queue_is_live(queue) || !virtqueue_enable_notify(&queue->ring))
-            return;
-    }
-}
+static void blk_run(VirtioDevice *device, VirtioQueue *queue) { virtio_serve(device, queue, run_batch); }
 
 /* The device
  * ------------------------------------------------------------------------------------------------------------------
@@ -408,8 +383,7 @@ static const VirtioClass blk_class = {
     .name = "virtio-blk",
     .id = 2,
     .pci_class = 0x010000, /* mass storage, SCSI: what drivers and firmware look for */
-    .config_size = BLK_CONFIG_SIZE,
-    .queue_count = 1,
+    .transitional_id = 0x1001,
     .run = blk_run,
     .config_write = blk_config_write,
     .reset = blk_reset,
@@ -420,7 +394,7 @@ static bool is_power_of_two(uint32_t value, uint32_t least, uint32_t most)
     return value >= least && value <= most && !(value & (value - 1));
 }
 
-Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *image, const VirtioBlkOptions *options,
+Device *virtio_blk_new(Board *board, const VirtioPlace *place, BlockImage *image, const VirtioBlkOptions *options,
                        Error *error)
 {
     static const VirtioBlkOptions defaults = {0};
@@ -446,33 +420,24 @@ Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *ima
     features |= block_is_read_only(image)
                     ? VIRTIO_BLK_F_RO
                     : VIRTIO_BLK_F_CONFIG_WCE | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES;
-    virtio_init(&blk->virtio, &blk_class, features, (uint16_t)queue_size);
+    VirtioSetup setup = {
+        .features = features, .config_size = BLK_CONFIG_SIZE, .queue_count = 1, .queue_size = (uint16_t)queue_size};
+    virtio_init(&blk->virtio, &blk_class, &setup);
     fill_config(blk, queue_size, block);
-    VirtioPciOptions transport = {
-        .transitional_id = 0x1001,
-        .modern_only = options->modern_only,
-        .no_ioeventfd = options->no_ioeventfd,
-        .no_irqfd = options->no_irqfd,
-        .io = options->io,
-    };
-    return virtio_pci_new(board, bus, PCI_DEVFN(slot, 0), &blk->virtio, &transport, error);
+    return virtio_place(board, &blk->virtio, place, error);
 }
 
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters)
 {
-    VirtioBlk *blk = blk_of(virtio_pci_virtio(device));
+    VirtioBlk *blk = blk_of(virtio_of(device));
     pthread_mutex_lock(&device->lock);
     *counters = blk->counters;
-    counters->faults = blk->virtio.faults;
-    counters->kicks = blk->virtio.kicks;
-    counters->signals = virtio_signals(&blk->virtio);
-    counters->irqfd_interrupts = virtio_pci_irqfd_sent(device);
     pthread_mutex_unlock(&device->lock);
 }
 
 void virtio_blk_resized(Device *device)
 {
-    VirtioBlk *blk = blk_of(virtio_pci_virtio(device));
+    VirtioBlk *blk = blk_of(virtio_of(device));
     pthread_mutex_lock(&device->lock);
     set_capacity(blk);
     virtio_config_changed(&blk->virtio);

@@ -1,5 +1,5 @@
 /*
- * virtio block device over PCI, on a BlockImage.
+ * virtio block device on a BlockImage.
  *
  * Source: virtio 1.2 §5.2. Offered: SEG_MAX, BLK_SIZE, TOPOLOGY, FLUSH, CONFIG_WCE, RO (a read-only image), DISCARD
  * and WRITE_ZEROES (a writable one). Left out: GEOMETRY and SIZE_MAX (they would say nothing), more than one
@@ -13,7 +13,7 @@
 #define PYVMM_VIRTIO_VIRTIO_BLK_H
 
 #include "block/block.h"
-#include "virtio/virtio_pci.h"
+#include "virtio/virtio_place.h"
 
 #define VIRTIO_BLK_F_SEG_MAX      (1ull << 2)
 #define VIRTIO_BLK_F_RO           (1ull << 5)
@@ -58,10 +58,6 @@ typedef struct VirtioBlkOptions {
     char serial[VIRTIO_BLK_ID_BYTES + 1]; /* what GET_ID answers */
     uint32_t queue_size;                  /* power of two, 4 to 256; 0: 256 */
     uint32_t block_size;                  /* logical, power of two, 512 to 4096; 0: 512 */
-    bool modern_only;
-    bool no_ioeventfd; /* every notification goes through the bus */
-    bool no_irqfd;     /* no interrupt goes by eventfd */
-    IoThread *io; /* who runs the queue (board_add_worker); NULL: the board's, where a slow image delays timers */
 } VirtioBlkOptions;
 
 typedef struct VirtioBlkCounters {
@@ -74,15 +70,10 @@ typedef struct VirtioBlkCounters {
     uint64_t errors; /* requests answered with another status than OK */
     uint64_t batches;
     uint64_t host_calls; /* reads and writes of the image: fewer than requests where they were merged */
-    uint64_t interrupts;
-    uint64_t faults;           /* malformed chains and rings */
-    uint64_t kicks;            /* notifications that came as an access to a register */
-    uint64_t signals;          /* and those that came by eventfd, without leaving guest code */
-    uint64_t irqfd_interrupts; /* of `interrupts` and configuration changes: those that went by eventfd */
 } VirtioBlkCounters;
 
 /* `options` may be NULL. The image stays the caller's, and must outlive the device. */
-Device *virtio_blk_new(Board *board, PciBus *bus, uint32_t slot, BlockImage *image, const VirtioBlkOptions *options,
+Device *virtio_blk_new(Board *board, const VirtioPlace *place, BlockImage *image, const VirtioBlkOptions *options,
                        Error *error);
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
 /* The image's size has changed: tell the driver (§5.2.4, configuration change). */

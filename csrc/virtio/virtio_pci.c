@@ -8,10 +8,9 @@
 #define PCI_CFG_DATA            16 /* pci_cfg_data in its capability, §4.1.4.9 */
 
 typedef struct VirtioPci {
-    Device device;
+    VirtioOwner owner;
     PciFunction function;
     DeviceClass class; /* named after what is carried */
-    VirtioDevice *virtio;
     uint64_t features_written;
     uint32_t device_feature_select;
     uint32_t driver_feature_select;
@@ -29,8 +28,8 @@ static VirtioPci *pci_of(Device *device) { return (VirtioPci *)device; }
 
 static Virtqueue *selected(VirtioPci *pci)
 {
-    return pci->queue_select < pci->virtio->class->queue_count ? &pci->virtio->queues[pci->queue_select].ring
-                                                               : NULL;
+    return pci->queue_select < pci->owner.virtio->queue_count ? &pci->owner.virtio->queues[pci->queue_select].ring
+                                                              : NULL;
 }
 
 /* Interrupts: MSI-X (§4.1.5.1.2), or the ISR status and INTx# (§4.1.4.5)
@@ -86,8 +85,12 @@ static bool pci_may_dma(const Device *owner)
     return pci_function_is_master(&((const VirtioPci *)owner)->function);
 }
 
-static const VirtioTransport pci_transport = {
-    .interrupt_queue = interrupt_queue, .interrupt_config = interrupt_config, .may_dma = pci_may_dma};
+static uint64_t pci_irqfd_sent(const Device *owner) { return ((const VirtioPci *)owner)->msix.irqfd_sent; }
+
+static const VirtioTransport pci_transport = {.interrupt_queue = interrupt_queue,
+                                              .interrupt_config = interrupt_config,
+                                              .may_dma = pci_may_dma,
+                                              .irqfd_sent = pci_irqfd_sent};
 
 static uint8_t take_isr(VirtioPci *pci)
 {
@@ -103,7 +106,7 @@ static uint8_t take_isr(VirtioPci *pci)
 /* Where the driver notifies this queue, §4.1.4.4 and §4.1.4.8; fd -1 when it may not, or nothing answers there. */
 static IoEventFd notify_place(VirtioPci *pci, uint32_t index)
 {
-    const VirtioDevice *virtio = pci->virtio;
+    const VirtioDevice *virtio = pci->owner.virtio;
     bool modern = virtio_has(virtio, VIRTIO_F_VERSION_1);
     uint64_t base;
     IoEventFd place = {.fd = -1};
@@ -132,8 +135,8 @@ static bool same_place(const IoEventFd *a, const IoEventFd *b)
 /* Make the board's list agree with the driver's state and the BARs. */
 static void update_notify(VirtioPci *pci)
 {
-    IoEventFds *list = pci->device.board->ioeventfds;
-    for (uint32_t i = 0; i < pci->virtio->class->queue_count; i++) {
+    IoEventFds *list = pci->owner.device.board->ioeventfds;
+    for (uint32_t i = 0; i < pci->owner.virtio->queue_count; i++) {
         IoEventFd place = notify_place(pci, i), *now = &pci->notify[i];
         if (same_place(&place, now))
             continue;
@@ -149,12 +152,12 @@ static void remove_notify(VirtioPci *pci)
 {
     for (uint32_t i = 0; i < VIRTIO_MAX_QUEUES; i++)
         if (pci->notify[i].fd >= 0)
-            ioeventfd_remove(pci->device.board->ioeventfds, &pci->notify[i]);
+            ioeventfd_remove(pci->owner.device.board->ioeventfds, &pci->notify[i]);
 }
 
 static void write_status(VirtioPci *pci, uint8_t status)
 {
-    virtio_write_status(pci->virtio, status);
+    virtio_write_status(pci->owner.virtio, status);
     if (status == 0) {
         pci->features_written = 0;
         pci->device_feature_select = pci->driver_feature_select = 0;
@@ -172,7 +175,7 @@ static uint64_t common_read(VirtioPci *pci, uint64_t offset, uint32_t size)
 {
     if (offset >= COMMON_SIZE)
         return UINT64_MAX;
-    const VirtioDevice *virtio = pci->virtio;
+    const VirtioDevice *virtio = pci->owner.virtio;
     const Virtqueue *ring = selected(pci);
     uint32_t word = pci->device_feature_select, driver_word = pci->driver_feature_select;
     uint8_t common[COMMON_SIZE + 8] = {0};
@@ -182,7 +185,7 @@ static uint64_t common_read(VirtioPci *pci, uint64_t offset, uint32_t size)
     store_le32(common + COMMON_DRIVER_FEATURE,
                driver_word < 2 ? (uint32_t)(pci->features_written >> (32 * driver_word)) : 0);
     store_le16(common + COMMON_CONFIG_MSIX_VECTOR, pci->config_vector);
-    store_le16(common + COMMON_NUM_QUEUES, (uint16_t)virtio->class->queue_count);
+    store_le16(common + COMMON_NUM_QUEUES, (uint16_t)virtio->queue_count);
     common[COMMON_DEVICE_STATUS] = virtio->status;
     common[COMMON_CONFIG_GENERATION] = virtio->generation;
     store_le16(common + COMMON_QUEUE_SELECT, pci->queue_select);
@@ -213,7 +216,7 @@ static void set_half(gpa_t *address, uint64_t offset, uint32_t size, uint64_t va
 
 static void enable_queue(VirtioPci *pci)
 {
-    virtio_enable_queue(pci->virtio, pci->queue_select);
+    virtio_enable_queue(pci->owner.virtio, pci->queue_select);
     update_notify(pci);
 }
 
@@ -239,12 +242,12 @@ static void common_write_queue(VirtioPci *pci, uint64_t offset, uint32_t size, u
 
 static void write_driver_feature(VirtioPci *pci, uint32_t value)
 {
-    if (pci->driver_feature_select >= 2 || pci->virtio->status & VIRTIO_STATUS_FEATURES_OK)
+    if (pci->driver_feature_select >= 2 || pci->owner.virtio->status & VIRTIO_STATUS_FEATURES_OK)
         return;
     uint32_t shift = 32 * pci->driver_feature_select;
     pci->features_written &= ~((uint64_t)UINT32_MAX << shift);
     pci->features_written |= (uint64_t)value << shift;
-    virtio_write_features(pci->virtio, pci->features_written, false);
+    virtio_write_features(pci->owner.virtio, pci->features_written, false);
 }
 
 static void common_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
@@ -276,7 +279,7 @@ static uint64_t modern_read(VirtioPci *pci, uint64_t offset, uint32_t size)
     case VIRTIO_PCI_ISR:
         return offset == VIRTIO_PCI_ISR ? take_isr(pci) : 0;
     case VIRTIO_PCI_DEVICE:
-        return virtio_config_read(pci->virtio, offset - VIRTIO_PCI_DEVICE, size);
+        return virtio_config_read(pci->owner.virtio, offset - VIRTIO_PCI_DEVICE, size);
     default:
         return 0; /* notifications are written only */
     }
@@ -286,13 +289,13 @@ static void modern_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
 {
     switch (offset & 0xf000) {
     case VIRTIO_PCI_NOTIFY:
-        virtio_kick(pci->virtio, (uint32_t)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_MULTIPLIER);
+        virtio_kick(pci->owner.virtio, (uint32_t)(offset - VIRTIO_PCI_NOTIFY) / VIRTIO_PCI_NOTIFY_MULTIPLIER);
         break;
     case VIRTIO_PCI_COMMON:
         common_write(pci, offset, size, value);
         break;
     case VIRTIO_PCI_DEVICE:
-        virtio_config_write(pci->virtio, offset - VIRTIO_PCI_DEVICE, size, value);
+        virtio_config_write(pci->owner.virtio, offset - VIRTIO_PCI_DEVICE, size, value);
         break;
     }
 }
@@ -324,9 +327,9 @@ static uint64_t legacy_read(VirtioPci *pci, uint64_t offset, uint32_t size)
         return *vector;
     switch (offset) {
     case LEGACY_DEVICE_FEATURES:
-        return (uint32_t)pci->virtio->device_features;
+        return (uint32_t)pci->owner.virtio->device_features;
     case LEGACY_DRIVER_FEATURES:
-        return (uint32_t)pci->virtio->driver_features;
+        return (uint32_t)pci->owner.virtio->driver_features;
     case LEGACY_QUEUE_ADDRESS:
         return ring && ring->enabled ? ring->desc_gpa / GUEST_PAGE_SIZE : 0;
     case LEGACY_QUEUE_SIZE:
@@ -336,12 +339,13 @@ static uint64_t legacy_read(VirtioPci *pci, uint64_t offset, uint32_t size)
     case LEGACY_QUEUE_NOTIFY:
         return 0;
     case LEGACY_DEVICE_STATUS:
-        return pci->virtio->status;
+        return pci->owner.virtio->status;
     case LEGACY_ISR:
         return take_isr(pci);
     default:
-        return offset >= legacy_config(pci) ? virtio_config_read(pci->virtio, offset - legacy_config(pci), size)
-                                            : UINT64_MAX;
+        return offset >= legacy_config(pci)
+                   ? virtio_config_read(pci->owner.virtio, offset - legacy_config(pci), size)
+                   : UINT64_MAX;
     }
 }
 
@@ -352,10 +356,10 @@ static void legacy_write_address(VirtioPci *pci, uint32_t frame)
     if (!ring)
         return;
     if (ring->enabled)
-        virtio_disable_queue(pci->virtio, pci->queue_select);
+        virtio_disable_queue(pci->owner.virtio, pci->queue_select);
     if (frame) {
         virtqueue_set_legacy_address(ring, (gpa_t)frame * GUEST_PAGE_SIZE);
-        virtio_enable_queue(pci->virtio, pci->queue_select);
+        virtio_enable_queue(pci->owner.virtio, pci->queue_select);
     }
     update_notify(pci);
 }
@@ -370,10 +374,10 @@ static void legacy_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
     }
     switch (offset) {
     case LEGACY_QUEUE_NOTIFY:
-        virtio_kick(pci->virtio, (uint16_t)value);
+        virtio_kick(pci->owner.virtio, (uint16_t)value);
         break;
     case LEGACY_DRIVER_FEATURES:
-        virtio_write_features(pci->virtio, (uint32_t)value, true);
+        virtio_write_features(pci->owner.virtio, (uint32_t)value, true);
         break;
     case LEGACY_QUEUE_ADDRESS:
         legacy_write_address(pci, (uint32_t)value);
@@ -386,7 +390,7 @@ static void legacy_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
         break;
     default:
         if (offset >= legacy_config(pci))
-            virtio_config_write(pci->virtio, offset - legacy_config(pci), size, value);
+            virtio_config_write(pci->owner.virtio, offset - legacy_config(pci), size, value);
     }
 }
 
@@ -445,8 +449,8 @@ static void config_written(PciFunction *function, uint32_t offset, uint32_t size
     VirtioPci *pci = pci_of(function->device);
     uint32_t region, at, length;
     if (offset == PCI_COMMAND && pci_function_is_master(function))
-        virtio_notify_all(pci->virtio); /* what waited for the right to reach memory */
-    update_notify(pci);                 /* BARs may have moved */
+        virtio_notify_all(pci->owner.virtio); /* what waited for the right to reach memory */
+    update_notify(pci);                       /* BARs may have moved */
     if (pci_msix_config_written(&pci->msix, offset, size))
         update_intx(pci);
     if (!touches_window_data(pci, offset) || !window_target(pci, &region, &at, &length))
@@ -481,14 +485,14 @@ static int add_capability(VirtioPci *pci, uint8_t type, uint8_t bar, uint32_t of
 static void add_capabilities(VirtioPci *pci)
 {
     uint8_t bar = VIRTIO_PCI_MODERN_BAR;
-    const VirtioClass *class = pci->virtio->class;
+    const VirtioDevice *virtio = pci->owner.virtio;
     add_capability(pci, VIRTIO_PCI_CAP_COMMON_CFG, bar, VIRTIO_PCI_COMMON, COMMON_SIZE, 0);
     int notify = add_capability(pci, VIRTIO_PCI_CAP_NOTIFY_CFG, bar, VIRTIO_PCI_NOTIFY,
-                                class->queue_count * VIRTIO_PCI_NOTIFY_MULTIPLIER, 4);
+                                virtio->queue_count * VIRTIO_PCI_NOTIFY_MULTIPLIER, 4);
     store_le32(pci->function.config + notify + 16, VIRTIO_PCI_NOTIFY_MULTIPLIER);
     add_capability(pci, VIRTIO_PCI_CAP_ISR_CFG, bar, VIRTIO_PCI_ISR, 1, 0);
-    if (class->config_size)
-        add_capability(pci, VIRTIO_PCI_CAP_DEVICE_CFG, bar, VIRTIO_PCI_DEVICE, class->config_size, 0);
+    if (virtio->config_size)
+        add_capability(pci, VIRTIO_PCI_CAP_DEVICE_CFG, bar, VIRTIO_PCI_DEVICE, virtio->config_size, 0);
     int window = add_capability(pci, VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0, 4);
     pci->window = (uint32_t)window;
     uint8_t *mask = pci->function.write_mask + window;
@@ -515,14 +519,14 @@ static void virtio_pci_destroy(Device *device)
     remove_notify(pci);
     pci_msix_fini(&pci->msix);
     pci_bus_remove(&pci->function);
-    virtio_free(pci->virtio);
+    virtio_free(pci->owner.virtio);
 }
 
 static void virtio_pci_save(Device *device, void *opaque)
 {
     VirtioPci *pci = pci_of(device);
     VirtioPciState *state = opaque;
-    virtio_save(pci->virtio, &state->virtio);
+    virtio_save(pci->owner.virtio, &state->virtio);
     pci_function_save(&pci->function, &state->pci);
     state->features_written = pci->features_written;
     state->device_feature_select = pci->device_feature_select;
@@ -536,7 +540,7 @@ static void virtio_pci_save(Device *device, void *opaque)
 
 static int apply_state(VirtioPci *pci, const VirtioPciState *state)
 {
-    int result = virtio_restore(pci->virtio, &state->virtio);
+    int result = virtio_restore(pci->owner.virtio, &state->virtio);
     if (result == 0)
         result = pci_function_restore(&pci->function, &state->pci);
     if (result == 0)
@@ -582,48 +586,47 @@ static const DeviceClass virtio_pci_class = {
     .reset = virtio_pci_reset,
     .destroy = virtio_pci_destroy,
     .state_size = sizeof(VirtioPciState),
-    .state_version = 2, /* 2: MSI-X */
+    .state_version = 3, /* 2: MSI-X; 3: more queues, the class's own state */
     .save = virtio_pci_save,
     .restore = virtio_pci_restore,
 };
 
-static uint64_t legacy_bar_size(const VirtioClass *class)
+static uint64_t legacy_bar_size(const VirtioDevice *virtio)
 {
     uint64_t size = 32;
-    while (size < LEGACY_CONFIG + 4 + class->config_size)
+    while (size < LEGACY_CONFIG + 4 + virtio->config_size)
         size *= 2;
     return size;
 }
 
-static void add_function(VirtioPci *pci, uint16_t transitional_id, bool modern_only, bool use_irqfd)
+static void add_function(VirtioPci *pci, bool modern_only, bool use_irqfd)
 {
-    const VirtioClass *class = pci->virtio->class;
+    const VirtioClass *class = pci->owner.virtio->class;
     PciIdentity identity = {
         .vendor_id = VIRTIO_VENDOR, /* §4.1.2: identity and revision say which interfaces there are */
-        .device_id = modern_only ? (uint16_t)(0x1040 + class->id) : transitional_id,
+        .device_id = modern_only ? (uint16_t)(0x1040 + class->id) : class->transitional_id,
         .class_code = class->pci_class,
         .revision = modern_only ? 1 : 0,
         .subsystem_vendor_id = VIRTIO_VENDOR,
         .subsystem_id = modern_only ? (uint16_t)(0x0040 + class->id) : (uint16_t) class->id,
         .interrupt_pin = 1,
     };
-    pci_function_init(&pci->function, &pci->device, &identity, &function_ops);
+    pci_function_init(&pci->function, &pci->owner.device, &identity, &function_ops);
     if (!modern_only)
-        pci_function_add_bar(&pci->function, VIRTIO_PCI_LEGACY_BAR, legacy_bar_size(class), PCI_BAR_IO,
-                             &pci->class.ops, pci, VIRTIO_PCI_LEGACY_BAR, &pci->device.lock);
+        pci_function_add_bar(&pci->function, VIRTIO_PCI_LEGACY_BAR, legacy_bar_size(pci->owner.virtio), PCI_BAR_IO,
+                             &pci->class.ops, pci, VIRTIO_PCI_LEGACY_BAR, &pci->owner.device.lock);
     pci_function_add_bar(&pci->function, VIRTIO_PCI_MODERN_BAR, VIRTIO_PCI_MODERN_SIZE, PCI_BAR_MEMORY64,
-                         &pci->class.ops, pci, VIRTIO_PCI_MODERN_BAR, &pci->device.lock);
+                         &pci->class.ops, pci, VIRTIO_PCI_MODERN_BAR, &pci->owner.device.lock);
     pci_function_add_bar(&pci->function, VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_SIZE, PCI_BAR_MEMORY, &pci->class.ops,
-                         pci, VIRTIO_PCI_MSIX_BAR, &pci->device.lock);
+                         pci, VIRTIO_PCI_MSIX_BAR, &pci->owner.device.lock);
     add_capabilities(pci);
-    pci_msix_init(&pci->msix, &pci->function, class->queue_count + 1, VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_TABLE,
-                  VIRTIO_PCI_MSIX_PENDING);
+    pci_msix_init(&pci->msix, &pci->function, pci->owner.virtio->queue_count + 1, VIRTIO_PCI_MSIX_BAR,
+                  VIRTIO_PCI_MSIX_TABLE, VIRTIO_PCI_MSIX_PENDING);
     pci->msix.use_irqfd = use_irqfd;
     forget_vectors(pci);
 }
 
-Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio,
-                       const VirtioPciOptions *options, Error *error)
+Device *virtio_pci_new(Board *board, VirtioDevice *virtio, const VirtioPlace *place, Error *error)
 {
     VirtioPci *pci = calloc(1, sizeof *pci);
     if (!pci) {
@@ -633,24 +636,19 @@ Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *
     }
     pci->class = virtio_pci_class;
     pci->class.name = virtio->class->name;
-    pci->virtio = virtio;
-    pci->use_ioeventfd = !options->no_ioeventfd;
+    pci->owner.virtio = virtio;
+    pci->use_ioeventfd = !place->no_ioeventfd;
     for (uint32_t i = 0; i < VIRTIO_MAX_QUEUES; i++)
         pci->notify[i].fd = -1;
-    if (!options->modern_only)
+    bool modern_only = place->modern_only || !virtio->class->transitional_id;
+    if (!modern_only)
         virtio->device_features |= VIRTIO_F_ANY_LAYOUT;
-    device_init(&pci->device, &pci->class, board);
-    add_function(pci, options->transitional_id, options->modern_only, !options->no_irqfd);
-    if (virtio_attach(virtio, &pci->device, &pci_transport, options->io ? options->io : board->io) < 0)
+    device_init(&pci->owner.device, &pci->class, board);
+    add_function(pci, modern_only, !place->no_irqfd);
+    if (virtio_attach(virtio, &pci->owner.device, &pci_transport, place->io ? place->io : board->io) < 0)
         error_set(error, EMFILE, "%s: no descriptor for its queues: raise `ulimit -n`", virtio->class->name);
-    else if (pci_bus_add(bus, devfn, &pci->function, error) == 0)
-        return &pci->device;
-    device_free(&pci->device);
+    else if (pci_bus_add(place->bus, place->devfn, &pci->function, error) == 0)
+        return &pci->owner.device;
+    device_free(&pci->owner.device);
     return NULL;
 }
-
-uint64_t virtio_pci_irqfd_sent(Device *device) { return pci_of(device)->msix.irqfd_sent; }
-
-VirtioDevice *virtio_pci_virtio(Device *device) { return pci_of(device)->virtio; }
-
-uint64_t virtio_pci_device_features(Device *device) { return pci_of(device)->virtio->device_features; }

@@ -17,7 +17,7 @@
 #define PYVMM_VIRTIO_VIRTIO_PCI_H
 
 #include "devices/pci_msi.h"
-#include "virtio/virtio.h"
+#include "virtio/virtio_place.h"
 
 enum VirtioPciBar { VIRTIO_PCI_LEGACY_BAR = 0, VIRTIO_PCI_MSIX_BAR = 1, VIRTIO_PCI_MODERN_BAR = 4 };
 
@@ -93,19 +93,7 @@ typedef struct VirtioPciState {
     PciMsixState msix;
 } VirtioPciState;
 
-typedef struct VirtioPciOptions {
-    uint16_t transitional_id; /* PCI device ID of the transitional device */
-    bool modern_only;         /* no legacy interface, device ID 0x1040 + id */
-    bool no_ioeventfd;        /* the engine is never told of the notification registers */
-    bool no_irqfd;            /* every message goes by board_msi() */
-    IoThread *io;             /* runs the queues; NULL: the board's I/O thread */
-} VirtioPciOptions;
-
-/* Takes `virtio` over, also when it fails. */
-Device *virtio_pci_new(Board *board, PciBus *bus, uint32_t devfn, VirtioDevice *virtio,
-                       const VirtioPciOptions *options, Error *error);
-uint64_t virtio_pci_irqfd_sent(Device *device); /* interrupts that went by eventfd; the device's lock is held */
-VirtioDevice *virtio_pci_virtio(Device *device);
-uint64_t virtio_pci_device_features(Device *device); /* what it offers */
+/* Takes `virtio` over, also when it fails. For virtio_place(). */
+Device *virtio_pci_new(Board *board, VirtioDevice *virtio, const VirtioPlace *place, Error *error);
 
 #endif

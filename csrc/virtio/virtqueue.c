@@ -129,7 +129,7 @@ static int add_buffer(Virtqueue *queue, const VirtqDesc *desc, VirtqChain *chain
 
 static int walk_chain(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, uint32_t capacity)
 {
-    Walk walk = {.table = queue->desc, .entries = queue->size, .index = chain->head};
+    Walk walk = {.table = queue->desc, .entries = queue->size, .index = chain->token.id};
     for (uint32_t length = 0;;) {
         if (walk.index >= walk.entries)
             return fault(queue, EINVAL, "descriptor index is beyond its table");
@@ -162,17 +162,17 @@ int virtqueue_pop(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, u
     if (waiting > queue->size)
         return fault(queue, EINVAL, "available index is ahead by more than the queue's size");
     uint16_t head = __atomic_load_n(&queue->avail->ring[queue->last_avail & (queue->size - 1)], __ATOMIC_RELAXED);
-    *chain = (VirtqChain){.head = head};
+    *chain = (VirtqChain){.token = {.id = head, .descriptors = 1}};
     int result = walk_chain(queue, chain, segments, capacity);
     if (result == 1)
         queue->last_avail++;
     return result;
 }
 
-void virtqueue_push(Virtqueue *queue, uint16_t head, uint32_t written)
+void virtqueue_push(Virtqueue *queue, VirtqToken token, uint32_t written)
 {
     VirtqUsedElem *elem = &queue->used->ring[queue->next_used & (queue->size - 1)];
-    *elem = (VirtqUsedElem){.id = head, .len = written};
+    *elem = (VirtqUsedElem){.id = token.id, .len = written};
     queue->next_used++;
 }
 

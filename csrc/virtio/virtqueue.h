@@ -69,8 +69,14 @@ typedef struct VirtqSegment {
     gpa_t gpa;
 } VirtqSegment;
 
+/* How a taken chain is named when it is given back: §2.7.8, §2.8.6. */
+typedef struct VirtqToken {
+    uint16_t id;          /* of its head descriptor; packed ring: the buffer ID */
+    uint16_t descriptors; /* of the ring that it occupies: 1 where the table is indirect, and in a split ring */
+} VirtqToken;
+
 typedef struct VirtqChain {
-    uint16_t head;
+    VirtqToken token;
     uint32_t readable; /* segments that the device reads: the first ones */
     uint32_t writable; /* segments that it writes: they follow */
     uint64_t readable_bytes;
@@ -91,7 +97,7 @@ bool virtqueue_is_empty(const Virtqueue *queue);
 int virtqueue_pop(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, uint32_t capacity);
 
 /* Fill the next used element; the driver sees nothing before virtqueue_publish(). */
-void virtqueue_push(Virtqueue *queue, uint16_t head, uint32_t written);
+void virtqueue_push(Virtqueue *queue, VirtqToken token, uint32_t written);
 /* Returns whether the driver wants an interrupt for what was published. */
 bool virtqueue_publish(Virtqueue *queue);
 

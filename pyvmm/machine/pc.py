@@ -419,7 +419,7 @@ def add_disks(pc: Pc) -> None:
     if not pc.config.disks:
         return
     from pyvmm.block import open_image
-    from pyvmm.devices.virtio import VirtioBlk
+    from pyvmm.devices.virtio import PciPlace, VirtioBlk
 
     slots = virtio_slots(pc.config.disks)
     bus = pc.devices["pci"]
@@ -436,7 +436,7 @@ def add_disks(pc: Pc) -> None:
         if disk.interface == "virtio":
             index = sum(name.startswith("disk") for name in pc.devices)
             io = pc.board.worker(f"blk-{index}")
-            pc.add(f"disk{index}", VirtioBlk(pc.board, bus, slots.pop(0), image, io=io))
+            pc.add(f"disk{index}", VirtioBlk(pc.board, PciPlace(bus, slots.pop(0), io=io), image))
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
 

@@ -74,20 +74,21 @@ def test_reads_and_writes(machine: Machine, record_exercised: RecordExercised) -
     assert counters.reads
     assert counters.flushes
     assert not counters.errors
+    notifications = disk_of(machine).queue_counters
     if machine.engine_name == "kvm":
         assert machine.board.ioeventfds == (1, 1)
-        assert counters.signals
-        assert not counters.kicks
+        assert notifications.signals
+        assert not notifications.kicks
     else:
         assert machine.board.ioeventfds == (1, 0)
-        assert counters.kicks
-        assert not counters.signals
+        assert notifications.kicks
+        assert not notifications.signals
     record_exercised(engine=machine.engine_name, guest="built-in guest, disk notifications")
 
 
 def test_teaching_mode_sees_notifications(machine: Machine) -> None:
     """Who looks at MMIO exits sees the notification as one, on every engine; afterwards it is none again."""
-    before = disk_of(machine).counters
+    before = disk_of(machine).queue_counters
     pci = machine.devices["pci"]
     assert isinstance(pci, PciBus)
     bar = next(bar for bar in pci[disk_of(machine).slot].bars if bar.size == 0x4000)
@@ -97,15 +98,15 @@ def test_teaching_mode_sees_notifications(machine: Machine) -> None:
     seen = set()
     for exit_ in machine.exits([ExitReason.MMIO]):
         seen.add(exit_.address)
-        if disk_of(machine).counters.kicks > before.kicks:
+        if disk_of(machine).queue_counters.kicks > before.kicks:
             break
     watchdog.cancel()
     assert bar.base + 0x3000 in seen
-    assert disk_of(machine).counters.kicks > before.kicks
-    signals = disk_of(machine).counters.signals
+    assert disk_of(machine).queue_counters.kicks > before.kicks
+    signals = disk_of(machine).queue_counters.signals
     machine.serial.expect(r"guest> ", timeout=60)
     command(machine, "disk read 0", "55 aa")
-    assert (disk_of(machine).counters.signals > signals) is (machine.engine_name == "kvm")
+    assert (disk_of(machine).queue_counters.signals > signals) is (machine.engine_name == "kvm")
 
 
 def thread_names() -> set[str]:
@@ -117,9 +118,9 @@ def test_reset_between_runs(machine: Machine) -> None:
     """A reset of the paused machine takes the notification back, and the disk works in the next run."""
     write_and_read(machine)
     disk = disk_of(machine)
-    assert disk.io is not None
-    assert disk.io.running
-    assert disk.io.name in thread_names()
+    assert disk.place.io is not None
+    assert disk.place.io.running
+    assert disk.place.io.name in thread_names()
     machine.reset()
     assert machine.board.ioeventfds == (0, 0)
     machine.serial.expect(r"guest> ", timeout=120)

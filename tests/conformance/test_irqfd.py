@@ -50,7 +50,7 @@ class Rig:
         return {name: value - before[name] for name, value in self._counters().items()}
 
     def _counters(self) -> dict[str, int]:
-        counters, exits = self.disk.device.counters, self.machine.vcpus[0].exit_counts
+        counters, exits = self.disk.device.queue_counters, self.machine.vcpus[0].exit_counts
         return {
             "kicks": counters.kicks,
             "signals": counters.signals,
@@ -135,7 +135,7 @@ def test_the_message_follows_the_table(rig: Rig) -> None:
     assert [rig.run()["changes"] for _ in range(5)] == [1, 1, 0, 1, 1]
     assert rig.machine.count(FIRST) == 2
     assert rig.machine.count(SECOND) == 4
-    assert rig.disk.device.counters.irqfd_interrupts == 7
+    assert rig.disk.device.queue_counters.irqfd_interrupts == 7
 
 
 def test_msix_off_device_reset_and_machine_reset(rig: Rig) -> None:

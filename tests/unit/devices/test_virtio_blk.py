@@ -11,7 +11,7 @@ import pytest
 from pyvmm.block.image import open_image
 from pyvmm.board import Board
 from pyvmm.devices.pci import HostBridge, IsaBridge, PciBus
-from pyvmm.devices.virtio import VirtioBlk, feature_names, status_names
+from pyvmm.devices.virtio import PciPlace, VirtioBlk, feature_names, status_names
 from pyvmm.errors import DeviceError
 from pyvmm.native import check, ffi, lib, new_error
 
@@ -31,14 +31,15 @@ def add_ram(board: Board, size: int) -> None:
 class Driver:
     """A board with one disk, and as much of a driver as one request at a time needs."""
 
-    def __init__(self, path: Path, **options: object) -> None:
+    def __init__(self, path: Path, *, modern_only: bool = False, **options: object) -> None:
         path.write_bytes(bytes(range(256)) * (DISK // 256))
         self.board = Board(clock="virtual")
         add_ram(self.board, 1 << 20)
         self.pci = PciBus(self.board)
         self.bridges = [HostBridge(self.board, self.pci), IsaBridge(self.board, self.pci, 1)]
         self.image = open_image(path, format="raw", cache="unsafe")
-        self.blk = VirtioBlk(self.board, self.pci, SLOT, self.image, **options)  # type: ignore[arg-type]
+        place = PciPlace(self.pci, SLOT, modern_only=modern_only)
+        self.blk = VirtioBlk(self.board, place, self.image, **options)  # type: ignore[arg-type]
         function = self.pci[SLOT]
         function.write(0x20, 4, MMIO)
         function.write(0x04, 2, 6)
@@ -99,7 +100,7 @@ def test_read_and_write(driver: Driver) -> None:
     assert driver.image.pread(5, 9 * 512) == b"pyvmm"
     counters = driver.blk.counters
     assert (counters.reads, counters.writes, counters.bytes_read, counters.bytes_written) == (1, 1, 4096, 512)
-    assert counters.errors == counters.faults == 0
+    assert counters.errors == driver.blk.queue_counters.faults == 0
 
 
 def test_serial_and_errors(driver: Driver) -> None:
@@ -128,7 +129,7 @@ def test_malformed_chain_needs_reset(driver: Driver) -> None:
     driver.start()
     assert driver.request(0, 0, 0) == 0xEE
     assert "DEVICE_NEEDS_RESET" in driver.blk.status
-    assert driver.blk.counters.faults == 1
+    assert driver.blk.queue_counters.faults == 1
     assert any("buffer of length 0" in line for line in driver.board.messages())
     driver.start()
     assert driver.request(0, 0, 512) == 0
@@ -158,9 +159,9 @@ def test_save_and_restore(driver: Driver) -> None:
 )
 def test_bad_options(driver: Driver, options: dict[str, object], message: str) -> None:
     with pytest.raises(DeviceError, match=message):
-        VirtioBlk(driver.board, driver.pci, 5, driver.image, **options)  # type: ignore[arg-type]
+        VirtioBlk(driver.board, PciPlace(driver.pci, 5), driver.image, **options)  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="slot 3 function 0 is taken"):
-        VirtioBlk(driver.board, driver.pci, SLOT, driver.image)
+        VirtioBlk(driver.board, PciPlace(driver.pci, SLOT), driver.image)
 
 
 def test_modern_only(tmp_path: Path) -> None:
