@@ -459,13 +459,24 @@ int pci_bus_bar(PciBus *bus, uint32_t devfn, uint32_t index, PciBarInfo *info);
 const char *pci_bus_device_name(PciBus *bus, uint32_t devfn);
 Device *i440fx_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
 Device *piix3_isa_new(Board *board, PciBus *bus, uint32_t devfn, Error *error);
-Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base, Error *error);
 Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *name, const PciIdentity *identity,
                        const PciPythonBar *bars, size_t bar_count, const PciPythonMessages *messages,
                        uint64_t (*read)(void *, uint32_t, uint64_t, uint32_t),
                        void (*write)(void *, uint32_t, uint64_t, uint32_t, uint64_t), Error *error);
 void pci_python_set_intx(Device *device, bool level);
 bool pci_python_notify(Device *device, uint32_t vector);
+
+/* devices/piix4_pm.h */
+typedef struct {
+    PciFunctionState pci;
+    uint8_t status, control;
+    uint8_t registers[16];
+    uint8_t block[32];
+    uint8_t block_index;
+    uint8_t reserved[4];
+    uint64_t done_ns;
+} Piix4PmState;
+Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base, IrqLine *irq, Error *error);
 
 /* devices/pflash.h */
 typedef struct {

@@ -18,6 +18,7 @@
 #include "devices/pci_bridges.h"
 #include "devices/pci_python.h"
 #include "devices/pflash.h"
+#include "devices/piix4_pm.h"
 #include "devices/ports.h"
 #include "devices/uart16550.h"
 #include "devices/vga.h"

@@ -134,26 +134,3 @@ Device *piix3_isa_new(Board *board, PciBus *bus, uint32_t devfn, Error *error)
     memset(function->write_mask + PIIX3_PIRQRC, PIRQRC_DISABLED | 0x0f, PCI_LINK_COUNT);
     return bridge_add(bridge, bus, devfn, error);
 }
-
-/* Power management
- * --------------------------------------------------------------------------------------------------- */
-
-static const DeviceClass piix4_pm_class = BRIDGE_CLASS("piix4-pm", bridge_reset, bridge_restore);
-
-Device *piix4_pm_new(Board *board, PciBus *bus, uint32_t devfn, uint16_t pm_base, Error *error)
-{
-    static const PciIdentity identity = {
-        .vendor_id = 0x8086, .device_id = 0x7113, .class_code = 0x068000, .revision = 3};
-    PciBridge *bridge = bridge_new(board, &piix4_pm_class, &identity, NULL, error);
-    if (!bridge)
-        return NULL;
-    PciFunction *function = &bridge->function;
-    store_le16(function->write_mask + PCI_COMMAND, 0);
-    store_le16(function->config + PCI_STATUS, 0x0280);
-    store_le32(function->config + PIIX4_PMBASE, (pm_base & 0xffc0u) | 1); /* bit 0: I/O space */
-    function->config[PIIX4_PMREGMISC] = 1;                                /* PMIOSE: decoding is on */
-    /* Quirk: SeaBIOS takes APMC_EN for "system management mode is set up"; without it, it waits for an SMI for
-     * ever, and there is no SMM here (tests/boot/test_seabios.py). */
-    store_le32(function->config + PIIX4_DEVACTB, PIIX4_DEVACTB_APMC_EN);
-    return bridge_add(bridge, bus, devfn, error);
-}

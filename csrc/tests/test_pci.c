@@ -1,5 +1,6 @@
 /* The PCI bus: mechanism 1, sizing, mapping and moving of BARs, interrupt links, reset and saved state. */
 #include "devices/pci_python.h"
+#include "devices/piix4_pm.h"
 #include "virtio_mock.h"
 
 static const uint32_t devfn = PCI_DEVFN(MOCK_SLOT, 0);
@@ -82,13 +83,15 @@ static void test_collision(void)
     const PciIdentity identity = {
         .vendor_id = 0x1234, .device_id = 0x5678, .class_code = 0xff0000, .interrupt_pin = 2};
     const PciPythonBar bars[] = {{.index = 0, .flags = PCI_BAR_IO, .size = 16}, {.index = 2, .size = 4096}};
-    Device *other =
-        pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "toy", &identity, bars, 2, NULL, fixed_read, NULL, &error);
+    Device *other = pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "toy", &identity, bars, 2, NULL,
+                                   fixed_read, NULL, &error);
     CHECK(other);
-    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "late", &identity, bars, 2, NULL, NULL, NULL, &error));
+    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(4, 0), "late", &identity, bars, 2, NULL, NULL, NULL,
+                          &error));
     CHECK_EQ(error.code, EEXIST);
     const PciPythonBar odd = {.index = 0, .size = 100};
-    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(5, 0), "odd", &identity, &odd, 1, NULL, NULL, NULL, &error));
+    CHECK(!pci_python_new(mock.board, mock.bus, PCI_DEVFN(5, 0), "odd", &identity, &odd, 1, NULL, NULL, NULL,
+                          &error));
     CHECK_EQ(error.code, EINVAL);
     mock_assign(&mock, 11);
     mock_config_write(&mock, PCI_DEVFN(4, 0), PCI_BAR0, 4, MOCK_IO + 0x10);
@@ -164,7 +167,7 @@ static void test_bridges(void)
     mock_new(&mock, CLOCK_KIND_VIRTUAL, NULL, 0);
     uint32_t pm = PCI_DEVFN(1, 3);
     CHECK_EQ(mock_config_read(&mock, PCI_DEVFN(1, 0), PCI_HEADER_TYPE, 1), 0);
-    Device *power = piix4_pm_new(mock.board, mock.bus, pm, 0x600, &error);
+    Device *power = piix4_pm_new(mock.board, mock.bus, pm, 0x600, irq_line_new(mock.board->irqs, 9), &error);
     CHECK(power);
     CHECK_EQ(mock_config_read(&mock, PCI_DEVFN(1, 0), PCI_HEADER_TYPE, 1), 0x80);
     CHECK_EQ(mock_config_read(&mock, pm, 0, 4), 0x71138086);
@@ -178,7 +181,8 @@ static void test_bridges(void)
     CHECK_EQ(mock_config_read(&mock, PCI_DEVFN(0, 0), I440FX_PAM0, 1), 0);
     mock_config_write(&mock, PCI_DEVFN(0, 0), PCI_COMMAND, 2, 0);
     CHECK_EQ(mock_config_read(&mock, PCI_DEVFN(0, 0), PCI_COMMAND, 2), 6);
-    CHECK(!piix4_pm_new(mock.board, mock.bus, PCI_DEVFN(9, 1), 0x600, &error)); /* no function 0 in that slot */
+    /* no function 0 in that slot */
+    CHECK(!piix4_pm_new(mock.board, mock.bus, PCI_DEVFN(9, 1), 0x600, irq_line_new(mock.board->irqs, 9), &error));
     CHECK_EQ(error.code, EINVAL);
     device_free(power);
     mock_free(&mock);

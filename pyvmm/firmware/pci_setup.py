@@ -37,6 +37,10 @@ _IDE_ID: Final = 0x70108086
 _IDETIM: Final = 0x40
 _IDETIM_DECODE: Final = 0x80008000
 """Both channels' ports are decoded (PIIX3 IDETIM, bit 15 of each half)."""
+_PIIX4_ID: Final = 0x71138086
+_SMBBA, _SMBHSTCFG = 0x90, 0xD2
+_SMBHSTCFG_ON: Final = 0x09
+"""The SMBus host controller is on, and interrupts by IRQ 9 (82371AB SMBHSTCFG)."""
 _BAR_IO: Final = 0x01
 _BAR_64BIT: Final = 0x04
 _BAR_COUNT: Final = {0: 6, 1: 2}
@@ -204,6 +208,7 @@ def assign_resources(pio: PortBus) -> list[Assignment]:
     for at in functions:
         _enable(config, at, [bar for bar in bars if bar.at == at], failed)
     _decode_ide(config)
+    _decode_smbus(config)
     _route_links(config)
     return done
 
@@ -228,6 +233,15 @@ def _decode_ide(config: ConfigSpace) -> None:
     at = PciAddress(0, layout.PCI_ISA_BRIDGE, layout.PCI_IDE_FUNCTION)
     if config.read(at, VENDOR, 4) == _IDE_ID:
         config.write(at, _IDETIM, 4, _IDETIM_DECODE)
+
+
+def _decode_smbus(config: ConfigSpace) -> None:
+    """Put the PIIX4's SMBus host controller where SeaBIOS has it, and switch it on."""
+    at = PciAddress(0, layout.PCI_ISA_BRIDGE, layout.PCI_POWER_FUNCTION)
+    if config.read(at, VENDOR, 4) == _PIIX4_ID:
+        config.write(at, _SMBBA, 4, layout.SMBUS)
+        config.write(at, _SMBHSTCFG, 1, _SMBHSTCFG_ON)
+        config.write(at, COMMAND, 2, config.read(at, COMMAND, 2) | _COMMAND_IO)
 
 
 def _route_links(config: ConfigSpace) -> None:

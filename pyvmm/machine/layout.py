@@ -85,6 +85,8 @@ ACPI_DISABLE: Final = 0xF0
 """Written to the SMI command port to set and clear SCI_EN."""
 ACPI_PM_TIMER_BITS: Final = 24
 """Width of the PM timer, PIIX4's."""
+SMBUS: Final = Port(0x700)
+"""Where the own BIOS and direct boot put PIIX4's SMBus host controller (16 ports), as SeaBIOS does."""
 ACPI_SMI_COMMAND: Final = Port(0xB2)
 IDE_COMMAND: Final = (Port(0x1F0), Port(0x170))
 IDE_CONTROL: Final = (Port(0x3F6), Port(0x376))
@@ -119,6 +121,8 @@ PCI_ISA_BRIDGE: Final = 1
 PCI_VGA: Final = 2
 PCI_IDE_FUNCTION: Final = 1
 """Of the ISA bridge's slot (PIIX3: function 1)."""
+PCI_POWER_FUNCTION: Final = 3
+"""Of the same slot (PIIX4: function 3)."""
 PCI_FIRST_FREE_SLOT: Final = 3
 
 

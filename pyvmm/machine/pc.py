@@ -373,7 +373,8 @@ def add_pci(pc: Pc) -> None:
     board.pio.add(layout.PCI_CONFIG_DATA, 4, bus, PciBus.DATA)
     pc.add("host_bridge", HostBridge(board, bus, layout.PCI_HOST_BRIDGE))
     pc.add("isa_bridge", IsaBridge(board, bus, layout.PCI_ISA_BRIDGE))
-    pc.add("power", PowerManagement(board, bus, layout.PCI_ISA_BRIDGE, layout.ACPI_PM))
+    irq = board.irq_line(layout.IRQ_ACPI)
+    pc.add("power", PowerManagement(board, bus, layout.PCI_ISA_BRIDGE, layout.ACPI_PM, irq))
 
 
 def add_display(pc: Pc) -> None:

@@ -48,10 +48,11 @@ def test_the_first_tests_pass(firmware: str, record_property: Callable[[str, obj
 
 
 @pytest.mark.long
-def test_one_pass(record_property: Callable[[str, object], None]) -> None:
-    """All eleven tests of all memory, the bit fade test and its waiting included."""
-    with memtest("pyvmm") as machine:
+@pytest.mark.parametrize("firmware", ["pyvmm", "seabios"])
+def test_one_pass(firmware: str, record_property: Callable[[str, object], None]) -> None:
+    """All eleven tests of all memory, the bit fade test and its waiting (two minutes) included."""
+    with memtest(firmware) as machine:
         assert machine.wait_for(lambda: re.search(r"Pass: +1", machine.screen.text()) is not None, TIMEOUT)
         assert re.search(r"Errors: 0\b", machine.screen.text())
         record_property("engine", machine.engine_name)
-        record_property("guest", "Memtest86+, one pass")
+        record_property("guest", f"Memtest86+, one pass, firmware {firmware}")

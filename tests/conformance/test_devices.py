@@ -19,7 +19,7 @@ from pyvmm.devices.base import NativeDevice
 from pyvmm.devices.hpet import Hpet
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.ide import Ide, IdeDrive
-from pyvmm.devices.pci import IsaBridge, PciBus
+from pyvmm.devices.pci import IsaBridge, PciBus, PowerManagement
 from pyvmm.devices.pic import Pic
 from pyvmm.devices.pit import Pit
 from pyvmm.devices.ports import (
@@ -114,6 +114,19 @@ def decode_ide(bench: Bench, device: Ide) -> None:
     lib.pci_bus_config_write(bus, 1 << 3 | 1, 0x04, 2, 0x05)
 
 
+def _make_smbus(bench: Bench) -> NativeDevice:
+    pci = bench.keep(PciBus(bench.board))
+    bench.keep(IsaBridge(bench.board, pci, 1))
+    device = PowerManagement(bench.board, pci, 1, 0x600, bench.board.irq_line(9))
+    bench.buses[device.pointer] = pci.bus
+    return device
+
+
+def enable_smbus(bench: Bench, device: PowerManagement) -> None:
+    """What firmware does; where the ports are does not matter to a device that is asked directly."""
+    lib.pci_bus_config_write(bench.buses[device.pointer], 1 << 3 | 3, 0xD2, 1, 0x09)
+
+
 def _make_lapic(bench: Bench) -> NativeDevice:
     """The bootstrap processor's; a board has one, so each is on a board of its own, with the same time."""
     now = bench.board.clock.now
@@ -149,6 +162,7 @@ KINDS = [
         ((0, 1), (1, 1)),
     ),
     Kind("ide", _make_ide, ((0, 8), (1, 1), (2, 8), (3, 1), (4, 16))),
+    Kind("smbus", _make_smbus, ((0, 16),)),
     Kind("acpi_pm", _make_acpi_pm, ((0, 12), (1, 2))),
     Kind("port92", lambda bench: SystemControlA(bench.board), ((0, 1),)),
     Kind("port61", _make_port61, ((0, 1),)),
@@ -206,6 +220,8 @@ def perform(bench: Bench, device: NativeDevice, sequence: list[Access]) -> None:
     """Drive the device as a guest would, with some of what comes from outside."""
     if isinstance(device, Ide):
         decode_ide(bench, device)
+    elif isinstance(device, PowerManagement):
+        enable_smbus(bench, device)
     for access in sequence:
         if access.value is None:
             value = device.pio_read(access.region, access.offset, access.size)

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
     from pyvmm.devices.pci.bus import PciBus
+    from pyvmm.irq import IrqLine
 
 
 class HostBridge(NativeDevice):
@@ -31,17 +32,22 @@ class IsaBridge(NativeDevice):
 
 
 class PowerManagement(NativeDevice):
-    """PIIX4's function 3, 8086:7113: PMBASE says where the power management registers are, and cannot be moved.
+    """PIIX4's function 3, 8086:7113: PMBASE says where the power management registers are, and cannot be moved; the SMBus
+    host controller, with nobody on its bus, is where the guest puts it by SMBBA (csrc/devices/piix4_pm.c).
 
     Parameters
     ----------
     pm_base
         First port, a multiple of 64.
+    irq
+        Where the SMBus may interrupt: IRQ 9.
     """
 
-    def __init__(self, board: Board, pci: PciBus, slot: int, pm_base: int, function: int = 3) -> None:
+    def __init__(
+        self, board: Board, pci: PciBus, slot: int, pm_base: int, irq: IrqLine, function: int = 3
+    ) -> None:
         if pm_base % 64 or not 0 < pm_base < 0x10000:
             raise DeviceError(f"PIIX4 PMBASE {pm_base:#x} is not a multiple of 64 below 0x10000")
         error = new_error()
-        pointer = lib.piix4_pm_new(board.pointer, pci.bus, slot << 3 | function, pm_base, error)
-        super().__init__(check_pointer(pointer, error, exception=DeviceError), state="PciBridgeState")
+        pointer = lib.piix4_pm_new(board.pointer, pci.bus, slot << 3 | function, pm_base, irq.pointer, error)
+        super().__init__(check_pointer(pointer, error, exception=DeviceError), state="Piix4PmState")

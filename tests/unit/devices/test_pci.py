@@ -25,7 +25,7 @@ class Pc:
         self.devices: list[Device] = [
             HostBridge(self.board, self.pci),
             IsaBridge(self.board, self.pci, 1),
-            PowerManagement(self.board, self.pci, 1, 0x600),
+            PowerManagement(self.board, self.pci, 1, 0x600, self.board.irq_line(9)),
         ]
 
     def close(self) -> None:
@@ -300,4 +300,4 @@ def test_wrong_python_functions(pc: Pc, adder: Adder) -> None:
 
 def test_power_management_base(pc: Pc) -> None:
     with pytest.raises(DeviceError, match="PMBASE"):
-        PowerManagement(pc.board, pc.pci, 8, 0x601)
+        PowerManagement(pc.board, pc.pci, 8, 0x601, pc.board.irq_line(9))
