@@ -32,8 +32,10 @@ class IsaBridge(NativeDevice):
 
 
 class PowerManagement(NativeDevice):
-    """PIIX4's function 3, 8086:7113: PMBASE says where the power management registers are, and cannot be moved; the SMBus
-    host controller, with nobody on its bus, is where the guest puts it by SMBBA (csrc/devices/piix4_pm.c).
+    """PIIX4's function 3, 8086:7113 (csrc/devices/piix4_pm.c).
+
+    PMBASE says where the power management registers are, and cannot be moved. The SMBus host controller, with nobody on
+    its bus, is where the guest puts it by SMBBA.
 
     Parameters
     ----------
