@@ -282,6 +282,7 @@ Device *firmware_port_new(Board *board);
 /* engine/cpu_state.h */
 typedef struct { uint16_t selector; uint32_t attributes; uint32_t limit; uint64_t base; } Segment;
 typedef struct { uint64_t base; uint16_t limit; } DescriptorTable;
+typedef struct { uint64_t def_type; uint64_t fixed[11]; uint64_t variable[16]; } Mtrr;
 typedef struct {
     uint64_t gpr[16];
     uint64_t rip;
@@ -299,6 +300,7 @@ typedef struct {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock;
+    Mtrr mtrr;
     uint64_t kvm_clock, clock_ns;
     uint8_t halted;
     uint8_t wait_for_sipi;

@@ -6,7 +6,7 @@
 #ifndef PYVMM_ENGINE_CPU_STATE_H
 #define PYVMM_ENGINE_CPU_STATE_H
 
-#include "common/common.h"
+#include "engine/mtrr.h"
 
 /* The hidden part of a segment register. `attributes` is the descriptor's: bits 0-3 type, 4 S, 5-6 DPL, 7 P, 12
  * AVL, 13 L, 14 D/B, 15 G, bit 16 = unusable (the layout of VMX access rights, SDM 3C §25.4.1). `limit` is in
@@ -49,6 +49,7 @@ typedef struct CpuState {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t tsc, tsc_aux, misc_enable;
     uint64_t kvm_system_time, kvm_wall_clock; /* paravirtual clock MSRs, 0 = off */
+    Mtrr mtrr;
     /* What runs on while a state is on its way: `tsc` and `kvm_clock` (what the paravirtual clock read, ns) are as
      * of the board's time clock_ns; 0: as of now, whenever that is. */
     uint64_t kvm_clock, clock_ns;

@@ -11,10 +11,8 @@ bool guest_msr_is_fixed(uint32_t index, uint64_t *value)
         *value = HWCR_TSC_FREQ_SEL;
         return true;
     case 0x8b:       /* microcode level */
-    case 0xfe:       /* MTRRcap: no ranges */
     case 0x179:      /* MCG_CAP: machine checks without banks that report them (SDM 3B §16.3.1.1) */
     case 0x17a:      /* MCG_STATUS: none is in progress */
-    case 0x2ff:      /* MTRR default type */
     case 0xc0010010: /* SYSCFG */
     case 0xc001001f: /* NB_CFG */
     case 0xc0010055: /* interrupt pending message */

@@ -87,10 +87,11 @@ static void adjust_features(struct kvm_cpuid_entry2 *entry, const KvmVcpu *vcpu,
 {
     const CpuTopology *topology = &vcpu->vm->topology;
     uint32_t siblings = 1u << cpu_topology_package_shift(topology);
-    /* No machine-check or memory-type registers behind the bits. */
+    /* No machine-check registers behind the bits; memory-type registers where KVM has them. */
     entry->ecx &= ~(ECX_MONITOR | ECX_VMX | ECX_X2APIC | ECX_TSC_DEADLINE);
     entry->ecx |= ECX_HYPERVISOR;
     entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE | EDX_HTT);
+    entry->edx |= vcpu->vm->has_mtrr ? EDX_MTRR : 0;
     entry->ebx = (entry->ebx & 0xffff) | MIN(siblings, 255u) << 16 | apic_id << 24;
     if (!has_lapic(vcpu))
         return;
@@ -121,6 +122,7 @@ static void adjust(struct kvm_cpuid_entry2 *entry, const KvmVcpu *vcpu, uint32_t
         entry->ecx &= ~(ECX_CMP_LEGACY | ECX_SVM | ECX_EXT_APIC | (has_lapic(vcpu) ? 0 : ECX_TOPOLOGY));
         entry->ecx |= in_package > 1 && vcpu->vm->is_amd ? ECX_CMP_LEGACY : 0;
         entry->edx &= ~(EDX_APIC | EDX_MTRR | EDX_MCE);
+        entry->edx |= vcpu->vm->has_mtrr && vcpu->vm->is_amd ? EDX_MTRR : 0;
         entry->edx |= has_lapic(vcpu) && vcpu->vm->is_amd ? EDX_APIC : 0;
         break;
     case 0x8000001e:

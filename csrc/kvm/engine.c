@@ -340,6 +340,8 @@ static int prepare_vcpu(KvmVcpu *vcpu, Error *error)
     int result = set_tsc_rate(vcpu, error);
     if (result == 0 && vm->base.vcpus == &vcpu->base)
         result = check_tsc(vcpu, error);
+    if (result == 0 && vm->base.vcpus == &vcpu->base)
+        kvm_probe_mtrr(vcpu);
     if (result == 0)
         result = kvm_set_cpuid(vcpu, error);
     if (result < 0)

@@ -188,6 +188,7 @@ static int get_msrs(KvmVcpu *vcpu, CpuState *state)
             store_le64((uint8_t *)state + MSRS[next + (size_t)i].offset, table.entries[i].data);
         next += (size_t)done + 1;
     }
+    kvm_get_mtrr(vcpu, &state->mtrr);
     if (kvm_tsc_is_stopped(vcpu->vm))
         state->tsc = vcpu->tsc_stopped;
     return 0;
@@ -379,7 +380,7 @@ static bool same_sregs(const CpuState *a, const CpuState *b)
 
 static bool same_msrs(const CpuState *a, const CpuState *b)
 {
-    return !memcmp(&a->pat, &b->pat, offsetof(CpuState, kvm_clock) - offsetof(CpuState, pat));
+    return !memcmp(&a->pat, &b->pat, offsetof(CpuState, mtrr) - offsetof(CpuState, pat));
 }
 
 int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
@@ -409,6 +410,8 @@ int kvm_update_state(Vcpu *base, const CpuState *before, const CpuState *state)
     }
     if (result == 0 && !(before && same_msrs(before, state)))
         result = set_msrs(vcpu, state);
+    if (result == 0 && !(before && !memcmp(&before->mtrr, &state->mtrr, sizeof state->mtrr)))
+        kvm_set_mtrr(vcpu, &state->mtrr);
     events_in(&events, state);
     events.nmi.pending = vcpu->vm->irqchip != IRQCHIP_USER && state->nmi_pending;
     if (result == 0)

@@ -27,6 +27,7 @@ typedef struct KvmVm {
     int system_fd, fd;
     size_t run_size; /* of the page run that a vCPU shares with the kernel */
     bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only, has_ioeventfd, has_any_length;
+    bool has_mtrr; /* memory type range registers: found out with the first vCPU */
     uint32_t slot_count; /* memslots that KVM has */
     KvmSlot slots[KVM_MAX_SLOTS];
     bool log_writes;  /* another engine over the board wants to know what the guest writes */
@@ -73,6 +74,7 @@ typedef struct KvmVcpu {
     uint64_t tsc_stopped;               /* what it reads while time is stopped */
     uint64_t tsc_stopped_ns;            /* and when, by the board's clock; 0: when time goes on */
     struct kvm_lapic_state reset_lapic; /* as KVM made it */
+    Mtrr mtrr; /* what a state brought: where KVM has no memory type range registers, the only place */
     uint64_t tsc_read,
         kvm_clock_read;       /* by kvm_get_state: the same coming back means "as it was", and it runs on */
     struct CpuidTable *cpuid; /* what KVM was told to show */
@@ -99,6 +101,11 @@ bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit);                /* the elements 
 void kvm_describe_error(KvmVcpu *vcpu, int code, VmExit *exit); /* KVM_RUN itself failed with -code */
 
 /* msr.c: registers that KVM does not know. False: #GP. */
+/* mtrr.c */
+void kvm_probe_mtrr(KvmVcpu *vcpu);
+void kvm_get_mtrr(KvmVcpu *vcpu, Mtrr *mtrr);
+void kvm_set_mtrr(KvmVcpu *vcpu, const Mtrr *mtrr);
+
 bool kvm_read_unknown_msr(uint32_t index, uint64_t *value);
 bool kvm_write_unknown_msr(uint32_t index, uint64_t value);
 

@@ -122,9 +122,8 @@ static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         r[EAX] = MAX(r[EAX], 0x15u);
         break;
     case 1:
-        /* No memory-type registers behind the bit. */
         r[ECX] = (r[ECX] & ~ECX_MONITOR) | ECX_HYPERVISOR;
-        r[EDX] = (r[EDX] & ~EDX_MTRR) | EDX_MCE;
+        r[EDX] |= EDX_MTRR | EDX_MCE;
         apic_features(vcpu, r);
         break;
     case 4: /* cache topology: AMD's is in 0x8000001d */
@@ -159,7 +158,7 @@ static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
         break;
     case 0x80000001:
         r[ECX] &= ~(ECX_SVM | ECX_EXT_APIC | ECX_TOPOLOGY);
-        r[EDX] = (r[EDX] & ~(EDX_APIC | EDX_MTRR)) | EDX_MCE;
+        r[EDX] = (r[EDX] & ~EDX_APIC) | EDX_MTRR | EDX_MCE;
         if (translator_lapic(vcpu) && lapic_is_enabled(translator_lapic(vcpu)))
             r[EDX] |= EDX_APIC;
         break;

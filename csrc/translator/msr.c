@@ -151,6 +151,10 @@ bool translator_read_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t *value)
         *value = translator_library_msr(vcpu, index);
         return true;
     }
+    if (mtrr_owns_msr(index)) {
+        *value = mtrr_read(&vcpu->mtrr, index);
+        return true;
+    }
     return guest_msr_is_fixed(index, value);
 }
 
@@ -216,6 +220,8 @@ bool translator_write_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value)
         translator_set_library_msr(vcpu, index, value);
         return true;
     }
+    if (mtrr_owns_msr(index))
+        return mtrr_write(&vcpu->mtrr, index, value, GUEST_ADDRESS_BITS);
     uint64_t fixed;
     return guest_msr_is_fixed(index, &fixed);
 }

@@ -115,6 +115,7 @@ int translator_get_state(Vcpu *base, CpuState *state)
         state->kvm_clock = state->clock_ns + vcpu->kvm_clock_offset;
     state->tsc_aux = vcpu->tsc_aux;
     state->misc_enable = vcpu->misc_enable;
+    state->mtrr = vcpu->mtrr;
     state->kvm_system_time = vcpu->kvm_system_time;
     state->kvm_wall_clock = vcpu->kvm_wall_clock;
     state->interrupt_shadow = (env->hflags & HF_INHIBIT_IRQ) != 0;
@@ -180,6 +181,7 @@ int translator_set_state(Vcpu *base, const CpuState *state)
         vcpu->kvm_clock_offset = state->kvm_clock - (now - elapsed);
     vcpu->tsc_aux = (uint32_t)state->tsc_aux;
     vcpu->misc_enable = state->misc_enable;
+    vcpu->mtrr = state->mtrr;
     vcpu->kvm_wall_clock = state->kvm_wall_clock;
     vcpu->kvm_system_time = state->kvm_system_time;
     if (engine_vm_is_attached(base->vm))

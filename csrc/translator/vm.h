@@ -47,6 +47,7 @@ typedef struct TranslatorVcpu {
     uint64_t cr8, apic_base; /* on a board without a local APIC */
     uint64_t xcr0;           /* a copy */
     uint64_t tsc_aux, misc_enable;
+    Mtrr mtrr;
     uint64_t kvm_system_time, kvm_wall_clock;
     CpuidEntry *cpuid; /* what was given by vcpu_set_cpuid; NULL: its own */
     uint32_t cpuid_count;

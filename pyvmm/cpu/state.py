@@ -90,7 +90,8 @@ class CpuState:
 
     General registers by any of their names (``rax``, ``eax``, ``ax``, ``al``, ``ah``; a 32-bit name zeroes the upper
     half when it is assigned, as the CPU does), segments as `SegmentView`, control registers, MSRs that engines
-    keep, and flags as ``cf``, ``zf``, ``if_`` and so on. A new one is in the state after RESET# (SDM 3A table 10-1).
+    keep (memory types as ``mtrr_def_type``, ``mtrr_fixed`` and ``mtrr_variable``, of 11 and 16 numbers), and flags as
+    ``cf``, ``zf``, ``if_`` and so on. A new one is in the state after RESET# (SDM 3A table 10-1).
 
     TSC and paravirtual clock run on while a state is kept: they are as of the board's clock at ``clock_ns``, or, when
     ``tsc`` was assigned, of the moment in which the state is loaded.
@@ -127,11 +128,13 @@ class CpuState:
             return TableView(getattr(self.pointer, name), self.pointer)
         if name in _SCALARS:
             return getattr(self.pointer, name)
+        if name in _MTRR:
+            return _mtrr_value(getattr(self.pointer.mtrr, _MTRR[name]))
         if name in _DEBUG:
             return self.pointer.dr[int(name[2:])]
         raise AttributeError(f"a vCPU has no register {name!r}")
 
-    def __setattr__(self, name: str, value: int) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         register = _REGISTERS.get(name)
         if register is not None:
             index, shift, bits = register
@@ -147,6 +150,8 @@ class CpuState:
                 self.pointer.clock_ns = 0  # the value is for the moment in which it is loaded
         elif name in _DEBUG:
             self.pointer.dr[int(name[2:])] = value
+        elif name in _MTRR:
+            setattr(self.pointer.mtrr, _MTRR[name], value)
         else:
             raise AttributeError(f"a vCPU has no register {name!r} that can be assigned")
 
@@ -246,7 +251,12 @@ def _register_names() -> dict[str, tuple[int, int, int]]:
     return names
 
 
+def _mtrr_value(value: Any) -> int | list[int]:
+    return value if isinstance(value, int) else list(value)
+
+
 _REGISTERS = _register_names()
+_MTRR = {"mtrr_def_type": "def_type", "mtrr_fixed": "fixed", "mtrr_variable": "variable"}
 _DEBUG = frozenset(f"dr{n}" for n in range(8))
 _SCALARS = frozenset(
     {

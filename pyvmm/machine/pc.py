@@ -99,7 +99,14 @@ class Pc:
         if self.rom is not None:
             _load_rom(memory, self.rom)
             return  # in the state after RESET#, as it is
+        from pyvmm.firmware.mtrr import set_memory_types
+
+        for other in self.vm.vcpus[1:]:
+            waiting = other.state
+            set_memory_types(waiting)
+            other.state = waiting
         state = vcpu.state
+        set_memory_types(state)
         if self.config.kernel is not None:
             from pyvmm.boot.kernel import load_kernel
             from pyvmm.firmware.pci_setup import assign_resources

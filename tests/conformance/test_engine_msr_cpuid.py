@@ -222,6 +222,66 @@ def test_cr8(rig: Rig) -> None:
     assert (fault.vector, fault.error) == (GP, 0)
 
 
+# Memory types ------------------------------------------------------------------------------------------------------
+
+MTRR_DEF_TYPE, MTRR_CAP = 0x2FF, 0xFE
+MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
+
+
+def mtrr_or_skip(rig: Rig) -> None:
+    """The registers are there where CPUID tells of them (SDM 3A §11.11.1)."""
+    if not cpuid(rig, 1)[3] >> 12 & 1:
+        pytest.skip("this engine has no MTRRs, and CPUID says so")
+
+
+MTRR_NAMES = ("mtrr_def_type", "mtrr_fixed", "mtrr_variable")
+MTRR_VALUES = (
+    0xC06,
+    [0x0001040506000104 + (number << 56) * (number in (0, 1, 4, 5, 6)) for number in range(11)],
+    [0x8_0000_0000 + number * 0x10_0000 | (0x800 if number & 1 else 6) for number in range(16)],
+)
+
+
+def test_mtrr_capability(rig: Rig) -> None:
+    """Eight variable ranges, fixed ranges and write-combining, read-only (SDM 3A §11.11.1)."""
+    mtrr_or_skip(rig)
+    assert rig.finish("long", "rdmsr; hlt", rcx=MTRR_CAP).eax & 0xFFF == 0x508
+    fault = rig.fault("long", "wrmsr", rcx=MTRR_CAP, rax=0x508, rdx=0)
+    assert (fault.vector, fault.error) == (GP, 0)
+
+
+def test_mtrrs_keep_values(rig: Rig) -> None:
+    """Written by the guest, seen in the state, and the other way round; each register its own (SDM 3A §11.11.2)."""
+    mtrr_or_skip(rig)
+    def_type, fixed, variable = MTRR_VALUES
+    pairs = [(MTRR_DEF_TYPE, def_type), *zip(MTRR_FIXED, fixed, strict=True), *enumerate(variable, 0x200)]
+    stores = "".join(
+        f"mov ecx, {i}; mov eax, {v & 0xFFFFFFFF}; mov edx, {v >> 32}; wrmsr; " for i, v in pairs
+    )
+    state = rig.finish("long", f"{stores} hlt")
+    assert [getattr(state, name) for name in MTRR_NAMES] == list(MTRR_VALUES)
+    for index, value in pairs:
+        state = rig.finish("long", "rdmsr; hlt", rcx=index, **dict(zip(MTRR_NAMES, MTRR_VALUES, strict=True)))
+        assert state.edx << 32 | state.eax == value, hex(index)
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (MTRR_DEF_TYPE, 2), (MTRR_DEF_TYPE, 0xC07), (MTRR_DEF_TYPE, 0x106), (MTRR_DEF_TYPE, 1 << 12),
+        (0x250, 2), (0x259, 3 << 24), (0x26F, 7 << 56), (0x200, 0x106), (0x200, 2), (0x20E, 1 << 52),
+        (0x201, 1), (0x201, 0x400), (0x20F, 1 << 52 | 0x800),
+    ],
+)  # fmt: skip
+def test_mtrr_values_that_are_refused(rig: Rig, index: int, value: int) -> None:
+    """Types that do not exist and reserved bits: #GP(0), nothing stored (SDM 3A §11.11.2)."""
+    mtrr_or_skip(rig)
+    fault = rig.fault("long", "wrmsr", rcx=index, rax=value & 0xFFFFFFFF, rdx=value >> 32)
+    assert (fault.vector, fault.error) == (GP, 0)
+    state = rig.vcpu.state
+    assert (state.mtrr_def_type, *state.mtrr_fixed, *state.mtrr_variable) == (0,) * 28
+
+
 # Fast system calls ------------------------------------------------------------------------------------------------
 
 
