@@ -105,6 +105,10 @@ static bool sync_square_wave(Channel *c, uint64_t now)
 /* Bring OUT and the cycle up to `now`. Returns whether OUT rose since the last time. */
 static bool channel_sync(Channel *c, uint64_t now)
 {
+    if (c->phase == I8254_STOPPED && mode_of(c) == 4 && !c->out && now > c->start) { /* GATE stops no strobe */
+        c->fired = c->out = 1;
+        return true;
+    }
     if (c->phase != I8254_COUNTING)
         return false;
     bool was = c->out;
@@ -175,11 +179,16 @@ static uint16_t counter_value(const Channel *c, uint64_t now)
     }
 }
 
+/* The next clock pulse loads the counting element: what is written before it is loaded with it. */
+static bool is_loading(const Channel *c, uint64_t now)
+{
+    return c->phase != I8254_IDLE && !c->elapsed && now < c->start;
+}
+
 /* NULL COUNT: what was written is not in the counting element yet (8254 figure 12). */
 static uint8_t status_byte(const Channel *c, uint64_t now)
 {
-    bool null_count = !c->written || c->write_msb || c->reload_pending || c->phase == I8254_IDLE ||
-                      (c->phase == I8254_COUNTING && !c->elapsed && now < c->start);
+    bool null_count = !c->written || c->reload_pending || c->phase == I8254_IDLE || is_loading(c, now);
     return (uint8_t)(c->out << 7 | null_count << 6 | c->control);
 }
 
@@ -192,7 +201,7 @@ static void channel_load(Channel *c, uint64_t now)
     c->fired = 0;
     c->reload_pending = 0;
     c->start = now + 1;
-    c->phase = (mode == 0 || mode == 4) && !c->gate ? I8254_STOPPED : I8254_COUNTING;
+    c->phase = mode != 1 && mode != 5 && !c->gate ? I8254_STOPPED : I8254_COUNTING;
 }
 
 static void channel_count_written(Channel *c, uint64_t now)
@@ -205,15 +214,19 @@ static void channel_count_written(Channel *c, uint64_t now)
         break;
     case 1:
     case 5: /* waits for the trigger; a count that runs is left alone */
+        if (is_loading(c, now))
+            channel_load(c, now);
+        else
+            c->reload_pending = 1;
         break;
     case 4:
         c->out = 1;
         channel_load(c, now);
         break;
     default:
-        if (c->phase == I8254_COUNTING && c->count > 1)
+        if (c->phase != I8254_IDLE && c->count > 1 && !is_loading(c, now))
             c->reload_pending = 1;
-        else if (c->gate)
+        else
             channel_load(c, now);
     }
 }
@@ -384,10 +397,11 @@ static void channel_set_gate(Channel *c, bool level, uint64_t now)
     case 0:
     case 4:
         if (rises && c->phase == I8254_STOPPED && !c->write_msb) {
-            c->start = now;
+            c->start = MAX(now, c->start);
             c->phase = I8254_COUNTING;
         } else if (!level && c->phase == I8254_COUNTING) {
             c->elapsed = elapsed(c, now);
+            c->start = MAX(now, c->start);
             c->phase = I8254_STOPPED;
         }
         break;
@@ -400,7 +414,7 @@ static void channel_set_gate(Channel *c, bool level, uint64_t now)
         if (!level) {
             c->elapsed = elapsed(c, now);
             c->out = 1;
-            c->phase = I8254_IDLE;
+            c->phase = c->phase == I8254_IDLE ? I8254_IDLE : I8254_STOPPED;
         } else if (rises && c->written) {
             channel_load(c, now);
         }

@@ -6,6 +6,8 @@
  * an IrqLine, by a timer armed for rising edges only: the line's fall in modes 2 and 3 is shown just before the next rise.
  * When the host was late by several periods the line gets one edge, not one for each: an 8259A whose request is still
  * latched loses them as well.
+ * Two things happen at once that the chip does at the next clock pulse: a count that is about to be loaded reads back, and
+ * a strobe of modes 4 and 5 ends when a new count or trigger comes in it.
  * Left out: counts of 1 in modes 2 and 3 (illegal by the datasheet) make no edges.
  */
 #ifndef PYVMM_DEVICES_I8254_H
@@ -17,7 +19,7 @@
 
 typedef struct I8254ChannelState {
     uint64_t start;         /* tick at which `count` is loaded into the counting element */
-    uint64_t elapsed;       /* ticks counted before `start`'s clock was stopped by GATE (modes 0 and 4) */
+    uint64_t elapsed;       /* ticks counted before `start`'s clock was stopped by GATE */
     uint32_t count;         /* what the counting element started from: 1..65536 */
     uint16_t reload;        /* count register, as written */
     uint16_t output_latch;

@@ -43,10 +43,10 @@ static int chip_request(const I8259ChipState *chip, bool is_master)
     uint8_t serving = chip->isr;
     if (chip->special_mask)
         serving &= ~chip->imr;
-    if (is_master && (chip->icw4 & ICW4_SFNM))
-        serving &= ~(1u << CASCADE);
-    unsigned place = place_of(chip, requests);
-    return place < place_of(chip, serving) ? (int)level_at(chip, place) : -1;
+    unsigned place = place_of(chip, requests), served = place_of(chip, serving);
+    int level = (int)level_at(chip, place);
+    bool not_locked_out = is_master && (chip->icw4 & ICW4_SFNM) && level == CASCADE && place == served;
+    return place < served || not_locked_out ? level : -1;
 }
 
 /* Recompute the cascade and the CPU's pin. Called after every change. */
