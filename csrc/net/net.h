@@ -15,6 +15,8 @@
  *   (virtual clock) they are called from a timer of the clock: on the vCPU's thread, again with no lock held.
  * - net_connect() and net_disconnect(): before the I/O thread has started, or from any thread but it, without the
  *   NIC's lock; disconnect waits for an operation of the NIC that is running.
+ * - A NIC that sends from another thread than that I/O thread holds its lock meanwhile: else `writable` could come
+ *   between -EAGAIN and its remembering it.
  * - Pausing the board (board_pause_io) pauses backends: their sources are not read. What comes stays with the host.
  *
  * A NIC may send any frame with any header that net_header_check() takes: what the backend cannot is done in
@@ -125,7 +127,7 @@ uint32_t net_backend_offloads(const NetBackend *backend);
 
 IoThread *net_backend_io(const NetBackend *backend);
 const char *net_backend_name(const NetBackend *backend); /* "user", "tap", ... */
-bool net_backend_link(const NetBackend *backend);        /* is there a carrier? */
+bool net_backend_link(NetBackend *backend);              /* is there a carrier? */
 /* Pull or plug the cable by hand (monitor, tests): the NIC is told; a backend whose peer is gone stays down. */
 void net_backend_set_link(NetBackend *backend, bool up);
 void net_backend_counters(NetBackend *backend, NetCounters *counters);
