@@ -83,6 +83,32 @@ static void test_chain(void)
     ring_free(&ring);
 }
 
+/* What was taken last is the next one again, however often. */
+static void test_unpop(void)
+{
+    Ring ring;
+    ring_new(&ring, false);
+    for (uint16_t i = 0; i < 3; i++) {
+        ring.desc[i] = (VirtqDesc){DATA + 0x100u * i, 16, VIRTQ_DESC_F_WRITE, 0};
+        offer(&ring, i);
+    }
+    CHECK_EQ(pop(&ring), 1);
+    VirtqToken first = chain.token;
+    CHECK_EQ(pop(&ring), 1);
+    VirtqToken second = chain.token;
+    virtqueue_unpop(&ring.queue, second);
+    virtqueue_unpop(&ring.queue, first);
+    for (uint16_t i = 0; i < 3; i++) {
+        CHECK_EQ(pop(&ring), 1);
+        CHECK_EQ(chain.token.id, i);
+        virtqueue_push(&ring.queue, chain.token, 1);
+    }
+    CHECK_EQ(pop(&ring), 0);
+    virtqueue_publish(&ring.queue);
+    CHECK(ring.used->idx == 3 && ring.used->ring[2].id == 2);
+    ring_free(&ring);
+}
+
 static void test_indirect(void)
 {
     Ring ring;
@@ -249,6 +275,7 @@ static void test_suppression_by_event(void)
 int main(void)
 {
     RUN(test_chain);
+    RUN(test_unpop);
     RUN(test_indirect);
     RUN(test_malformed);
     RUN(test_memslot_seam);

@@ -169,6 +169,11 @@ int virtqueue_pop(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, u
     return result;
 }
 
+void virtqueue_unpop(Virtqueue *queue, VirtqToken token)
+{
+    queue->last_avail = (uint16_t)(queue->last_avail - token.descriptors);
+}
+
 void virtqueue_push(Virtqueue *queue, VirtqToken token, uint32_t written)
 {
     VirtqUsedElem *elem = &queue->used->ring[queue->next_used & (queue->size - 1)];

@@ -95,6 +95,8 @@ bool virtqueue_is_empty(const Virtqueue *queue);
 /* Take the next chain: 1, or 0 when there is none, or -EINVAL with `fault` set when it is malformed, or -ENOSPC
  * when it needs more than `capacity` segments (it is not taken). */
 int virtqueue_pop(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, uint32_t capacity);
+/* Leave the chain that was taken last for later: it is the next one again. Several: the last one first. */
+void virtqueue_unpop(Virtqueue *queue, VirtqToken token);
 
 /* Fill the next used element; the driver sees nothing before virtqueue_publish(). */
 void virtqueue_push(Virtqueue *queue, VirtqToken token, uint32_t written);
