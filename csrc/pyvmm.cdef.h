@@ -586,7 +586,7 @@ typedef struct {
     uint16_t queue_vectors[64];
     PciMsixState msix;
 } VirtioPciState;
-typedef struct { PciBus *bus; uint32_t devfn; bool modern_only; bool no_ioeventfd; bool no_irqfd;
+typedef struct { PciBus *bus; uint32_t devfn; bool modern_only; uint64_t offer; uint64_t withhold; bool no_ioeventfd; bool no_irqfd;
                  IoThread *io; ...; } VirtioPlace;
 typedef struct {
     uint64_t interrupts;

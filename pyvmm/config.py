@@ -36,6 +36,8 @@ class DiskConfig:
     """Of a virtio disk its PCI device number, 3 to 31; of an IDE drive 2 * channel + device. None: the first free."""
     boot_index: int | None = None
     """Drives of the same kind are tried in this order, then those without one, as configured."""
+    features: dict[str, bool] | None = None
+    """Of a virtio disk's ring: see `PciPlace`."""
 
 
 @record(slots=True)

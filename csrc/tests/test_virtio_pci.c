@@ -372,10 +372,39 @@ static void test_saved_state(void)
     }
 }
 
+/* §2.6.1: one queue goes and comes back while the device lives on. */
+static void test_queue_reset(void)
+{
+    Mock mock;
+    mock_new(&mock, CLOCK_KIND_VIRTUAL, NULL, 0);
+    mock_assign(&mock, 11);
+    mock_start(&mock, true, 0); /* not negotiated: nothing happens */
+    mock_modern_write(&mock, COMMON_QUEUE_RESET, 2, 1);
+    CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_ENABLE, 2), 1);
+    mock_start(&mock, true, VIRTIO_F_RING_RESET);
+    CHECK_EQ(mock_do(&mock, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512), VIRTIO_BLK_S_OK);
+    mock_modern_write(&mock, COMMON_QUEUE_RESET, 2, 0); /* only 1 does it */
+    CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_ENABLE, 2), 1);
+    mock_modern_write(&mock, COMMON_QUEUE_RESET, 2, 1);
+    CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_RESET, 2), 0);
+    CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_ENABLE, 2), 0);
+    CHECK_EQ(mock_modern_read(&mock, COMMON_QUEUE_SIZE, 2), VIRTIO_BLK_MAX_QUEUE_SIZE);
+    mock_queue(&mock, 0, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 512);
+    mock_kick(&mock);
+    CHECK_EQ(mock_used_idx(&mock), 1); /* nobody looks */
+    memset(mock.desc, 0, 0x4000);
+    mock.avail = mock.used = 0;
+    mock_modern_queue(&mock, MOCK_RINGS, MOCK_RINGS + 16u * mock.size, mock_used_gpa(&mock));
+    CHECK_EQ(mock_do(&mock, VIRTIO_BLK_T_IN, 1, MOCK_DATA, 512), VIRTIO_BLK_S_OK);
+    CHECK_EQ(mock_status(&mock) & VIRTIO_STATUS_NEEDS_RESET, 0);
+    mock_free(&mock);
+}
+
 int main(void)
 {
     RUN(test_capabilities);
     RUN(test_modern_only);
+    RUN(test_queue_reset);
     RUN(test_negotiation);
     RUN(test_ring_not_in_ram);
     RUN(test_interrupt);

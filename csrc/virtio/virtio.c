@@ -10,7 +10,7 @@
 void virtio_init(VirtioDevice *device, const VirtioClass *class, const VirtioSetup *setup)
 {
     device->class = class;
-    device->device_features = setup->features | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_VERSION_1;
+    device->device_features = setup->features | VIRTIO_RING_FEATURES | VIRTIO_F_VERSION_1;
     device->config_size = setup->config_size;
     device->queue_count = setup->queue_count;
     pthread_cond_init(&device->idle, NULL);
@@ -56,8 +56,10 @@ void virtio_free(VirtioDevice *device)
 {
     if (!device)
         return;
-    for (uint32_t i = 0; i < device->queue_count; i++)
+    for (uint32_t i = 0; i < device->queue_count; i++) {
         io_notifier_free(device->queues[i].notifier);
+        virtqueue_reset(&device->queues[i].ring);
+    }
     if (device->class->destroy)
         device->class->destroy(device);
     pthread_cond_destroy(&device->idle);
@@ -187,11 +189,20 @@ void virtio_fail(VirtioDevice *device, const VirtioQueue *queue, const char *why
         device->transport->interrupt_config(device->owner);
 }
 
+static void set_ring_features(const VirtioDevice *device, VirtioQueue *queue)
+{
+    queue->ring.event_idx = virtio_has(device, VIRTIO_F_EVENT_IDX);
+    queue->ring.indirect = virtio_has(device, VIRTIO_F_INDIRECT_DESC);
+    if (queue->ring.enabled) /* too late for another format */
+        return;
+    queue->ring.in_order = virtio_has(device, VIRTIO_F_IN_ORDER);
+    virtqueue_set_packed(&queue->ring, virtio_has(device, VIRTIO_F_RING_PACKED));
+}
+
 void virtio_enable_queue(VirtioDevice *device, uint32_t index)
 {
     VirtioQueue *queue = &device->queues[index];
-    queue->ring.event_idx = virtio_has(device, VIRTIO_F_EVENT_IDX);
-    queue->ring.indirect = virtio_has(device, VIRTIO_F_INDIRECT_DESC);
+    set_ring_features(device, queue);
     if (virtqueue_enable(&queue->ring) < 0)
         virtio_fail(device, queue, queue->ring.fault);
 }
@@ -218,10 +229,8 @@ void virtio_reset(VirtioDevice *device)
 
 static void apply_features(VirtioDevice *device)
 {
-    for (uint32_t i = 0; i < device->queue_count; i++) {
-        device->queues[i].ring.event_idx = virtio_has(device, VIRTIO_F_EVENT_IDX);
-        device->queues[i].ring.indirect = virtio_has(device, VIRTIO_F_INDIRECT_DESC);
-    }
+    for (uint32_t i = 0; i < device->queue_count; i++)
+        set_ring_features(device, &device->queues[i]);
     if (device->class->features_changed)
         device->class->features_changed(device);
 }
@@ -312,8 +321,8 @@ void virtio_save(VirtioDevice *device, VirtioState *state)
                                               .driver = ring->avail_gpa,
                                               .device = ring->used_gpa,
                                               .size = ring->size,
-                                              .last_avail = ring->last_avail,
-                                              .next_used = ring->next_used,
+                                              .last_avail = virtqueue_last_avail(ring),
+                                              .next_used = virtqueue_next_used(ring),
                                               .enabled = ring->enabled};
     }
 }
@@ -325,10 +334,9 @@ static int restore_queue(VirtioDevice *device, VirtioQueue *queue, const VirtioQ
     ring->avail_gpa = state->driver;
     ring->used_gpa = state->device;
     ring->size = state->size;
-    virtqueue_set_indices(ring, state->last_avail, state->next_used);
     if (!state->enabled)
         return 0;
-    if (virtqueue_enable(ring) < 0)
+    if (virtqueue_enable(ring) < 0 || virtqueue_set_indices(ring, state->last_avail, state->next_used) < 0)
         return -EINVAL;
     ring->notify_disabled = true; /* so that the next run states it afresh */
     /* RAM may be restored after this: what waits in the ring is looked at when the I/O thread starts again. */

@@ -3,7 +3,7 @@
  * queues and who runs them.
  *
  * Source: virtio 1.2 §2.1 (status), §2.2 (features), §2.5 (configuration space), §3.1 (initialisation), §6
- * (reserved features). Left out: the packed ring, queue reset, notification data, shared memory regions.
+ * (reserved features). Left out: shared memory regions.
  *
  * Locking. The transport owns a Device; its lock guards everything here. A queue runs on the I/O thread (or on the
  * vCPU's own thread, lock held, when no I/O thread runs): its class takes chains under the lock, gives it up for
@@ -29,10 +29,17 @@ enum VirtioStatus {
     VIRTIO_STATUS_FAILED = 128,
 };
 
-#define VIRTIO_F_ANY_LAYOUT    (1ull << 27) /* legacy only, §6.3 */
-#define VIRTIO_F_INDIRECT_DESC (1ull << 28)
-#define VIRTIO_F_EVENT_IDX     (1ull << 29)
-#define VIRTIO_F_VERSION_1     (1ull << 32)
+#define VIRTIO_F_ANY_LAYOUT        (1ull << 27) /* legacy only, §6.3 */
+#define VIRTIO_F_INDIRECT_DESC     (1ull << 28)
+#define VIRTIO_F_EVENT_IDX         (1ull << 29)
+#define VIRTIO_F_VERSION_1         (1ull << 32)
+#define VIRTIO_F_RING_PACKED       (1ull << 34)
+#define VIRTIO_F_IN_ORDER          (1ull << 35)
+#define VIRTIO_F_NOTIFICATION_DATA (1ull << 38)
+#define VIRTIO_F_RING_RESET        (1ull << 40)
+/* What every device offers, and what it offers when it is asked to (VirtioPlace). */
+#define VIRTIO_RING_FEATURES  (VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_RING_RESET)
+#define VIRTIO_RING_ON_DEMAND (VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER | VIRTIO_F_NOTIFICATION_DATA)
 
 enum VirtioIsr { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 }; /* §4.1.4.5 */
 
@@ -158,7 +165,7 @@ void virtio_config_write(VirtioDevice *device, uint64_t offset, uint32_t size, u
 void virtio_config_changed(VirtioDevice *device);
 
 void virtio_enable_queue(VirtioDevice *device, uint32_t index);
-void virtio_disable_queue(VirtioDevice *device, uint32_t index); /* waits for I/O */
+void virtio_disable_queue(VirtioDevice *device, uint32_t index); /* as after reset; waits for I/O */
 void virtio_kick(VirtioDevice *device, uint32_t index);          /* the driver wrote a notification */
 void virtio_notify(VirtioDevice *device, uint32_t index);        /* look at the queue */
 void virtio_notify_all(VirtioDevice *device);

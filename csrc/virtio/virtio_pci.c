@@ -198,6 +198,7 @@ static uint64_t common_read(VirtioPci *pci, uint64_t offset, uint32_t size)
         store_le64(common + COMMON_QUEUE_DESC, ring->desc_gpa);
         store_le64(common + COMMON_QUEUE_DRIVER, ring->avail_gpa);
         store_le64(common + COMMON_QUEUE_DEVICE, ring->used_gpa);
+        store_le16(common + COMMON_QUEUE_NOTIFY_DATA, pci->queue_select);
     }
     uint64_t value;
     memcpy(&value, common + offset, sizeof value);
@@ -220,13 +221,24 @@ static void enable_queue(VirtioPci *pci)
     update_notify(pci);
 }
 
+/* §2.6.1, §4.1.4.3: done when the write returns, so that queue_reset always reads 0. */
+static void reset_queue(VirtioPci *pci)
+{
+    if (!virtio_has(pci->owner.virtio, VIRTIO_F_RING_RESET) || !selected(pci)->enabled)
+        return;
+    virtio_disable_queue(pci->owner.virtio, pci->queue_select);
+    update_notify(pci);
+}
+
 /* Fields of the selected queue: all but its vector are fixed once it is enabled (§4.1.4.3.2). */
 static void common_write_queue(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_t value)
 {
     Virtqueue *ring = selected(pci);
     if (ring && offset == COMMON_QUEUE_MSIX_VECTOR && size == 2)
         *selected_vector(pci) = mapped_vector(pci, value);
-    if (!ring || ring->enabled)
+    if (ring && offset == COMMON_QUEUE_RESET && size == 2 && value == 1)
+        reset_queue(pci);
+    if (!ring || ring->enabled || offset >= COMMON_QUEUE_NOTIFY_DATA)
         return;
     if (offset == COMMON_QUEUE_SIZE && size == 2)
         ring->size = (uint16_t)value;

@@ -4,7 +4,7 @@
  *
  * Source: virtio 1.2 §4.1; §4.1.4 the capabilities, §4.1.4.8 and §4.1.4.10 the legacy layout, §4.1.5 initialisation
  * and use, §4.1.5.1.2 MSI-X vectors. Interrupts go by MSI-X where the driver enables it, else by INTx# and the ISR
- * status. Left out: shared memory and vendor capabilities, queue reset, notification data.
+ * status. Left out: shared memory and vendor capabilities.
  *
  * While the driver runs a queue and a BAR answers, the queue's notification register is an ioeventfd
  * (io/ioeventfd.h): the modern one, or the legacy one for a driver without VERSION_1.
@@ -63,7 +63,9 @@ enum VirtioPciCommon { /* struct virtio_pci_common_cfg, §4.1.4.3 */
                        COMMON_QUEUE_DESC = 32,
                        COMMON_QUEUE_DRIVER = 40,
                        COMMON_QUEUE_DEVICE = 48,
-                       COMMON_SIZE = 56,
+                       COMMON_QUEUE_NOTIFY_DATA = 56,
+                       COMMON_QUEUE_RESET = 58,
+                       COMMON_SIZE = 60,
 };
 
 enum VirtioPciLegacy { /* §4.1.4.8 */

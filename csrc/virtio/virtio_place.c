@@ -2,5 +2,7 @@
 
 Device *virtio_place(Board *board, VirtioDevice *virtio, const VirtioPlace *place, Error *error)
 {
+    virtio->device_features |= place->offer & VIRTIO_RING_ON_DEMAND;
+    virtio->device_features &= ~(place->withhold & VIRTIO_RING_FEATURES);
     return virtio_pci_new(board, virtio, place, error);
 }

@@ -14,6 +14,8 @@ typedef struct VirtioPlace {
     PciBus *bus;       /* §4.1 */
     uint32_t devfn;    /* on it */
     bool modern_only;  /* no legacy interface, device ID 0x1040 + id */
+    uint64_t offer;    /* of VIRTIO_RING_ON_DEMAND */
+    uint64_t withhold; /* of VIRTIO_RING_FEATURES */
     bool no_ioeventfd; /* the engine is never told of the notification registers */
     bool no_irqfd;     /* every interrupt is a call */
     IoThread *io; /* runs the queues (board_add_worker); NULL: the board's, where a slow backend delays timers */

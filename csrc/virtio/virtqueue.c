@@ -1,29 +1,40 @@
-#include "virtio/virtqueue.h"
+#include <stdlib.h>
+
+#include "virtio/virtqueue_internal.h"
 
 #define LEGACY_ALIGN 4096ull /* §2.7.2 */
 
-static uint64_t avail_bytes(const Virtqueue *queue) { return 6 + 2ull * queue->size; }
-static uint64_t used_bytes(const Virtqueue *queue) { return 6 + 8ull * queue->size; }
-
-/* used_event and avail_event, §2.7.7.1 and §2.7.10. */
-static uint16_t *used_event(const Virtqueue *queue) { return &queue->avail->ring[queue->size]; }
-static uint16_t *avail_event(const Virtqueue *queue) { return (uint16_t *)&queue->used->ring[queue->size]; }
-
 void virtqueue_init(Virtqueue *queue, GuestMemory *memory, uint16_t max_size)
 {
-    *queue = (Virtqueue){.memory = memory, .max_size = max_size, .size = max_size};
+    *queue = (Virtqueue){.format = &virtqueue_split,
+                         .memory = memory,
+                         .max_size = max_size,
+                         .size = max_size,
+                         .avail_wrap = true, /* §2.8.1 */
+                         .used_wrap = true};
 }
 
-void virtqueue_reset(Virtqueue *queue) { virtqueue_init(queue, queue->memory, queue->max_size); }
+void virtqueue_reset(Virtqueue *queue)
+{
+    free(queue->pending);
+    virtqueue_init(queue, queue->memory, queue->max_size);
+}
+
+void virtqueue_set_packed(Virtqueue *queue, bool packed)
+{
+    queue->format = packed ? &virtqueue_packed : &virtqueue_split;
+}
+
+static bool is_packed(const Virtqueue *queue) { return queue->format == &virtqueue_packed; }
 
 void virtqueue_set_legacy_address(Virtqueue *queue, gpa_t base)
 {
     queue->desc_gpa = base;
     queue->avail_gpa = base + sizeof(VirtqDesc) * (uint64_t)queue->size;
-    queue->used_gpa = (queue->avail_gpa + avail_bytes(queue) + LEGACY_ALIGN - 1) & ~(LEGACY_ALIGN - 1);
+    queue->used_gpa = (queue->avail_gpa + 6 + 2ull * queue->size + LEGACY_ALIGN - 1) & ~(LEGACY_ALIGN - 1);
 }
 
-static int fault(Virtqueue *queue, int code, const char *why)
+int virtqueue_fault(Virtqueue *queue, int code, const char *why)
 {
     queue->fault = why;
     return -code;
@@ -31,30 +42,58 @@ static int fault(Virtqueue *queue, int code, const char *why)
 
 int virtqueue_enable(Virtqueue *queue)
 {
-    if (queue->size == 0 || queue->size > queue->max_size || (queue->size & (queue->size - 1)))
-        return fault(queue, EINVAL, "queue size is not a power of two within the device's limit");
-    if (queue->desc_gpa % 16 || queue->avail_gpa % 2 || queue->used_gpa % 4) /* §2.7 */
-        return fault(queue, EINVAL, "ring address is not aligned");
-    queue->desc =
-        guest_memory_ptr(queue->memory, queue->desc_gpa, sizeof(VirtqDesc) * (uint64_t)queue->size, false);
-    queue->avail = guest_memory_ptr(queue->memory, queue->avail_gpa, avail_bytes(queue), false);
-    queue->used = guest_memory_ptr(queue->memory, queue->used_gpa, used_bytes(queue), true);
-    if (!queue->desc || !queue->avail || !queue->used)
-        return fault(queue, EFAULT, "ring is not in RAM");
+    if (queue->size == 0 || queue->size > queue->max_size)
+        return virtqueue_fault(queue, EINVAL, "queue size is not within the device's limit");
+    int result = queue->format->enable(queue);
+    if (result < 0)
+        return result;
+    if (queue->in_order && !queue->pending) {
+        queue->pending = calloc(VIRTQ_MAX_SIZE, sizeof *queue->pending);
+        if (!queue->pending)
+            return virtqueue_fault(queue, ENOMEM, "no host memory for its order");
+    }
     queue->enabled = true;
     return 0;
 }
 
-void virtqueue_set_indices(Virtqueue *queue, uint16_t last_avail, uint16_t next_used)
+/* Positions
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static uint16_t with_wrap(const Virtqueue *queue, uint16_t position, bool wrap)
 {
-    queue->last_avail = last_avail;
-    queue->next_used = next_used;
-    queue->signalled_valid = false;
+    return is_packed(queue) ? (uint16_t)(position | wrap << 15) : position;
 }
 
-static uint16_t avail_idx(const Virtqueue *queue) { return __atomic_load_n(&queue->avail->idx, __ATOMIC_ACQUIRE); }
+uint16_t virtqueue_last_avail(const Virtqueue *queue)
+{
+    return with_wrap(queue, queue->last_avail, queue->avail_wrap);
+}
 
-bool virtqueue_is_empty(const Virtqueue *queue) { return avail_idx(queue) == queue->last_avail; }
+uint16_t virtqueue_next_used(const Virtqueue *queue)
+{
+    return with_wrap(queue, queue->next_used, queue->used_wrap);
+}
+
+int virtqueue_set_indices(Virtqueue *queue, uint16_t last_avail, uint16_t next_used)
+{
+    queue->signalled_valid = false;
+    if (is_packed(queue)) {
+        queue->avail_wrap = last_avail >> 15;
+        queue->used_wrap = next_used >> 15;
+        last_avail &= 0x7fff;
+        next_used &= 0x7fff;
+        if (last_avail >= queue->size || next_used >= queue->size)
+            return -EINVAL;
+    }
+    queue->last_avail = last_avail;
+    queue->next_used = next_used;
+    return 0;
+}
+
+/* Taking chains
+ * -------------------------------------------------------------------------------------------------------- */
+
+bool virtqueue_is_empty(const Virtqueue *queue) { return queue->format->is_empty(queue); }
 
 /* Translate one buffer, cut where memslots meet. Returns the segments used, -EFAULT, or -ENOSPC. */
 static int map_buffer(const GuestMemory *memory, gpa_t gpa, uint64_t len, bool writable, VirtqSegment *segments,
@@ -75,46 +114,38 @@ static int map_buffer(const GuestMemory *memory, gpa_t gpa, uint64_t len, bool w
     return (int)count;
 }
 
-/* Where a walk is: the ring's own table, or an indirect one. */
-typedef struct Walk {
-    const VirtqDesc *table;
-    uint32_t entries;
-    uint32_t index;
-    bool indirect;
-} Walk;
-
-/* §2.7.5.3.2: the descriptor refers to a table; the write flag of it is ignored. */
-static int enter_indirect(Virtqueue *queue, Walk *walk, const VirtqDesc *desc)
+/* §2.7.5.3, §2.8.7: the write flag of the descriptor is ignored. */
+const void *virtqueue_indirect_table(Virtqueue *queue, const VirtqDesc *desc)
 {
+    const void *table = NULL;
     if (!queue->indirect)
-        return fault(queue, EINVAL, "indirect descriptor was not negotiated");
-    if (walk->indirect)
-        return fault(queue, EINVAL, "indirect descriptor in an indirect table");
-    if (desc->flags & VIRTQ_DESC_F_NEXT)
-        return fault(queue, EINVAL, "indirect descriptor with a next one");
-    if (desc->len == 0 || desc->len % sizeof(VirtqDesc))
-        return fault(queue, EINVAL, "indirect table's length is not a multiple of 16");
-    walk->table = guest_memory_ptr(queue->memory, desc->addr, desc->len, false);
-    if (!walk->table)
-        return fault(queue, EINVAL, "indirect table is not in RAM");
-    walk->entries = desc->len / sizeof(VirtqDesc);
-    walk->index = 0;
-    walk->indirect = true;
-    return 0;
+        virtqueue_fault(queue, EINVAL, "indirect descriptor was not negotiated");
+    else if (desc->flags & VIRTQ_DESC_F_NEXT)
+        virtqueue_fault(queue, EINVAL, "indirect descriptor with a next one");
+    else if (desc->len == 0 || desc->len % sizeof(VirtqDesc))
+        virtqueue_fault(queue, EINVAL, "indirect table's length is not a multiple of 16");
+    else if (!(table = guest_memory_ptr(queue->memory, desc->addr, desc->len, false)))
+        virtqueue_fault(queue, EINVAL, "indirect table is not in RAM");
+    return table;
 }
 
-static int add_buffer(Virtqueue *queue, const VirtqDesc *desc, VirtqChain *chain, VirtqSegment *segments,
-                      uint32_t capacity)
+int virtqueue_add_buffer(VirtqBuilder *builder, const VirtqDesc *desc)
 {
+    Virtqueue *queue = builder->queue;
+    VirtqChain *chain = builder->chain;
     bool writable = desc->flags & VIRTQ_DESC_F_WRITE;
+    if (++builder->length > queue->max_size)
+        return virtqueue_fault(queue, EINVAL, "chain loops or is longer than the queue");
     if (desc->len == 0)
-        return fault(queue, EINVAL, "buffer of length 0");
+        return virtqueue_fault(queue, EINVAL, "buffer of length 0");
     if (!writable && chain->writable)
-        return fault(queue, EINVAL, "readable buffer after a writable one"); /* §2.7.4.2 */
+        return virtqueue_fault(queue, EINVAL, "readable buffer after a writable one"); /* §2.7.4.2 */
     uint32_t used = chain->readable + chain->writable;
-    int count = map_buffer(queue->memory, desc->addr, desc->len, writable, segments + used, capacity - used);
+    int count = map_buffer(queue->memory, desc->addr, desc->len, writable, builder->segments + used,
+                           builder->capacity - used);
     if (count == -EFAULT)
-        return fault(queue, EINVAL, writable ? "writable buffer is not in writable RAM" : "buffer is not in RAM");
+        return virtqueue_fault(queue, EINVAL,
+                               writable ? "writable buffer is not in writable RAM" : "buffer is not in RAM");
     if (count < 0)
         return count;
     if (writable) {
@@ -127,102 +158,56 @@ static int add_buffer(Virtqueue *queue, const VirtqDesc *desc, VirtqChain *chain
     return 0;
 }
 
-static int walk_chain(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, uint32_t capacity)
-{
-    Walk walk = {.table = queue->desc, .entries = queue->size, .index = chain->token.id};
-    for (uint32_t length = 0;;) {
-        if (walk.index >= walk.entries)
-            return fault(queue, EINVAL, "descriptor index is beyond its table");
-        VirtqDesc desc;
-        memcpy(&desc, &walk.table[walk.index], sizeof desc);
-        __asm__ volatile("" : "+m"(desc)); /* one copy: what was checked is what is used */
-        int result;
-        if (desc.flags & VIRTQ_DESC_F_INDIRECT) {
-            result = enter_indirect(queue, &walk, &desc);
-            if (result < 0)
-                return result;
-            continue;
-        }
-        if (++length > queue->max_size)
-            return fault(queue, EINVAL, "chain loops or is longer than the queue");
-        result = add_buffer(queue, &desc, chain, segments, capacity);
-        if (result < 0)
-            return result;
-        if (!(desc.flags & VIRTQ_DESC_F_NEXT))
-            return 1;
-        walk.index = desc.next;
-    }
-}
-
 int virtqueue_pop(Virtqueue *queue, VirtqChain *chain, VirtqSegment *segments, uint32_t capacity)
 {
-    uint16_t waiting = (uint16_t)(avail_idx(queue) - queue->last_avail);
-    if (waiting == 0)
+    if (virtqueue_is_empty(queue))
         return 0;
-    if (waiting > queue->size)
-        return fault(queue, EINVAL, "available index is ahead by more than the queue's size");
-    uint16_t head = __atomic_load_n(&queue->avail->ring[queue->last_avail & (queue->size - 1)], __ATOMIC_RELAXED);
-    *chain = (VirtqChain){.token = {.id = head, .descriptors = 1}};
-    int result = walk_chain(queue, chain, segments, capacity);
+    *chain = (VirtqChain){.token = {.descriptors = 1, .order = queue->next_order}};
+    VirtqBuilder builder = {.queue = queue, .chain = chain, .segments = segments, .capacity = capacity};
+    int result = queue->format->pop(&builder);
     if (result == 1)
-        queue->last_avail++;
+        queue->next_order++;
     return result;
 }
 
 void virtqueue_unpop(Virtqueue *queue, VirtqToken token)
 {
-    queue->last_avail = (uint16_t)(queue->last_avail - token.descriptors);
+    queue->format->unpop(queue, token.descriptors);
+    queue->next_order--;
+}
+
+/* Giving them back
+ * ----------------------------------------------------------------------------------------------------- */
+
+static VirtqPending *pending_at(Virtqueue *queue, uint16_t order)
+{
+    return &queue->pending[order % VIRTQ_MAX_SIZE];
 }
 
 void virtqueue_push(Virtqueue *queue, VirtqToken token, uint32_t written)
 {
-    VirtqUsedElem *elem = &queue->used->ring[queue->next_used & (queue->size - 1)];
-    *elem = (VirtqUsedElem){.id = token.id, .len = written};
-    queue->next_used++;
+    if (!queue->in_order) {
+        queue->format->push(queue, token, written);
+        return;
+    }
+    *pending_at(queue, token.order) = (VirtqPending){.token = token, .written = written, .ready = true};
+    for (VirtqPending *next; (next = pending_at(queue, queue->next_given))->ready; queue->next_given++) {
+        queue->format->push(queue, next->token, next->written);
+        next->ready = false;
+    }
 }
 
-/* §2.7.7.2: did the index pass `event` on its way from `before` to `now`? */
-static bool event_passed(uint16_t event, uint16_t now, uint16_t before)
-{
-    return (uint16_t)(now - event - 1) < (uint16_t)(now - before);
-}
-
-bool virtqueue_publish(Virtqueue *queue)
-{
-    __atomic_store_n(&queue->used->idx, queue->next_used, __ATOMIC_RELEASE);
-    guest_memory_written(queue->memory, queue->used_gpa, used_bytes(queue));
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the index before the driver's wish */
-    if (!queue->event_idx)
-        return !(__atomic_load_n(&queue->avail->flags, __ATOMIC_RELAXED) & VIRTQ_AVAIL_F_NO_INTERRUPT);
-    uint16_t event = __atomic_load_n(used_event(queue), __ATOMIC_RELAXED);
-    bool wanted = !queue->signalled_valid || event_passed(event, queue->next_used, queue->signalled);
-    queue->signalled = queue->next_used;
-    queue->signalled_valid = true;
-    return wanted;
-}
-
-static void set_no_notify(Virtqueue *queue, bool on)
-{
-    __atomic_store_n(&queue->used->flags, on ? VIRTQ_USED_F_NO_NOTIFY : 0, __ATOMIC_RELAXED);
-    guest_memory_written(queue->memory, queue->used_gpa, sizeof(uint16_t));
-}
+bool virtqueue_publish(Virtqueue *queue) { return queue->format->publish(queue); }
 
 void virtqueue_disable_notify(Virtqueue *queue)
 {
-    /* With event index, an avail_event that is not moved on asks for nothing (§2.7.10.2); flags stay 0. */
-    if (!queue->event_idx && !queue->notify_disabled)
-        set_no_notify(queue, true);
+    queue->format->disable_notify(queue);
     queue->notify_disabled = true;
 }
 
 bool virtqueue_enable_notify(Virtqueue *queue)
 {
-    if (queue->event_idx) {
-        __atomic_store_n(avail_event(queue), queue->last_avail, __ATOMIC_RELAXED);
-        guest_memory_written(queue->memory, queue->used_gpa + used_bytes(queue) - 2, sizeof(uint16_t));
-    } else if (queue->notify_disabled) {
-        set_no_notify(queue, false);
-    }
+    queue->format->enable_notify(queue);
     queue->notify_disabled = false;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return !virtqueue_is_empty(queue);

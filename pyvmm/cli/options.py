@@ -424,11 +424,16 @@ def parse_disk(text: str) -> DiskConfig:
             if not value:
                 raise _wrong("--disk", text, f"{key} has no value", f"{key}=...")
             values[key] = value
-        elif key in ("readonly", "snapshot", "read-only") and (not equals or value in ("on", "off")):
+        elif key in ("readonly", "snapshot", "read-only", "packed") and (
+            not equals or value in ("on", "off")
+        ):
             values["readonly" if key == "read-only" else key] = value != "off"
         else:
             raise _wrong(
-                "--disk", text, f"{part!r} is not known", "path=, if=, format=, cache=, readonly or snapshot"
+                "--disk",
+                text,
+                f"{part!r} is not known",
+                "path=, if=, format=, cache=, readonly, snapshot or packed",
             )
     if "path" not in values:
         raise _wrong("--disk", text, "it names no file", "--disk path=FILE")
@@ -442,6 +447,8 @@ def parse_disk(text: str) -> DiskConfig:
         raise _wrong(
             "--disk", text, f"cache {values['cache']!r} is not known", f"cache= one of {', '.join(CACHES)}"
         )
+    if values.get("packed") and values.get("if") == "ide":
+        raise _wrong("--disk", text, "an IDE disk has no ring to be packed", "if=virtio,packed")
     return DiskConfig(
         path=_required("--disk", str(values["path"])),
         interface=values.get("if", "virtio"),  # type: ignore[arg-type] # one of INTERFACES
@@ -449,6 +456,7 @@ def parse_disk(text: str) -> DiskConfig:
         cache=values.get("cache", "writeback"),  # type: ignore[arg-type] # one of CACHES
         read_only=bool(values.get("readonly", False)),
         snapshot=bool(values.get("snapshot", False)),
+        features={"RING_PACKED": True} if values.get("packed") else None,
     )
 
 

@@ -444,7 +444,10 @@ def add_disks(pc: Pc) -> None:
         if disk.interface == "virtio":
             index = sum(name.startswith("disk") for name in pc.devices)
             io = pc.board.worker(f"blk-{index}")
-            pc.add(f"disk{index}", VirtioBlk(pc.board, PciPlace(bus, slots.pop(0), io=io), image))
+            pc.add(
+                f"disk{index}",
+                VirtioBlk(pc.board, PciPlace(bus, slots.pop(0), io=io, features=disk.features), image),
+            )
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.devices.base import NativeDevice
-from pyvmm.devices.virtio.features import feature_names, status_names
+from pyvmm.devices.virtio.features import RESERVED, feature_names, status_names
 from pyvmm.errors import DeviceError
 from pyvmm.native import ffi, lib
 from pyvmm.record import record
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 
     from pyvmm.board import Board, IoThread
     from pyvmm.devices.pci.bus import PciBus
+
+
+_OFFERED = ("INDIRECT_DESC", "EVENT_IDX", "RING_RESET")
+_ON_DEMAND = ("RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA")
+
+
+def _chosen(features: dict[str, bool]) -> tuple[int, int]:
+    """Feature bits to offer, and to withhold."""
+    bits = {name: 1 << bit for bit, name in RESERVED.items()}
+    for name in features:
+        if name not in _OFFERED + _ON_DEMAND:
+            raise DeviceError(f"virtio: {name} is not one of {', '.join(_OFFERED + _ON_DEMAND)}")
+    return (
+        sum(bits[name] for name in _ON_DEMAND if features.get(name)),
+        sum(bits[name] for name in _OFFERED if not features.get(name, True)),
+    )
 
 
 class PciPlace:
@@ -28,6 +44,9 @@ class PciPlace:
     io
         The thread that runs its queues, from ``board.worker("blk-0")``; devices may share one. None: the board's own,
         where a slow backend delays timers.
+    features
+        Of the ring, by name: ``{"RING_PACKED": True}``. RING_PACKED, IN_ORDER and NOTIFICATION_DATA are offered only
+        when asked for; INDIRECT_DESC, EVENT_IDX and RING_RESET unless said otherwise.
     ioeventfd
         False: every notification leaves guest code as an access, on every engine.
     irqfd
@@ -36,7 +55,7 @@ class PciPlace:
     Raises
     ------
     DeviceError
-        No such slot.
+        No such slot, or a feature that is not to choose.
     """
 
     state = "VirtioPciState"
@@ -48,12 +67,14 @@ class PciPlace:
         *,
         modern_only: bool = False,
         io: IoThread | None = None,
+        features: dict[str, bool] | None = None,
         ioeventfd: bool = True,
         irqfd: bool = True,
     ) -> None:
         if not 0 <= slot < 32:
             raise DeviceError(f"virtio: PCI slot {slot} is not one of 0 to 31")
         self.pci, self.slot, self.io = pci, slot, io
+        self.offer, self.withhold = _chosen(features or {})
         self.modern_only, self.ioeventfd, self.irqfd = modern_only, ioeventfd, irqfd
 
     def native(self, board: Board) -> Any:
@@ -61,6 +82,7 @@ class PciPlace:
         place = ffi.new("VirtioPlace *")
         place.bus, place.devfn = self.pci.bus, self.slot << 3
         place.modern_only = self.modern_only
+        place.offer, place.withhold = self.offer, self.withhold
         place.no_ioeventfd, place.no_irqfd = not self.ioeventfd, not self.irqfd
         if self.io is not None:
             place.io = self.io.on(board)

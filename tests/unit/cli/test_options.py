@@ -121,6 +121,12 @@ def test_a_comma_in_a_path_is_written_twice(tmp_path: Path) -> None:
     )
 
 
+def test_a_packed_ring(tmp_path: Path) -> None:
+    (tmp_path / "a.img").write_bytes(b"")
+    assert parse_disk(f"path={tmp_path}/a.img,packed").features == {"RING_PACKED": True}
+    assert parse_disk(f"path={tmp_path}/a.img,packed=off").features is None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -131,6 +137,7 @@ def test_a_comma_in_a_path_is_written_twice(tmp_path: Path) -> None:
         ("path=x,format=vmdk", "format 'vmdk' is not known"),
         ("path=x,cache=fast", "cache 'fast' is not known"),
         ("path=x,readonly=maybe", "'readonly=maybe' is not known"),
+        ("path=x,if=ide,packed", "an IDE disk has no ring to be packed"),
         ("", "'' is not known"),
     ],
 )

@@ -179,3 +179,15 @@ def test_bit_names() -> None:
     assert feature_names(1 << 32 | 1 << 9 | 1 << 50) == ("FLUSH", "VERSION_1", "bit 50")
     assert status_names(0x41) == ("ACKNOWLEDGE", "DEVICE_NEEDS_RESET")
     assert ffi.sizeof("VirtioPciState") > 256
+
+
+def test_ring_features(driver: Driver) -> None:
+    assert "RING_PACKED" not in driver.blk.offered_features
+    assert "RING_RESET" in driver.blk.offered_features
+    place = PciPlace(driver.pci, 5, features={"RING_PACKED": True, "EVENT_IDX": False, "IN_ORDER": True})
+    blk = VirtioBlk(driver.board, place, driver.image)
+    assert {"RING_PACKED", "IN_ORDER", "INDIRECT_DESC"} <= set(blk.offered_features)
+    assert "EVENT_IDX" not in blk.offered_features
+    blk.close()
+    with pytest.raises(DeviceError, match="VERSION_1 is not one of INDIRECT_DESC"):
+        PciPlace(driver.pci, 5, features={"VERSION_1": False})
