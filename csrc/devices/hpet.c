@@ -14,6 +14,7 @@ enum {
     PERIODIC_CAP = 1 << 4,
     SIZE_CAP = 1 << 5,
     VALUE_SET = 1 << 6,
+    VALUE_SET_HIGH = 1 << 7, /* of saved states only: the upper half of the accumulator is still to be set */
     MODE_32 = 1 << 8,
     ROUTE_SHIFT = 9,
     ROUTE = 31 << ROUTE_SHIFT,
@@ -158,7 +159,8 @@ static uint64_t timer_register(const Comparator *c, uint64_t offset)
 {
     switch (offset) {
     case TIMER_CONFIG:
-        return (uint64_t)HPET_ROUTES << 32 | FSB_CAP | SIZE_CAP | PERIODIC_CAP | (c->config & ~(uint64_t)VALUE_SET);
+        return (uint64_t)HPET_ROUTES << 32 | FSB_CAP | SIZE_CAP | PERIODIC_CAP |
+               (c->config & WRITABLE & ~(uint64_t)VALUE_SET);
     case TIMER_COMPARATOR:
         return c->comparator;
     case TIMER_FSB:
@@ -218,7 +220,7 @@ static void write_config(Hpet *hpet, uint64_t value)
  */
 static void write_timer_config(Comparator *c, uint64_t value)
 {
-    uint64_t config = value & WRITABLE, route = (value & ROUTE) >> ROUTE_SHIFT;
+    uint64_t config = value & (WRITABLE | VALUE_SET_HIGH), route = (value & ROUTE) >> ROUTE_SHIFT;
     if (!(HPET_ROUTES >> route & 1))
         config = (config & ~(uint64_t)ROUTE) | (c->config & ROUTE);
     c->config = config;
@@ -226,23 +228,30 @@ static void write_timer_config(Comparator *c, uint64_t value)
     c->period &= width_mask(c);
 }
 
-/* In periodic mode it is the period; the accumulator only after VALUE_SET, which one write uses up (HPET
- * §2.3.9.2.2). */
+/* In periodic mode it is the period; the accumulator only after VALUE_SET, which one write of each half uses up: 64
+ * bits may come as two accesses (HPET §2.3.9.2.2, §2.4). */
 static void write_comparator(Comparator *c, uint64_t value, uint64_t mask)
 {
-    bool periodic = c->config & PERIODIC;
-    if (periodic)
+    uint64_t set = mask;
+    if (c->config & PERIODIC) {
         c->period = ((c->period & ~mask) | (value & mask)) & width_mask(c);
-    if (!periodic || (c->config & VALUE_SET))
-        c->comparator = ((c->comparator & ~mask) | (value & mask)) & width_mask(c);
-    c->config &= ~(uint64_t)VALUE_SET;
+        set &= (c->config & VALUE_SET ? UINT32_MAX : 0) | (c->config & VALUE_SET_HIGH ? ~(uint64_t)UINT32_MAX : 0);
+    }
+    c->comparator = ((c->comparator & ~set) | (value & set)) & width_mask(c);
+    if (mask & UINT32_MAX)
+        c->config &= ~(uint64_t)VALUE_SET;
+    if (mask >> 32)
+        c->config &= ~(uint64_t)VALUE_SET_HIGH;
 }
 
 static void write_timer(Comparator *c, uint64_t offset, uint64_t value, uint64_t mask)
 {
     switch (offset) {
     case TIMER_CONFIG:
-        write_timer_config(c, (c->config & ~mask) | (value & mask));
+        value = (c->config & ~mask) | (value & mask & ~(uint64_t)VALUE_SET_HIGH);
+        if (mask & VALUE_SET)
+            value |= value & VALUE_SET ? VALUE_SET_HIGH : 0;
+        write_timer_config(c, value);
         break;
     case TIMER_COMPARATOR:
         write_comparator(c, value, mask);
@@ -311,7 +320,7 @@ static void hpet_save(Device *device, void *state)
 static bool timer_is_valid(const Comparator *c)
 {
     uint64_t route = (c->config & ROUTE) >> ROUTE_SHIFT;
-    return !(c->config & ~(uint64_t)WRITABLE) && (!route || HPET_ROUTES >> route & 1) &&
+    return !(c->config & ~(uint64_t)(WRITABLE | VALUE_SET_HIGH)) && (!route || HPET_ROUTES >> route & 1) &&
            c->comparator <= width_mask(c) && c->period <= width_mask(c);
 }
 

@@ -100,8 +100,8 @@ static void push_packet(Ps2MouseState *mouse, bool scaled)
 static bool has_news(const Ps2MouseState *mouse)
 {
     bool moved = mouse->dx || mouse->dy || (mouse->dz && mouse->id);
-    return mouse->reporting && !mouse->remote && !mouse->wrap &&
-           (moved || mouse->buttons != mouse->reported_buttons);
+    uint8_t pressed = (mouse->buttons ^ mouse->reported_buttons) & (mouse->id == 4 ? 0x1f : 0x07);
+    return mouse->reporting && !mouse->remote && !mouse->wrap && (moved || pressed);
 }
 
 /* Stream mode: a packet when there is something to say and the last one has gone. */
