@@ -313,8 +313,7 @@ static int send_rest(NetBackend *backend)
     return 0;
 }
 
-/* All that waits for the I/O thread. */
-static void drain(NetBackend *backend)
+void net_drain(NetBackend *backend)
 {
     if (backend->class->work)
         backend->class->work(backend);
@@ -342,14 +341,14 @@ static void drain(NetBackend *backend)
         backend->class->resume(backend);
 }
 
-static void on_notifier(void *opaque) { drain(opaque); }
+static void on_notifier(void *opaque) { net_drain(opaque); }
 
 /* Where no I/O thread runs. */
 static void look(NetBackend *backend)
 {
     if (backend->class->poll)
         backend->class->poll(backend);
-    drain(backend);
+    net_drain(backend);
 }
 
 static void on_timer(void *opaque)

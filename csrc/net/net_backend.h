@@ -94,6 +94,8 @@ void net_delivered(NetBackend *backend);
 bool net_queue_locked(NetBackend *backend, const struct iovec *iov, uint32_t count, const NetHeader *header);
 bool net_queue_is_full_locked(const NetBackend *backend); /* enough waits: stop reading */
 
+/* On the I/O thread, lock not held: all that waits for it, now. */
+void net_drain(NetBackend *backend);
 void net_wake(NetBackend *backend);                 /* any thread: `work` and delivery soon */
 void net_room_locked(NetBackend *backend);          /* after send gave -EAGAIN */
 void net_peer_locked(NetBackend *backend, bool up); /* the other end came or went */
