@@ -614,6 +614,20 @@ Device *virtio_blk_new(Board *board, const VirtioPlace *place, BlockImage *image
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
 void virtio_blk_resized(Device *device);
 
+/* p9/p9_server.h, virtio/virtio_9p.h */
+typedef struct { const char *path; const char *tag; int security; bool read_only; uint32_t max_descriptors; ...; }
+    Virtio9pOptions;
+typedef struct {
+    uint64_t requests;
+    uint64_t errors;
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+    uint32_t fids;
+    uint32_t descriptors;
+} P9Counters;
+Device *virtio_9p_new(Board *board, const VirtioPlace *place, const Virtio9pOptions *options, Error *error);
+void virtio_9p_counters(Device *device, P9Counters *counters);
+
 /* kvm/kick.h, kvm/kvm.h */
 int kvm_ioctl(int fd, unsigned long request, void *argument);
 int kvm_run(int vcpu_fd);

@@ -29,6 +29,7 @@
 #include "irq/lapic.h"
 #include "kvm/kvm.h"
 #include "translator/translator.h"
+#include "virtio/virtio_9p.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_pci.h"
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
     DiskInterface = Literal["virtio", "ide", "cdrom", "floppy"]
     Irqchip = Literal["auto", "user", "split", "kernel"]
+    ShareSecurity = Literal["none", "mapped"]
     StrPath = str | os.PathLike[str]
 
 
@@ -38,6 +39,20 @@ class DiskConfig:
     """Drives of the same kind are tried in this order, then those without one, as configured."""
     features: dict[str, bool] | None = None
     """Of a virtio disk's ring: see `PciPlace`."""
+
+
+@record(slots=True)
+class ShareConfig:
+    """A folder of the host that the guest mounts by 9P: ``mount -t 9p -o trans=virtio,version=9p2000.L TAG /mnt``.
+
+    `tag` is 1 to 31 bytes. `security` ``"none"``: owners and modes are the host's own, as far as this process may set
+    them; ``"mapped"``: they are kept in extended attributes, as QEMU's mapped-xattr has them.
+    """
+
+    path: StrPath
+    tag: str
+    read_only: bool = False
+    security: ShareSecurity = "none"
 
 
 @record(slots=True)
@@ -94,6 +109,8 @@ class MachineConfig:
     rtc_base
         What the real-time clock shows at the start: ``"utc"``, ``"localtime"``, or a date in ISO 8601 such as
         ``"2026-01-31T12:00:00"``, from which it goes on.
+    shares
+        Folders of the host that the guest may mount.
     keyboard
         Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
         guest has it.
@@ -125,6 +142,7 @@ class MachineConfig:
     rtc_base: str = "utc"
     vga: Literal["std", "none"] = "std"
     hpet: bool = True
+    shares: list[ShareConfig] = field(default_factory=list)
     keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"

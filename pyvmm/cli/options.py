@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from pyvmm.config import StrPath
+    from pyvmm.config import ShareConfig, StrPath
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -168,6 +168,14 @@ OPTIONS = (
     ),
     Option("disks", "--cdrom", metavar="ISO", help="CD image"),
     Option("disks", "--floppy", metavar="IMG", help="floppy image"),
+    Option(
+        "disks",
+        "--share",
+        action="append",
+        default=[],
+        metavar="PATH,tag=NAME[,readonly][,security=none|mapped]",
+        help="a folder of this host, for the guest to mount by 9p (may be repeated)",
+    ),
     Option(
         "boot", "--boot", default="cda", metavar="ORDER", help="what the BIOS tries: c disk, d CD, a floppy"
     ),
@@ -333,6 +341,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         rtc_base=parse_rtc(options.rtc),
         keyboard=options.keyboard,
         disks=_disks(options),
+        shares=[parse_share(text) for text in options.share],
         boot_order=options.boot,
         kernel=_file("--kernel", options.kernel),
         initrd=_file("--initrd", options.initrd),
@@ -457,6 +466,40 @@ def parse_disk(text: str) -> DiskConfig:
         read_only=bool(values.get("readonly", False)),
         snapshot=bool(values.get("snapshot", False)),
         features={"RING_PACKED": True} if values.get("packed") else None,
+    )
+
+
+def parse_share(text: str) -> ShareConfig:
+    """Read one ``--share PATH,tag=NAME,readonly,security=mapped``; a path's commas are doubled."""
+    from pyvmm.config import ShareConfig
+
+    example = "--share /srv/data,tag=data"
+    path, *parts = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+    values: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if key in ("readonly", "read-only") and (not equals or value in ("on", "off")):
+            key, value = "readonly", value or "on"
+        elif key not in ("tag", "security") or not value:
+            raise _wrong("--share", text, f"{part!r} is not known", "tag=, readonly or security=")
+        if key in values:
+            raise _wrong("--share", text, f"{key} is given twice", f"{key} once")
+        values[key] = value
+    if not path or not os.path.isdir(path):
+        from pyvmm.errors import PyvmmError
+
+        raise PyvmmError(f"--share {path}: {'is not a folder' if os.path.exists(path) else 'no such folder'}")
+    if "tag" not in values:
+        raise _wrong("--share", text, "it has no tag for the guest to mount it by", example)
+    if not 1 <= len(values["tag"].encode()) <= 31:
+        raise _wrong("--share", text, "a tag has 1 to 31 bytes", example)
+    if values.get("security", "none") not in ("none", "mapped"):
+        raise _wrong("--share", text, f"security {values['security']!r} is not known", "security=mapped")
+    return ShareConfig(
+        path=path,
+        tag=values["tag"],
+        read_only=values.get("readonly") == "on",
+        security=values.get("security", "none"),  # type: ignore[arg-type] # one of the two
     )
 
 

@@ -196,6 +196,7 @@ def build(config: MachineConfig) -> Pc:
         add_pci(pc)
         add_display(pc)
         add_disks(pc)
+        add_virtio(pc)
         add_firmware(pc)
         add_engine(pc)
         pc.reset()
@@ -450,6 +451,14 @@ def add_disks(pc: Pc) -> None:
             )
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
+
+
+def add_virtio(pc: Pc) -> None:
+    """The other virtio functions, if there are any."""
+    if pc.config.shares:
+        from pyvmm.machine.virtio import add_devices
+
+        add_devices(pc)
 
 
 def add_ide(pc: Pc) -> None:

@@ -37,6 +37,8 @@ BLOCK: Final = {
     16: "SECURE_ERASE",
 }
 
+SHARE: Final = {0: "MOUNT_TAG"}
+
 STATUS: Final = {
     0: "ACKNOWLEDGE",
     1: "DRIVER",

@@ -20,9 +20,10 @@ from pyvmm.cli.options import (
     parse_memory,
     parse_quickly,
     parse_serial,
+    parse_share,
     parse_timeout,
 )
-from pyvmm.config import DiskConfig, MachineConfig
+from pyvmm.config import DiskConfig, MachineConfig, ShareConfig
 from pyvmm.cpu.topology import Topology
 from pyvmm.errors import ConfigError, PyvmmError
 
@@ -302,3 +303,30 @@ def test_disk_interfaces(disk: Path) -> None:
         ConfigError, match="interface 'scsi' is not known; write for example if=virtio or if=ide"
     ):
         parse_disk(f"path={disk},if=scsi")
+
+
+def test_shares(tmp_path: Path) -> None:
+    odd = tmp_path / "a,b"
+    odd.mkdir()
+    assert parse_share(f"{str(odd).replace(',', ',,')},tag=odd,readonly,security=mapped") == ShareConfig(
+        str(odd), "odd", read_only=True, security="mapped"
+    )
+    made = config("--share", f"{tmp_path},tag=one", "--share", f"{tmp_path},tag=two,readonly=off")
+    assert made.shares == [ShareConfig(str(tmp_path), "one"), ShareConfig(str(tmp_path), "two")]
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ("", "no tag"),
+        (",tag=", "not known"),
+        (",tag=" + "t" * 32, "1 to 31 bytes"),
+        (",tag=a,tag=b", "twice"),
+        (",tag=a,security=passthrough", "security 'passthrough'"),
+        (",tag=a,cache=loose", "'cache=loose' is not known"),
+        ("/missing,tag=a", "no such folder"),
+    ],
+)
+def test_shares_that_cannot_be(tmp_path: Path, rest: str, message: str) -> None:
+    with pytest.raises(PyvmmError, match=message):
+        parse_share(f"{tmp_path}{rest}")

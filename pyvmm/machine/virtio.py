@@ -1,0 +1,62 @@
+"""The virtio devices of a PC that are not disks: each on the first PCI device number that is free."""
+
+from __future__ import annotations
+
+from pyvmm.devices.pci import PciBus
+from pyvmm.devices.virtio import PciPlace
+from pyvmm.errors import ConfigError
+from pyvmm.machine import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.board import IoThread
+    from pyvmm.machine.pc import Pc
+
+
+def next_place(pc: Pc, io: IoThread | None = None) -> PciPlace:
+    """A place on PCI that no virtio device has.
+
+    Raises
+    ------
+    ConfigError
+        There is none left.
+    """
+    bus = pc.devices["pci"]
+    assert isinstance(bus, PciBus)
+    taken = {getattr(device, "slot", None) for device in pc.devices.values()}
+    for slot in range(layout.PCI_FIRST_FREE_SLOT, 32):
+        if slot not in taken:
+            return PciPlace(bus, slot, io=io)
+    raise ConfigError("PCI has no room for another virtio device; use fewer devices or disks")
+
+
+def add_devices(pc: Pc) -> None:
+    """What the configuration asks for, in a fixed order, so that a guest finds it where it was."""
+    if pc.config.shares:
+        add_shares(pc)
+
+
+def add_shares(pc: Pc) -> None:
+    """Folders of the host; each has an I/O thread, as a disk has.
+
+    Raises
+    ------
+    ConfigError
+        Two have the same tag.
+    """
+    from pyvmm.devices.virtio.share import Virtio9p
+
+    tags = [share.tag for share in pc.config.shares]
+    for index, share in enumerate(pc.config.shares):
+        if share.tag in tags[:index]:
+            raise ConfigError(f"--share: the tag {share.tag!r} is there twice; choose another one")
+        place = next_place(pc, pc.board.worker(f"9p-{index}"))
+        device = Virtio9p(
+            pc.board,
+            place,
+            share.path,
+            share.tag,
+            security=share.security,
+            read_only=share.read_only,
+        )
+        pc.add(f"share{index}", device)
