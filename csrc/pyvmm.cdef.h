@@ -586,7 +586,18 @@ typedef struct {
     uint16_t queue_vectors[64];
     PciMsixState msix;
 } VirtioPciState;
-typedef struct { PciBus *bus; uint32_t devfn; bool modern_only; uint64_t offer; uint64_t withhold; bool no_ioeventfd; bool no_irqfd;
+typedef struct {
+    VirtioState virtio;
+    uint64_t features_written;
+    uint32_t device_features_sel;
+    uint32_t driver_features_sel;
+    uint32_t queue_sel;
+    uint32_t guest_page_size;
+    uint32_t queue_align[64];
+    uint8_t interrupt_status;
+} VirtioMmioState;
+typedef struct { PciBus *bus; uint32_t devfn; bool modern_only; IrqLine *line; uint64_t base; bool legacy;
+                 uint64_t offer; uint64_t withhold; bool no_ioeventfd; bool no_irqfd;
                  IoThread *io; ...; } VirtioPlace;
 typedef struct {
     uint64_t interrupts;

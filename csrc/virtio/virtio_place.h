@@ -11,9 +11,12 @@
 #include "virtio/virtio.h"
 
 typedef struct VirtioPlace {
-    PciBus *bus;       /* §4.1 */
-    uint32_t devfn;    /* on it */
-    bool modern_only;  /* no legacy interface, device ID 0x1040 + id */
+    PciBus *bus;       /* §4.1; NULL: memory-mapped, §4.2 */
+    uint32_t devfn;    /* on the bus */
+    bool modern_only;  /* on PCI: no legacy interface, device ID 0x1040 + id */
+    IrqLine *line;     /* memory-mapped: its interrupt */
+    uint64_t base;     /* where the machine will map the registers; 0: nobody knows */
+    bool legacy;       /* memory-mapped: version 1 of the registers, otherwise 2 */
     uint64_t offer;    /* of VIRTIO_RING_ON_DEMAND */
     uint64_t withhold; /* of VIRTIO_RING_FEATURES */
     bool no_ioeventfd; /* the engine is never told of the notification registers */

@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from pyvmm.block import Image
+    from pyvmm.board import IoThread
     from pyvmm.boot.acpi import AcpiTables
     from pyvmm.devices.vga import Vga
+    from pyvmm.devices.virtio.base import Place
     from pyvmm.firmware.bios import Bios
 
     D = TypeVar("D", bound=Device)
@@ -91,6 +93,23 @@ class Pc:
         device.name = name
         self.devices[name] = device
         return device
+
+    def virtio_place(
+        self, slot: int | None = None, *, io: IoThread | None = None, features: dict[str, bool] | None = None
+    ) -> Place:
+        """Where the next virtio device stands: PCI device number `slot`, or None for the first that is free.
+
+        Raises
+        ------
+        DeviceError
+            There is no more room.
+        """
+        from pyvmm.devices.virtio.base import PciPlace
+
+        bus = self.devices["pci"]
+        assert isinstance(bus, PciBus)
+        slot = bus.free_slot(layout.PCI_FIRST_FREE_SLOT) if slot is None else slot
+        return PciPlace(bus, slot, io=io, features=features)
 
     def start(self, vcpu: Vcpu) -> None:
         """Load what runs first, and point the vCPU at it. Also after a reset."""
@@ -428,11 +447,9 @@ def add_disks(pc: Pc) -> None:
     if not pc.config.disks:
         return
     from pyvmm.block import open_image
-    from pyvmm.devices.virtio import PciPlace, VirtioBlk
+    from pyvmm.devices.virtio import VirtioBlk
 
     slots = virtio_slots(pc.config.disks)
-    bus = pc.devices["pci"]
-    assert isinstance(bus, PciBus)
     for disk in pc.config.disks:
         image = open_image(
             disk.path,
@@ -445,10 +462,8 @@ def add_disks(pc: Pc) -> None:
         if disk.interface == "virtio":
             index = sum(name.startswith("disk") for name in pc.devices)
             io = pc.board.worker(f"blk-{index}")
-            pc.add(
-                f"disk{index}",
-                VirtioBlk(pc.board, PciPlace(bus, slots.pop(0), io=io, features=disk.features), image),
-            )
+            place = pc.virtio_place(slots.pop(0), io=io, features=disk.features)
+            pc.add(f"disk{index}", VirtioBlk(pc.board, place, image))
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
 

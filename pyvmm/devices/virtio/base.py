@@ -10,10 +10,12 @@ from pyvmm.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, TypeAlias
 
     from pyvmm.board import Board, IoThread
     from pyvmm.devices.pci.bus import PciBus
+
+    Place: TypeAlias = "PciPlace | MmioPlace"
 
 
 _OFFERED = ("INDIRECT_DESC", "EVENT_IDX", "RING_RESET")
@@ -30,6 +32,59 @@ def _chosen(features: dict[str, bool]) -> tuple[int, int]:
         sum(bits[name] for name in _ON_DEMAND if features.get(name)),
         sum(bits[name] for name in _OFFERED if not features.get(name, True)),
     )
+
+
+class MmioPlace:
+    """A window of registers and an interrupt line for a virtio device (virtio 1.2 §4.2), where there is no PCI.
+
+    The machine maps the device there: ``machine.mmio.add(address, MmioPlace.SIZE, device)``.
+
+    Parameters
+    ----------
+    address
+        Guest physical address of its registers, a multiple of 512; 512 bytes.
+    gsi
+        Its interrupt line, level-triggered, active high.
+    legacy
+        Version 1 of the registers, for drivers older than virtio 1.0.
+    io, features, ioeventfd
+        As for `PciPlace`.
+
+    Raises
+    ------
+    DeviceError
+        A bad address, or a feature that is not to choose.
+    """
+
+    SIZE = 512
+    state = "VirtioMmioState"
+
+    def __init__(
+        self,
+        address: int,
+        gsi: int,
+        *,
+        legacy: bool = False,
+        io: IoThread | None = None,
+        features: dict[str, bool] | None = None,
+        ioeventfd: bool = True,
+    ) -> None:
+        if address % self.SIZE or not 0 < address < 1 << 52:
+            raise DeviceError(f"virtio: {address:#x} is not a place for registers: a multiple of 512")
+        self.offer, self.withhold = _chosen(features or {})
+        self.address, self.gsi, self.io = address, gsi, io
+        self.legacy, self.ioeventfd = legacy, ioeventfd
+
+    def native(self, board: Board) -> Any:
+        """The VirtioPlace of csrc/virtio/virtio_place.h."""
+        place = ffi.new("VirtioPlace *")
+        place.line, place.base = board.irq_line(self.gsi).pointer, self.address
+        place.legacy = self.legacy
+        place.offer, place.withhold = self.offer, self.withhold
+        place.no_ioeventfd = not self.ioeventfd
+        if self.io is not None:
+            place.io = self.io.on(board)
+        return place
 
 
 class PciPlace:
@@ -120,13 +175,21 @@ class VirtioDevice(NativeDevice):
     feature_bits: ClassVar[dict[int, str]] = {}
     """The names of the device's own feature bits."""
 
-    def __init__(self, pointer: Any, place: PciPlace) -> None:
+    def __init__(self, pointer: Any, place: Place) -> None:
         super().__init__(pointer, state=place.state)
         self.place = place
 
     @property
     def slot(self) -> int:
-        """Its PCI device number."""
+        """Its PCI device number.
+
+        Raises
+        ------
+        DeviceError
+            It does not stand on PCI.
+        """
+        if not isinstance(self.place, PciPlace):
+            raise DeviceError(f"{self.name} is not on PCI")
         return self.place.slot
 
     @property

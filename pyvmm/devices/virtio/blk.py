@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pyvmm.block.image import Image
     from pyvmm.board import Board
-    from pyvmm.devices.virtio.base import PciPlace
+    from pyvmm.devices.virtio.base import Place
 
 ID_BYTES: Final = 20
 
@@ -65,7 +65,7 @@ class VirtioBlk(VirtioDevice):
     def __init__(
         self,
         board: Board,
-        place: PciPlace,
+        place: Place,
         image: Image,
         *,
         serial: str = "",

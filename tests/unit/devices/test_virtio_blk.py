@@ -11,7 +11,7 @@ import pytest
 from pyvmm.block.image import open_image
 from pyvmm.board import Board
 from pyvmm.devices.pci import HostBridge, IsaBridge, PciBus
-from pyvmm.devices.virtio import PciPlace, VirtioBlk, feature_names, status_names
+from pyvmm.devices.virtio import MmioPlace, PciPlace, VirtioBlk, feature_names, status_names
 from pyvmm.errors import DeviceError
 from pyvmm.native import check, ffi, lib, new_error
 
@@ -191,3 +191,26 @@ def test_ring_features(driver: Driver) -> None:
     blk.close()
     with pytest.raises(DeviceError, match="VERSION_1 is not one of INDIRECT_DESC"):
         PciPlace(driver.pci, 5, features={"VERSION_1": False})
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_memory_mapped(driver: Driver, legacy: bool) -> None:
+    base = 0xFEB00000
+    blk = VirtioBlk(driver.board, MmioPlace(base, 16, legacy=legacy), driver.image)
+    driver.board.mmio.add(base, MmioPlace.SIZE, blk)
+    words = [driver.board.mmio.read(base + 4 * n, 4) for n in range(3)]
+    assert words == [0x74726976, 1 if legacy else 2, 2]
+    assert driver.board.mmio.read(base + 0x100, 8) == DISK // 512
+    assert ("VERSION_1" in blk.offered_features) is not legacy
+    assert ("ANY_LAYOUT" in blk.offered_features) is legacy
+    state = blk.save()
+    driver.board.mmio.write(base + 0x70, 4, 3)
+    assert blk.status == ("ACKNOWLEDGE", "DRIVER")
+    blk.restore(state)
+    assert blk.status == ()
+    with pytest.raises(DeviceError, match="not on PCI"):
+        _ = blk.slot
+    driver.board.mmio.remove(base)
+    blk.close()
+    with pytest.raises(DeviceError, match="a multiple of 512"):
+        MmioPlace(base + 4, 16)
