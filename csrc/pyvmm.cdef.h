@@ -449,7 +449,7 @@ typedef struct {
     uint16_t subsystem_id;
     uint8_t interrupt_pin;
 } PciIdentity;
-typedef struct { uint64_t size; uint64_t base; uint32_t flags; uint8_t wanted; uint8_t mapped; } PciBarInfo;
+typedef struct { uint64_t size; uint64_t base; uint32_t flags; uint8_t wanted; uint8_t mapped; uint8_t is_ram; } PciBarInfo;
 typedef struct { uint32_t index; uint32_t flags; uint64_t size; void *handle; } PciPythonBar;
 PciBus *pci_bus_new(Board *board);
 Device *pci_bus_device(PciBus *bus);

@@ -70,9 +70,11 @@ typedef struct PciBar {
     const DeviceOps *ops;
     void *opaque;
     pthread_mutex_t *lock;
+    uint8_t *ram; /* what it shows, when that is plain memory; else NULL */
     /* Under the wiring lock: */
     bool wanted; /* the guest enabled it at `base` */
     bool mapped; /* and it is on the bus there */
+    bool is_ram; /* and the guest reaches `ram` there without an exit (memory/device_ram.h) */
     uint64_t base;
 } PciBar;
 
@@ -133,6 +135,9 @@ void pci_function_init(PciFunction *function, Device *device, const PciIdentity 
  * `lock` is what the bus takes around ops. -EINVAL when it cannot be. */
 int pci_function_add_bar(PciFunction *function, uint32_t index, uint64_t size, uint32_t flags, const DeviceOps *ops,
                          void *opaque, uint32_t region, pthread_mutex_t *lock);
+/* Before pci_bus_add(): the BAR shows these bytes (page aligned), and accesses have no side effects. `ops` must answer
+ * with the same bytes. They must stay where they are until pci_bus_remove(). */
+void pci_function_bar_is_ram(PciFunction *function, uint32_t index, uint8_t *ram);
 /* Append a capability of `length` bytes (with its two header bytes); returns its offset, or -ENOSPC. */
 int pci_function_add_capability(PciFunction *function, uint8_t id, uint32_t length);
 /* devfn is PCI_DEVFN(slot, function). -EEXIST when somebody is there. From here on it answers. */
@@ -168,6 +173,7 @@ typedef struct PciBarInfo {
     uint32_t flags;
     uint8_t wanted;
     uint8_t mapped;
+    uint8_t is_ram;
 } PciBarInfo;
 
 int pci_bus_bar(PciBus *bus, uint32_t devfn, uint32_t index,

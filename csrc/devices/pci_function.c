@@ -59,6 +59,11 @@ int pci_function_add_bar(PciFunction *function, uint32_t index, uint64_t size, u
     return 0;
 }
 
+void pci_function_bar_is_ram(PciFunction *function, uint32_t index, uint8_t *ram)
+{
+    function->bars[index].ram = ram;
+}
+
 int pci_function_add_capability(PciFunction *function, uint8_t id, uint32_t length)
 {
     uint32_t at = function->capability_end;
@@ -108,6 +113,11 @@ static void bar_map(PciFunction *function, uint32_t index, bool quiet)
     int result = bus_add(bar_bus(function, bar), bar->base, bar->size, bar->ops, bar->opaque, bar->region,
                          bar->lock, function->device->class->name, &error);
     bar->mapped = result == 0;
+    if (bar->mapped && bar->ram) {
+        Board *board = function->device->board;
+        DeviceRam ram = {.gpa = bar->base, .size = bar->size, .hva = bar->ram};
+        bar->is_ram = device_ram_add(board->device_rams, board->memory, &ram) == 0;
+    }
     if (result < 0 && !quiet)
         event_log_add(function->device->board->log, "pci %02x.%u BAR %u is not mapped: %s", function->devfn >> 3,
                       function->devfn & 7, index, error.text);
@@ -115,9 +125,11 @@ static void bar_map(PciFunction *function, uint32_t index, bool quiet)
 
 static void bar_unmap(PciFunction *function, PciBar *bar)
 {
+    if (bar->is_ram)
+        device_ram_remove(function->device->board->device_rams, bar->base);
     if (bar->mapped)
         bus_remove(bar_bus(function, bar), bar->base);
-    bar->mapped = bar->wanted = false;
+    bar->mapped = bar->wanted = bar->is_ram = false;
 }
 
 /* What could not be mapped because of a range that has gone now. Wiring lock held. */

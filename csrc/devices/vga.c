@@ -407,6 +407,8 @@ static int add_bars(Vga *vga)
     int result = pci_function_add_bar(function, 0, VGA_MEMORY_SIZE, PCI_BAR_MEMORY | PCI_BAR_PREFETCH, ops, vga,
                                       REGION_FRAME_BUFFER, lock);
     if (result == 0)
+        pci_function_bar_is_ram(function, 0, vga->memory);
+    if (result == 0)
         result = pci_function_add_bar(function, 2, MMIO_SIZE, PCI_BAR_MEMORY, ops, vga, REGION_REGISTERS, lock);
     if (result == 0 && vga->rom)
         result =

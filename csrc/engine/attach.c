@@ -33,6 +33,12 @@ static int on_ioeventfd(void *opaque, const IoEventFd *entry, bool add)
     return vm->ops->vm_ioeventfd(vm, entry, add);
 }
 
+static int on_device_ram(void *opaque, uint32_t number, const DeviceRam *ram, bool add)
+{
+    EngineVm *vm = opaque;
+    return vm->ops->vm_device_ram(vm, number, ram, add);
+}
+
 /*
  * Who kicks has set its flag or level and then reads the pointer; an engine looks at flags and levels after the
  * pointer was stored. So a kick that still finds the old VM was given before the new one's first look: none is
@@ -47,6 +53,7 @@ static void set_hooks(Board *board, EngineVm *vm)
     __atomic_store_n(&board->engine, vm, __ATOMIC_SEQ_CST);
     __atomic_store_n(&board->intr.engine, vm, __ATOMIC_SEQ_CST);
     ioeventfds_attach(board->ioeventfds, vm && vm->ops->vm_ioeventfd ? on_ioeventfd : NULL, vm);
+    device_rams_attach(board->device_rams, vm && vm->ops->vm_device_ram ? on_device_ram : NULL, vm);
 }
 
 bool engine_vm_is_attached(const EngineVm *vm)

@@ -63,6 +63,8 @@ typedef struct EngineOps {
     void (*vm_a20)(EngineVm *vm, bool on); /* the A20 gate moved: the vCPU's thread */
     /* Signal an eventfd in place of an access, or no more (io/ioeventfd.h). NULL: the engine cannot. */
     int (*vm_ioeventfd)(EngineVm *vm, const IoEventFd *entry, bool add);
+    /* Map a device's memory as RAM, or no more (memory/device_ram.h). Any thread. NULL: the engine cannot. */
+    int (*vm_device_ram)(EngineVm *vm, uint32_t number, const DeviceRam *ram, bool add);
     void (*vm_free)(EngineVm *vm);
     Vcpu *(*vcpu_new)(EngineVm *vm, uint32_t index, Error *error);
     void (*vcpu_free)(Vcpu *vcpu);

@@ -26,6 +26,7 @@ Board *board_new(enum ClockKind clock, Error *error)
     board->extint.pin = &board->intr;
     ext_int_connect(&board->extint, NULL, NULL);
     board->ioeventfds = ioeventfds_new();
+    board->device_rams = device_rams_new();
     board->irqfds = irqfds_new();
     if (board->log) {
         board->pio = bus_new(BUS_PIO, board->log);
@@ -34,7 +35,7 @@ Board *board_new(enum ClockKind clock, Error *error)
     if (board->clock)
         board->io = io_thread_new(board->clock, error);
     if (board->memory && board->pio && board->mmio && board->irqs && board->apics && board->io &&
-        board->ioeventfds && board->irqfds)
+        board->ioeventfds && board->device_rams && board->irqfds)
         return board;
     if (error && !error->code)
         error_set(error, ENOMEM, "no host memory for the machine");
@@ -56,6 +57,7 @@ void board_free(Board *board)
     io_thread_free(board->io);
     irqfds_free(board->irqfds);
     ioeventfds_free(board->ioeventfds);
+    device_rams_free(board->device_rams);
     bus_free(board->pio);
     bus_free(board->mmio);
     irq_router_free(board->irqs);

@@ -16,6 +16,7 @@
 #include "irq/apic_bus.h"
 #include "irq/irq.h"
 #include "irq/irqfd.h"
+#include "memory/device_ram.h"
 #include "memory/memory.h"
 
 /* What a device may ask of the machine; the run loop returns with it. */
@@ -36,6 +37,7 @@ typedef struct Board {
     IoThread *io; /* timers, and whatever is never slow */
     struct BoardWorker *workers;
     IoEventFds *ioeventfds;
+    DeviceRams *device_rams; /* what of devices is RAM to the guest */
     IrqFds *irqfds; /* message signalled interrupts that an engine takes by eventfd */
     IrqRouter *irqs;
     EventLog *log;

@@ -248,6 +248,18 @@ static int vm_ioeventfd(EngineVm *base, const IoEventFd *entry, bool add)
     return kvm_ioctl(vm->fd, KVM_IOEVENTFD, &request);
 }
 
+/* api.rst 4.35. Slots of their own, after those of guest memory; no log: nobody listens to a device's memory. */
+static int vm_device_ram(EngineVm *base, uint32_t number, const DeviceRam *ram, bool add)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = KVM_MAX_SLOTS + number,
+        .guest_phys_addr = ram->gpa,
+        .memory_size = add ? ram->size : 0,
+        .userspace_addr = (uintptr_t)ram->hva,
+    };
+    return kvm_ioctl(vm_of(base)->fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
 static int enable(KvmVm *vm, unsigned long capability, uint64_t argument)
 {
     struct kvm_enable_cap request = {.cap = (uint32_t)capability, .args = {argument}};
@@ -418,6 +430,7 @@ static const EngineOps OPS = {
     .vm_notify = vm_notify,
     .vm_a20 = vm_a20,
     .vm_ioeventfd = vm_ioeventfd,
+    .vm_device_ram = vm_device_ram,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,

@@ -6,6 +6,7 @@
 #include "irq/i8259.h"
 #include "kvm/kvm.h"
 #include "tests/check.h"
+#include "tests/device_ram_check.h"
 
 enum { SKIPPED = 77 };
 
@@ -131,6 +132,15 @@ static void test_mmio(void)
     run(rig, 0, &left, EXIT_HLT);
     CHECK_EQ(rig->out_count, 1);
     CHECK_EQ(rig->out[0], 0x88);
+    rig_free(rig);
+}
+
+static void test_device_ram(void)
+{
+    Rig *rig = rig_new("", 1);
+    CpuState state = rig->state;
+    check_device_ram(rig->board, rig->vcpu, &rig->state, true);
+    check_device_ram_from_outside(rig->board, rig->vcpu, &state);
     rig_free(rig);
 }
 
@@ -522,6 +532,7 @@ int main(void)
     RUN(test_ports);
     RUN(test_surfaced_ports);
     RUN(test_mmio);
+    RUN(test_device_ram);
     RUN(test_rom);
     RUN(test_kick);
     RUN(test_no_kick_is_lost);

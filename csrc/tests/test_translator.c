@@ -1,5 +1,6 @@
 /* The translator on bare boards: tiny guest programs in each mode. In both tiers. */
 #include "tests/check.h"
+#include "tests/device_ram_check.h"
 #include "translator/translator.h"
 #include "translator/vm.h"
 
@@ -120,6 +121,18 @@ static void test_real_mode_interrupts(void)
     real_mode_at(rig, 0x580);
     run(rig, HLT);
     CHECK_EQ(rig->out[2], 6);
+    rig_free(rig);
+}
+
+static void test_device_ram(void)
+{
+    Rig *rig = rig_new(CLOCK_KIND_REALTIME);
+    rig->state.segment[SEG_CS] = (Segment){.attributes = 0x9b, .limit = 0xffff};
+    check_device_ram(rig->board, rig->vcpu, &rig->state, !slow);
+    cpu_state_reset(&rig->state);
+    rig->state.segment[SEG_CS] = (Segment){.attributes = 0x9b, .limit = 0xffff};
+    if (!slow)
+        check_device_ram_from_outside(rig->board, rig->vcpu, &rig->state);
     rig_free(rig);
 }
 
@@ -413,6 +426,7 @@ int main(void)
         RUN(test_reset_vector);
         RUN(test_real_mode_interrupts);
         RUN(test_mmio_and_surface);
+        RUN(test_device_ram);
         RUN(test_surfaced_exit_is_exact);
         RUN(test_triple_fault);
         RUN(test_kick_of_a_loop);

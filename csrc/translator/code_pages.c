@@ -113,6 +113,28 @@ void tlb_reset_dirty_by_vaddr_x86_64(void *cpu, uint64_t start, uint64_t length)
         original_tlb_reset_dirty_by_vaddr_x86_64(cpu, start, length);
 }
 
+/*
+ * Device memory that is RAM to the guest (memory/device_ram.h): the library knows it as a device, and only the TLB
+ * entry is made to point to the bytes. So a change is a flush, instructions there are still fetched as from a device,
+ * one by one, and no block of them can go stale.
+ */
+static void show_device_ram(TranslatorVcpu *vcpu, uint64_t vaddr, uint64_t paddr, int mmu_index)
+{
+    const uint64_t flags = TLB_FLAGS;
+    const TlbTable *table = (const TlbTable *)env_field(vcpu->env, ENV_TLB) + mmu_index;
+    TlbEntry *entry = &table->entries[vaddr >> GUEST_PAGE_BITS & table->mask / sizeof(TlbEntry)];
+    vaddr &= ~flags;
+    if (likely(!(entry->read & TLB_MMIO)) || (entry->read & ~flags) != vaddr)
+        return;
+    const uint8_t *host = device_ram_find(vcpu->board->device_rams, paddr & ~flags);
+    if (!host)
+        return;
+    entry->read &= ~(uint64_t)TLB_MMIO;
+    if ((entry->write & ~flags) == vaddr)
+        entry->write &= ~(uint64_t)TLB_MMIO;
+    entry->addend = (uintptr_t)host - vaddr;
+}
+
 /* A TLB entry was filled: stores go direct at once unless the page holds code. */
 void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot, int mmu_index,
                                     uint64_t size)
@@ -123,6 +145,8 @@ void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, u
     CodeSlot *code = vcpu && prot & PAGE_WRITE_PROT ? slot_of_gpa(vcpu, paddr, &page) : NULL;
     if (code && !has_code(code, page))
         original_tlb_set_dirty_x86_64(cpu, vaddr);
+    else if (vcpu && !code)
+        show_device_ram(vcpu, vaddr, paddr, mmu_index);
 }
 
 void tb_invalidate_phys_page_fast_x86_64(uc_engine *uc, void *pages, uint64_t ram_addr, int size,

@@ -38,6 +38,7 @@ enum {
     CPU_ICOUNT_PTR = 0x130,       /* CPUState.icount_decr_ptr */
     CPU_MEM_IO_PC = 0x8178,       /* CPUState.mem_io_pc: where translated code called for a device access */
     ENV_IN_CPU = 0x8a50,          /* X86CPU.env */
+    ENV_TLB = -0x40,              /* CPUTLB.f, before X86CPU.env: a TlbTable for each MMU index */
     ENV_ERROR_CODE = 0x1508,
     ENV_EXCEPTION_IS_INT = 0x150c,
     ENV_OLD_EXCEPTION = 0x1578,
@@ -49,6 +50,23 @@ enum {
     TB_CS_BASE = 1,
     LABEL_PRESENT = 1, /* TCGLabel.present, in its first two bytes */
 };
+
+/* A TLB as translated code looks it up: by page number, masked. The flags are in addresses' low bits. */
+typedef struct TlbEntry {
+    uint64_t read, write, code; /* guest virtual address of the page; all ones: not for that access */
+    uint64_t paddr;
+    uint64_t addend; /* host address - guest virtual address */
+    uint64_t unused[3];
+} TlbEntry;
+
+typedef struct TlbTable {
+    uint64_t mask; /* (entries - 1) * sizeof(TlbEntry) */
+    TlbEntry *entries;
+} TlbTable;
+
+enum { TLB_MMIO = 1 << 9, TLB_FLAGS = 0xfff };
+
+_Static_assert(sizeof(TlbEntry) == 64, "CPU_TLB_ENTRY_BITS");
 
 /* The bits of TF, IOPL, RF, VM and AC stay clear here: the library ORs them in from EFLAGS when it looks up a block. */
 enum Hflags {
@@ -73,7 +91,7 @@ enum { EFLAGS_CC = 0x8d5, EFLAGS_TF = 1 << 8, EFLAGS_IF = 1 << 9, EFLAGS_DF = 1 
 #define DESCRIPTOR_B (1u << 22)
 #define DESCRIPTOR_DPL_SHIFT 13
 
-static inline void *env_field(void *env, size_t offset) { return (char *)env + offset; }
+static inline void *env_field(void *env, ptrdiff_t offset) { return (char *)env + offset; }
 
 /* Load the lazily kept parts of EFLAGS and the rest. */
 void env_set_eflags(Env *env, uint64_t eflags);

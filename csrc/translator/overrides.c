@@ -362,6 +362,9 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
     if (unlikely(__atomic_load_n(&vcpu->a20_pending, __ATOMIC_RELAXED)) &&
         __atomic_exchange_n(&vcpu->a20_pending, 0, __ATOMIC_SEQ_CST))
         x86_cpu_set_a20_x86_64(vcpu->cpu, __atomic_load_n(&board->a20, __ATOMIC_ACQUIRE));
+    if (unlikely(__atomic_load_n(&vcpu->flush_pending, __ATOMIC_RELAXED)) &&
+        __atomic_exchange_n(&vcpu->flush_pending, 0, __ATOMIC_SEQ_CST))
+        tlb_flush_x86_64(vcpu->cpu);
     if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL && clock_next_deadline(board->clock) <= clock_now(board->clock))
         clock_run_timers(board->clock);
     if (vcpu->leave || __atomic_load_n(&vcpu->base.kicked, __ATOMIC_ACQUIRE) ||

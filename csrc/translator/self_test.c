@@ -177,6 +177,24 @@ static bool stops_are_between_instructions(SelfTest *test)
     return test->value == ADDITIONS && test->reads == ADDITIONS && test->writes == ADDITIONS && counted == ADDITIONS;
 }
 
+/* The same program when the device's page is memory to the guest: all of it is there, and the device sees nothing. The
+ * slow tier goes to the device. */
+static bool device_ram_is_ram(SelfTest *test)
+{
+    uint64_t reads = test->reads, writes = test->writes, counted = 0, *page = aligned_alloc(GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
+    DeviceRam ram = {.gpa = DEVICE, .size = GUEST_PAGE_SIZE, .hva = (uint8_t *)page};
+    if (!page)
+        return false;
+    page[0] = 0;
+    bool ran = device_ram_add(test->board->device_rams, test->board->memory, &ram) == 0 && run_from(test, self_test_add) &&
+               device_ram_remove(test->board->device_rams, DEVICE) == 0;
+    counted = page[0];
+    free(page);
+    bool seen = test->reads != reads || test->writes != writes;
+    bool slow = container_of(test->vcpu, TranslatorVcpu, base)->slow;
+    return ran && (slow ? seen : !seen && counted == ADDITIONS);
+}
+
 static bool rings_are_crossed(SelfTest *test)
 {
     const uint64_t *r = test->state->gpr;
@@ -194,6 +212,7 @@ static int run_all(SelfTest *test, Error *error)
         {aliases_are_seen, "code rewritten through another mapping"},
         {host_writes_are_seen, "code rewritten by a device"},
         {stops_are_between_instructions, "stops only between instructions"},
+        {device_ram_is_ram, "a device's memory as RAM"},
         {rings_are_crossed, "SYSCALL, SYSRET and IRETQ between rings 0 and 3"},
     };
     for (size_t i = 0; i < ARRAY_SIZE(TESTS); i++)

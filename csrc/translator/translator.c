@@ -338,6 +338,22 @@ static void vm_a20(EngineVm *base, bool on)
     translator_kick(vm->vcpu);
 }
 
+/* What was looked up before is forgotten: in the vCPU's thread, which may be this one, or between blocks. A vCPU that
+ * is made later has looked up nothing. */
+static int vm_device_ram(EngineVm *base, uint32_t number, const DeviceRam *ram, bool add)
+{
+    TranslatorVm *vm = container_of(base, TranslatorVm, base);
+    if (!vm->vcpu)
+        return 0;
+    if (translator_current() == vm->vcpu) {
+        tlb_flush_x86_64(vm->vcpu->cpu);
+        return 0;
+    }
+    __atomic_store_n(&vm->vcpu->flush_pending, 1, __ATOMIC_SEQ_CST);
+    translator_kick(vm->vcpu);
+    return 0;
+}
+
 static void free_vcpu(Vcpu *base)
 {
     TranslatorVcpu *vcpu = vcpu_of(base);
@@ -556,6 +572,7 @@ static const EngineOps OPS = {
     .vm_detach = detach_vm,
     .vm_notify = vm_notify,
     .vm_a20 = vm_a20,
+    .vm_device_ram = vm_device_ram,
     .vm_free = free_vm,
     .vcpu_new = new_vcpu,
     .vcpu_free = free_vcpu,

@@ -75,6 +75,7 @@ typedef struct TranslatorVcpu {
     uc_hook surface_hook;
     bool instructions_watched; /* surface_hook is set */
     uint32_t a20_pending;      /* atomic: another thread moved the A20 line */
+    uint32_t flush_pending;    /* atomic: another thread changed what device RAM there is */
     uc_hook breakpoint_hooks[64];
     size_t breakpoint_count;
     uint64_t resume_address; /* do not stop again at the breakpoint we start from */

@@ -11,6 +11,7 @@ import pytest
 
 from pyvmm import DiskConfig, Machine, MachineConfig
 from pyvmm.display.picture import Picture
+from pyvmm.exits import ExitReason
 from pyvmm.units import MIB
 from tests.boot import bios_images
 from tests.conftest import RecordExercised
@@ -31,8 +32,8 @@ DONE = f"""
 START = "        .code16\n        .globl _start\n_start:\n        xorw %ax, %ax\n        movw %ax, %ds\n"
 
 
-def draw(folder: Path, source: str) -> tuple[Machine, Picture]:
-    """Run a boot sector to its end, and take the picture."""
+def draw(folder: Path, source: str, exits: dict[ExitReason, int] | None = None) -> tuple[Machine, Picture]:
+    """Run a boot sector to its end, and take the picture; `exits` is told how many of each reason there were."""
     path = folder / "draw.s"
     path.write_text(START + source + DONE)
     program, image = folder / "draw.o", folder / "draw.img"
@@ -45,6 +46,8 @@ def draw(folder: Path, source: str) -> tuple[Machine, Picture]:
     with Machine(MachineConfig(memory=32 * MIB, disks=[disk], serial="buffer")) as machine:
         result = machine.run(timeout=TIMEOUT)
         assert (result.reason, result.code) == ("exit", bios_images.EXIT_VALUE << 1 | 1)
+        if exits is not None:
+            exits.update(machine.vcpu.exit_counts)
         return machine, machine.screen.picture()
 
 
@@ -255,3 +258,81 @@ def test_grub_in_graphics(tmp_path: Path, size: tuple[int, int], record_exercise
         assert machine.firmware is not None
         assert machine.firmware.calls[0x10, 0x4F] > 3
         record_exercised(engine=machine.engine_name, guest=f"GRUB 2, gfxterm {mode}")
+
+
+def test_linear_frame_buffer_is_memory(tmp_path: Path) -> None:
+    """VBE mode 103h (800 x 600, 8 bits) filled through the linear frame buffer: stores that are not exits.
+
+    Then the frame buffer's base address register is moved, and its decoding switched off and on: a store goes where
+    the register says at that time.
+    """
+    exits: dict[ExitReason, int] = {}
+    _, picture = draw(
+        tmp_path,
+        """
+        movw    %ax, %es
+        movw    $0x4f01, %ax
+        movw    $0x103, %cx
+        movw    $0x9000, %di
+        int     $0x10
+        movw    $0x4f02, %ax
+        movw    $0x4103, %bx
+        int     $0x10
+        cli
+        lgdt    gdtr
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        movw    $8, %bx
+        movw    %bx, %es                # 4 GiB of data; code stays as it is
+        andb    $0xfe, %al
+        movl    %eax, %cr0
+        movl    0x9028, %edi            # PhysBasePtr
+        movl    $480000, %ecx
+1:      movb    %cl, %es:-1(%edi, %ecx)
+        addr32 loop 1b
+        movl    0x9028, %edi
+        leal    0x4000000(%edi), %ebx   # 64 MiB further
+        movl    $0x80001010, %eax       # BAR 0
+        movl    %ebx, %ecx
+        call    config
+        movb    $10, %es:(%ebx)         # there
+        movb    $10, %es:(%edi)         # nobody
+        movl    $0x80001004, %eax       # command: no memory
+        xorl    %ecx, %ecx
+        call    config
+        movb    $10, %es:2(%ebx)        # nobody
+        movb    $2, %cl
+        call    config
+        movb    $10, %es:4(%ebx)
+        movl    $0x80001010, %eax
+        movl    %edi, %ecx
+        call    config
+        movb    $10, %es:6(%edi)
+        movb    $10, %es:8(%ebx)        # nobody
+        movb    %es:4(%edi), %al        # what is read is what was written elsewhere
+        movb    %al, %es:10(%edi)
+        jmp     7f
+config: movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movw    $0xcfc, %dx
+        xchgl   %eax, %ecx
+        outl    %eax, %dx
+        xchgl   %eax, %ecx
+        ret
+        .balign 8
+gdt:    .quad   0, 0x00cf93000000ffff
+gdtr:   .word   15
+        .long   gdt
+7:
+""",
+        exits,
+    )
+    dac = standard_palette()
+    assert (picture.width, picture.height) == (800, 600)
+    changed = {0: 10, 4: 10, 6: 10, 10: 10}
+    for y in range(600):
+        for x in range(800):
+            at = y * 800 + x
+            assert picture.pixel(x, y) == dac[changed.get(at, at + 1 & 0xFF)], (x, y)
+    assert exits[ExitReason.MMIO] < 1000

@@ -88,6 +88,8 @@ class BarState:
         Port or guest physical address; None while its decoding is off.
     mapped
         Whether it answers there. False with a `base` when another device has the range.
+    is_ram
+        Whether the guest reaches it as RAM, without exits: a frame buffer, where no RAM of the machine's is.
     """
 
     index: int
@@ -96,6 +98,7 @@ class BarState:
     is_64bit: bool
     base: int | None
     mapped: bool
+    is_ram: bool
 
     def __str__(self) -> str:
         kind = "ROM" if self.index == _ROM else "I/O" if self.is_io else "mem64" if self.is_64bit else "mem"
@@ -177,6 +180,7 @@ class PciFunction:
                 bool(info.flags & _BAR_64BIT),
                 int(info.base) if info.wanted else None,
                 bool(info.mapped),
+                bool(info.is_ram),
             )
             for index in range(_BAR_NUMBERS)
             if lib.pci_bus_bar(self._bus, self.devfn, index, info) == 0
