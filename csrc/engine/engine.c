@@ -172,6 +172,14 @@ static bool leave_now(Vcpu *vcpu, VmExit *exit)
     return true;
 }
 
+/* Whether leave_now() has a request to return. One that HLT follows is told before it: a guest that leaves by a port
+ * and then halts for good has left. */
+static bool has_request(const Vcpu *vcpu)
+{
+    return (vcpu->index == 0 && __atomic_load_n(&vcpu->vm->board->system_request, __ATOMIC_ACQUIRE)) ||
+           __atomic_load_n(&vcpu->kicked, __ATOMIC_ACQUIRE) & KICK_REQUEST;
+}
+
 enum {
     ALWAYS_SURFACED = 1 << EXIT_SHUTDOWN | 1 << EXIT_SYSTEM | 1 << EXIT_KICK | 1 << EXIT_DEBUG | 1 << EXIT_FAIL,
 };
@@ -212,7 +220,7 @@ static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
             vcpu->counters.exits[EXIT_HLT]++;
         }
         /* Interrupts off: only an NMI or a reset from outside can wake it. The caller should know. */
-        if (exit->reason == EXIT_HLT && !vcpu->halted_if && !interrupt_ready(vcpu))
+        if (exit->reason == EXIT_HLT && !vcpu->halted_if && !interrupt_ready(vcpu) && !has_request(vcpu))
             break;
         if (exit->reason != EXIT_NONE && (1u << exit->reason) & (surface | ALWAYS_SURFACED))
             break;
