@@ -81,13 +81,21 @@ static Line find_line(const Vga *vga, uint32_t scan_line)
     return line;
 }
 
-/* The address counter's value as a byte address of the planes. */
+/*
+ * The address counter's value as a byte address of the planes (IBM VGA, "CRT Mode Control", the table of the
+ * counter's wiring). By double words the counter is shifted left by two. What enters below differs: the table, and
+ * Cirrus Logic's CL-GD542X manual (CR14 bit 6), name counter bits 12 and 13. That shows mode 13h's pixels from
+ * 4000h on only if CPU addresses are rotated the same way in chain 4, while programs take chain 4 to store at every
+ * fourth address. So here chain 4 stores at multiples of four, and bits 14 and 15 enter: the same picture while the
+ * counter is below 4000h, which is all that chain 4 reaches; from there on, the bytes between, where the table has
+ * the first ones again.
+ */
 static uint32_t plane_offset(const Vga *vga, uint32_t counter, uint32_t row_scan)
 {
     uint8_t mode = vga->state.crtc[CRTC_MODE];
     uint32_t address = counter;
     if (vga->state.crtc[CRTC_UNDERLINE] & UNDERLINE_DOUBLE_WORD)
-        address = counter << 2 | (counter >> 14 & 3); /* as chain 4 stores: its low bits are the plane */
+        address = counter << 2 | (counter >> 14 & 3);
     else if (!(mode & CRTC_MODE_BYTE))
         address = counter << 1 | (counter >> (mode & CRTC_MODE_ROTATE_MA15 ? 15 : 13) & 1);
     if (!(mode & 1))

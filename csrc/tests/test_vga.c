@@ -329,6 +329,12 @@ static void test_double_words_beyond_16k(void)
     CHECK_EQ(vga_render(rig.vga, pixels, 32, 8, true), 0);
     for (uint32_t i = 0; i < 32; i++)
         CHECK_EQ(pixels[i], grey(i + 1));
+    crtc(&rig, 0x0c, 0x40); /* counter 4000h: the bytes that chain 4 does not reach */
+    for (uint32_t i = 0; i < 8; i++)
+        memset(rig.memory + (4 * i + 1) * 4, (int)(20 + i), 4);
+    CHECK_EQ(vga_render(rig.vga, pixels, 32, 8, true), 0);
+    for (uint32_t i = 0; i < 32; i++)
+        CHECK_EQ(pixels[i], grey(20 + i / 4));
     rig_free(&rig);
 }
 
