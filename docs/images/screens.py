@@ -1,7 +1,8 @@
-"""Make the pictures of docs/screens.md: one CD with Debian's kernels and memtest86+, started by GRUB under SeaBIOS.
+"""Make the pictures of docs/screens.md: CDs with Debian's kernels and memtest86+, and boot menus; GRUB under SeaBIOS.
 
 Run it from anywhere with the environment's Python: ``.venv/bin/python docs/images/screens.py``. Needs Debian's packages
-seabios, grub-common, grub-pc-bin, xorriso, mtools and busybox-static; kernels and memtest86+ are fetched by apt.
+seabios, grub-common, grub-pc-bin, isolinux, syslinux-common, xorriso, mtools and busybox-static; kernels and memtest86+
+are fetched by apt.
 """
 
 from __future__ import annotations
@@ -93,6 +94,35 @@ def make_disc(folder: Path) -> Path:
     return disc
 
 
+SYSLINUX_MENU = """\
+UI vesamenu.c32
+MENU TITLE Boot menu
+MENU RESOLUTION 800 600
+LABEL linux
+    MENU LABEL Debian GNU/Linux, 1024 x 768
+    KERNEL vmlinuz
+    APPEND vga=0x317 quiet
+LABEL local
+    MENU LABEL The first disk
+    LOCALBOOT 0x80
+"""
+
+
+def make_syslinux_disc(folder: Path) -> Path:
+    """A CD with ISOLINUX and its menu in graphics; what it would start is not there."""
+    tree, modules = folder / "syslinux" / "isolinux", Path("/usr/lib/syslinux/modules/bios")
+    tree.mkdir(parents=True)
+    shutil.copyfile("/usr/lib/ISOLINUX/isolinux.bin", tree / "isolinux.bin")
+    for name in ("ldlinux", "libcom32", "libutil", "vesamenu"):
+        shutil.copyfile(modules / f"{name}.c32", tree / f"{name}.c32")
+    (tree / "isolinux.cfg").write_text(SYSLINUX_MENU)
+    disc = folder / "syslinux.iso"
+    command = ["xorriso", "-as", "mkisofs", "-o", str(disc), "-b", "isolinux/isolinux.bin", "-c"]
+    command += ["isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]
+    subprocess.run([*command, str(folder / "syslinux")], check=True, capture_output=True)
+    return disc
+
+
 def wait(machine: Machine, shows: str, *, on_serial: bool = False) -> None:
     """Run until a text is on the screen, or came by the serial line."""
     said = ""
@@ -124,6 +154,10 @@ def choose(machine: Machine, entry: int) -> None:
 def main() -> None:
     """Start the CD once for each picture."""
     with tempfile.TemporaryDirectory(prefix="pyvmm-screens-") as folder:
+        disk = DiskConfig(make_syslinux_disc(Path(folder)), "cdrom", "raw", read_only=True)
+        with Machine(memory=64 * MIB, disks=[disk], serial="buffer", engine="translator") as machine:
+            machine.wait_for(lambda: machine.screen.mode.width == 800, TIMEOUT)
+            take(machine, "vesamenu.png")
         disk = DiskConfig(make_disc(Path(folder)), "cdrom", "raw", read_only=True)
         settings = {"memory": 256 * MIB, "disks": [disk], "firmware": "seabios", "serial": "buffer"}
 

@@ -8,7 +8,7 @@ line, initrd) ends up in guest RAM before the first instruction; nothing is emul
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyvmm.boot.e820 import E820Entry, e820_map
@@ -45,7 +45,7 @@ def load_kernel(
     reserved: Sequence[E820Entry] = (),
     acpi_rsdp: Gpa | None = None,
     long_mode: bool = True,
-    text_screen: bool = False,
+    screen: Callable[[bytes], bytes] | None = None,
 ) -> EntryState:
     """Load a kernel file into guest memory and return how the vCPU enters it.
 
@@ -67,8 +67,8 @@ def load_kernel(
         Where the RSDP is, for kernels that can be told.
     long_mode
         False on a vCPU without 64-bit mode: a bzImage is then entered in 32-bit mode.
-    text_screen
-        There is a VGA in text mode 3; Linux is told.
+    screen
+        See `load_linux`.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def load_kernel(
         append=append,
         acpi_rsdp=acpi_rsdp,
         long_mode=long_mode,
-        text_screen=text_screen,
+        screen=screen,
     )
 
 
@@ -97,7 +97,7 @@ def load_image(
     append: str = "",
     acpi_rsdp: Gpa | None = None,
     long_mode: bool = True,
-    text_screen: bool = False,
+    screen: Callable[[bytes], bytes] | None = None,
 ) -> EntryState:
     """Load a kernel that is open already; parameters and errors as `load_kernel`."""
     line = append.encode("utf-8", "surrogateescape")
@@ -116,7 +116,7 @@ def load_image(
             append=line,
             acpi_rsdp=acpi_rsdp,
             long_mode=long_mode,
-            text_screen=text_screen,
+            screen=screen,
         )
     header = find_multiboot_header(image)
     if header is not None:

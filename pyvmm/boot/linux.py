@@ -2,14 +2,15 @@
 
 Source: Linux `Documentation/arch/x86/boot.rst` ("The Real-Mode Kernel Header", "32-bit Boot Protocol", "64-bit Boot
 Protocol") and `zero-page.rst`; screen_info's fields: `include/uapi/linux/screen_info.h`. The real-mode part of the
-kernel is not run: the loader does its work, which is the zero page (struct boot_params). screen_info says 80 x 25 text
-where the machine has a VGA; otherwise it stays zero (no screen), so that Linux writes to none.
+kernel is not run: the loader does its work, which is the zero page (struct boot_params). screen_info, at its offset 0,
+is filled by who has the screen (`firmware/boot_screen.py`); otherwise it stays zero (no screen): Linux writes to none.
 Left out: zImage and protocols before 2.02, an initrd above 4 GiB, and setup_data.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -72,8 +73,6 @@ LOADER_UNASSIGNED: Final = 0xFF
 # The zero page, zero-page.rst
 ZERO_PAGE_SIZE: Final = 4096
 SCREEN_INFO_SIZE: Final = 0x40
-TEXT_SCREEN_INFO: Final = bytes((0, 0, 0, 0, 0, 0, 3, 80, 0, 0, 0, 0, 0, 0, 25, 1, 16))
-"""Cursor at the top left, orig_video_mode 3, 80 columns, 25 lines, orig_video_isVGA, 16 points; it is at offset 0."""
 ACPI_RSDP_ADDR: Final = 0x070
 ALT_MEM_K: Final = 0x1E0
 E820_ENTRIES: Final = 0x1E8
@@ -177,7 +176,7 @@ def load_linux(
     append: bytes = b"",
     acpi_rsdp: Gpa | None = None,
     long_mode: bool = True,
-    text_screen: bool = False,
+    screen: Callable[[bytes], bytes] | None = None,
 ) -> EntryState:
     """Load a bzImage with its initrd and command line.
 
@@ -189,8 +188,8 @@ def load_linux(
         Where the RSDP is; told to kernels of protocol 2.14 and later, older ones search 0xE0000-0xFFFFF.
     long_mode
         False takes the 32-bit entry although there is a 64-bit one.
-    text_screen
-        There is a VGA in mode 3, 80 x 25 characters of 16 lines.
+    screen
+        Sets the screen up as the command line asks, and returns struct screen_info. None: there is no screen.
 
     Raises
     ------
@@ -220,8 +219,8 @@ def load_linux(
     cr3 = _place_identity_tables(image, ram) if use_64 else 0
     line = ram.place(image, append + b"\0", "the command line", above=BOOT_DATA_BASE)
     params = _zero_page(header, ram, address, ramdisk, line, acpi_rsdp)
-    if text_screen:
-        params = TEXT_SCREEN_INFO.ljust(SCREEN_INFO_SIZE, b"\0") + params[SCREEN_INFO_SIZE:]
+    if screen is not None:
+        params = screen(append).ljust(SCREEN_INFO_SIZE, b"\0") + params[SCREEN_INFO_SIZE:]
     ram.memory.load(Gpa(zero_page), params)
 
     name = header.kernel_name

@@ -22,6 +22,7 @@ from pyvmm.firmware.video_rom import MODE_LIST, OEM_STRING, ROM_SEGMENT
 
 if TYPE_CHECKING:
     from pyvmm.firmware.platform import Platform
+    from pyvmm.firmware.vga import VgaPorts, VideoMemory
     from pyvmm.firmware.video import Video
 
 _PCI_ID: Final = 0x11111234
@@ -91,6 +92,42 @@ def _modes() -> dict[int, VbeMode]:
 VBE_MODES: Final = _modes()
 
 
+def _enter(adapter: VgaAdapter, mode: VbeMode, flags: int) -> None:
+    for index, value in ((_ENABLE, 0), (_XRES, mode.width), (_YRES, mode.height), (_BPP, mode.bits)):
+        adapter.dispi(index, value)
+    adapter.dispi(_ENABLE, _ENABLED | flags)
+    adapter.write_dac(0, PALETTES["vga"]())
+    adapter.show(True)
+
+
+def _frame_buffer(config: ConfigSpace) -> int:
+    for at in config.functions():
+        if config.read(at, VENDOR, 4) == _PCI_ID:
+            return config.read(at, BAR0, 4) & ~0xF
+    return 0
+
+
+def start_mode(
+    pio: VgaPorts, display: VideoMemory, number: int
+) -> tuple[int, int, int, int, tuple[int, ...], int, int] | None:
+    """Set a mode as 4F02h with a linear frame buffer does; None when there is no such mode.
+
+    Returns
+    -------
+    tuple
+        Width, height, bits a pixel, pitch in bytes; size and position of red, green, blue and the rest; address of
+        the frame buffer; video memory in units of 64 KiB.
+    """
+    mode, adapter = VBE_MODES.get(number), VgaAdapter(pio, display)
+    memory_64k = adapter.read_dispi(_MEMORY_64K)
+    if mode is None or mode.pitch * mode.height > memory_64k << 16:
+        return None
+    _enter(adapter, mode, _LFB)
+    fields = _FIELDS.get(mode.bits, (6, 0, 6, 0, 6, 0, 0, 0))
+    base = _frame_buffer(ConfigSpace(pio))
+    return mode.width, mode.height, mode.bits, mode.pitch, fields, base, memory_64k
+
+
 class Vbe(ServiceGroup):
     """What VBE knows beyond the registers: which mode it set."""
 
@@ -122,10 +159,7 @@ class Vbe(ServiceGroup):
 
     def frame_buffer(self) -> int:
         """Physical address of the linear frame buffer: BAR 0; 0 while it has none."""
-        for at in self._config.functions():
-            if self._config.read(at, VENDOR, 4) == _PCI_ID:
-                return self._config.read(at, BAR0, 4) & ~0xF
-        return 0
+        return _frame_buffer(self._config)
 
     @property
     def _memory_64k(self) -> int:
@@ -209,12 +243,7 @@ class Vbe(ServiceGroup):
             frame.ah = _FAILED
             return
         adapter = self.adapter
-        for index, value in ((_ENABLE, 0), (_XRES, mode.width), (_YRES, mode.height), (_BPP, mode.bits)):
-            adapter.dispi(index, value)
-        flags = (_LFB if frame.bx & _LINEAR else 0) | (_NO_CLEAR if keep else 0)
-        adapter.dispi(_ENABLE, _ENABLED | flags)
-        adapter.write_dac(0, PALETTES["vga"]())
-        adapter.show(True)
+        _enter(adapter, mode, (_LFB if frame.bx & _LINEAR else 0) | (_NO_CLEAR if keep else 0))
         self.number = frame.bx & (_LINEAR | 0x1FF)
         pixels = Pixels(adapter.display, "vbe", mode.width, mode.height, mode.pitch, mode.bits)
         self.video.enter_vbe(number, pixels)

@@ -128,6 +128,7 @@ class Pc:
         set_memory_types(state)
         if self.config.kernel is not None:
             from pyvmm.boot.kernel import load_kernel
+            from pyvmm.firmware.boot_screen import BootScreen
             from pyvmm.firmware.pci_setup import assign_resources
 
             assert self.acpi is not None
@@ -147,7 +148,7 @@ class Pc:
                 append=self.config.append,
                 reserved=self.acpi.reserved,
                 acpi_rsdp=self.acpi.rsdp_gpa,
-                text_screen=vga is not None,
+                screen=BootScreen(self.board.pio, vga),
             )
             entry.apply(state)
         elif self.firmware is not None:

@@ -230,3 +230,34 @@ def floppy_emulation_iso(folder: Path) -> Path:
         "xorriso", "-as", "mkisofs", "-o", folder / "emulated.iso", "-b", "floppy.img", "-c", "boot.cat", tree
     )
     return folder / "emulated.iso"
+
+
+VESAMENU_CONFIG = """
+UI vesamenu.c32
+MENU TITLE Boot menu in graphics
+MENU RESOLUTION 800 600
+LABEL linux
+    MENU LABEL Linux in a VBE mode
+    KERNEL vmlinuz
+    APPEND vga=0x317 console=ttyS0 console=tty0
+LABEL local
+    MENU LABEL The first disk
+    LOCALBOOT 0x80
+"""
+
+
+def vesamenu_iso(folder: Path, kernel: Path) -> Path:
+    """ISOLINUX with its menu in graphics, and a kernel that is started with ``vga=0x317``."""
+    need("xorriso")
+    tree = folder / "vesamenu" / "isolinux"
+    tree.mkdir(parents=True)
+    (tree / "isolinux.bin").write_bytes(ISOLINUX.read_bytes())
+    for module in ("ldlinux", "libcom32", "libutil", "vesamenu"):
+        (tree / f"{module}.c32").write_bytes((SYSLINUX_MODULES / f"{module}.c32").read_bytes())
+    (tree / "isolinux.cfg").write_text(VESAMENU_CONFIG)
+    (tree / "vmlinuz").write_bytes(kernel.read_bytes())
+    run(
+        "xorriso", "-as", "mkisofs", "-o", folder / "vesamenu.iso", "-b", "isolinux/isolinux.bin", "-c",
+        "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", folder / "vesamenu",
+    )  # fmt: skip
+    return folder / "vesamenu.iso"
