@@ -109,15 +109,13 @@ static void first_cycle(PflashState *s, uint8_t command)
         s->status = 0;
         break;
     case PROGRAM_TOO:
-        s->pending = PROGRAM;
-        s->mode = READ_STATUS;
-        break;
     case PROGRAM:
     case ERASE_BLOCK:
-    case WRITE_BUFFER:
+    case WRITE_BUFFER: /* drivers wait for the buffer to be free, also after the quirk above */
     case SET_LOCK:
-        s->pending = command;
+        s->pending = command == PROGRAM_TOO ? PROGRAM : command;
         s->mode = READ_STATUS;
+        s->status |= STATUS_READY;
         break;
     default: /* reads give the array again, as after a command that there is not */
         s->mode = READ_ARRAY;

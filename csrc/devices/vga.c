@@ -110,7 +110,7 @@ static uint8_t port_read(Vga *vga, uint32_t port)
         return NO_VALUE;
     switch (fold_port(port)) {
     case PORT_ATTRIBUTE:
-        return s->attribute_is_data ? 0 : s->attribute_index;
+        return s->attribute_index;
     case PORT_ATTRIBUTE_READ:
         return s->attribute[s->attribute_index & 0x1f];
     case PORT_MISC_WRITE:

@@ -1,5 +1,5 @@
-"""The board's HPET and IDE as a guest program has them: timer interrupts, a FSB message and the main counter; a sector
-by PIO and by the bus master, each way (HPET 1.0a; ATA/ATAPI-6; "Programming Interface for Bus Master IDE Controller")."""
+"""The board's HPET and IDE as a guest program has them: interrupts, a message and the main counter; a sector by PIO and
+by the bus master, each way (HPET 1.0a; ATA/ATAPI-6; "Programming Interface for Bus Master IDE Controller")."""
 
 from __future__ import annotations
 
