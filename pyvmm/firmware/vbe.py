@@ -254,9 +254,11 @@ class Vbe(ServiceGroup):
 
     @function(0x10, 0x4F05, source="VBE 3.0 §4.8, 4F05h")
     def window(self, frame: Frame) -> None:
-        """Window A (BL=0): BH=0 put it at DX times 64 KiB, BH=1 where it is."""
-        if self.mode is None or frame.bl != 0 or frame.bh > 1:
-            frame.ah = _FAILED if self.mode is not None else _NOT_IN_THIS_MODE
+        """Window A (BL=0): BH=0 put it at DX times 64 KiB, BH=1 where it is. Not in a linear mode, which has none."""
+        if self.mode is None or self.number & _LINEAR:
+            frame.ah = _NOT_IN_THIS_MODE
+        elif frame.bl != 0 or frame.bh > 1:
+            frame.ah = _FAILED
         elif frame.bh == 1:
             frame.dx = self.adapter.read_dispi(_BANK)
         elif frame.dx >= self._memory_64k:

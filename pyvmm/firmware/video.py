@@ -3,7 +3,8 @@
 Sources: Ralf Brown's Interrupt List (RBIL), INT 10; IBM PS/2 and PC BIOS Interface Technical Reference (1987), INT 10h.
 Palettes and fonts (AH=10h, 11h) are in palette.py and fonts.py, VBE in vbe.py. Without a VGA the text is kept in
 `Screen` and mirrored to a serial line only: 80 x 25, one page, no graphics.
-Left out: 200 and 350 line text, the save areas at 40:A8, saving the state (AH=1Ch).
+Left out: 200 and 350 line text, the save areas at 40:A8, saving the state (AH=1Ch). In graphics modes characters go to
+the page that is shown, dots to any.
 """
 
 from __future__ import annotations
@@ -345,14 +346,25 @@ class Video(ServiceGroup):
 
     @function(0x10, 0x0C, source="INT 10/AH=0Ch")
     def write_dot(self, frame: Frame) -> None:
-        """Colour AL at column CX, row DX; bit 7 of AL: by XOR."""
-        if self.pixels is not None:
-            self.pixels.set(frame.cx, frame.dx, frame.al)
+        """Colour AL at column CX, row DX of page BH; bit 7 of AL: by XOR."""
+        pixels = self._dots(frame.bh)
+        if pixels is not None:
+            pixels.set(frame.cx, frame.dx, frame.al)
 
     @function(0x10, 0x0D, source="INT 10/AH=0Dh")
     def read_dot(self, frame: Frame) -> None:
-        if self.pixels is not None:
-            frame.al = self.pixels.get(frame.cx, frame.dx) & 0xFF
+        """Of column CX, row DX of page BH."""
+        pixels = self._dots(frame.bh)
+        if pixels is not None:
+            frame.al = pixels.get(frame.cx, frame.dx) & 0xFF
+
+    def _dots(self, page: int) -> Pixels | None:
+        """The pixels of a page; in modes with one page, of that (RBIL, INT 10/AH=0Ch)."""
+        shown, info = self.pixels, MODES.get(self.mode)
+        if shown is None or shown.is_vbe or info is None or not 1 < info.pages > page:
+            return shown
+        start = page * self.platform.bda16(bda.VIDEO_PAGE_SIZE)
+        return Pixels(shown.display, shown.kind, shown.width, shown.height, shown.pitch, shown.bits, start)
 
     @function(0x10, 0x0E, source="INT 10/AH=0Eh")
     def teletype(self, frame: Frame) -> None:
