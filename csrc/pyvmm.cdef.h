@@ -638,6 +638,11 @@ typedef struct {
 } P9Counters;
 Device *virtio_9p_new(Board *board, const VirtioPlace *place, const Virtio9pOptions *options, Error *error);
 void virtio_9p_counters(Device *device, P9Counters *counters);
+/* virtio/virtio_rng.h */
+typedef struct { uint64_t bytes_per_second; bool seeded; uint64_t seed; } VirtioRngOptions;
+typedef struct { uint64_t requests, bytes, waits; } VirtioRngCounters;
+Device *virtio_rng_new(Board *board, const VirtioPlace *place, const VirtioRngOptions *options, Error *error);
+void virtio_rng_counters(Device *device, VirtioRngCounters *counters);
 
 /* kvm/kick.h, kvm/kvm.h */
 int kvm_ioctl(int fd, unsigned long request, void *argument);

@@ -33,5 +33,6 @@
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_mmio.h"
 #include "virtio/virtio_pci.h"
+#include "virtio/virtio_rng.h"
 
 #endif

@@ -56,6 +56,18 @@ class ShareConfig:
 
 
 @record(slots=True)
+class RngConfig:
+    """A source of random numbers for the guest (virtio-rng).
+
+    `bytes_per_second`: the most that the guest gets; 0 for no limit. `seed`: a fixed stream instead of the host's
+    entropy, 0 to 2**64 - 1, so that a run repeats; None is 0 on a virtual clock, and the host's entropy otherwise.
+    """
+
+    bytes_per_second: int = 0
+    seed: int | None = None
+
+
+@record(slots=True)
 class MachineConfig:
     """A PC.
 
@@ -111,6 +123,8 @@ class MachineConfig:
         ``"2026-01-31T12:00:00"``, from which it goes on.
     shares
         Folders of the host that the guest may mount.
+    rng
+        The guest's source of random numbers, a virtio device; None: there is none.
     keyboard
         Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
         guest has it.
@@ -143,6 +157,7 @@ class MachineConfig:
     vga: Literal["std", "none"] = "std"
     hpet: bool = True
     shares: list[ShareConfig] = field(default_factory=list)
+    rng: RngConfig | None = None
     keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"

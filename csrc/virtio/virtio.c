@@ -56,6 +56,8 @@ void virtio_free(VirtioDevice *device)
 {
     if (!device)
         return;
+    if (device->class->stop)
+        device->class->stop(device);
     for (uint32_t i = 0; i < device->queue_count; i++) {
         io_notifier_free(device->queues[i].notifier);
         virtqueue_reset(&device->queues[i].ring);
@@ -355,7 +357,8 @@ int virtio_restore(VirtioDevice *device, const VirtioState *state)
     device->status = state->status;
     device->generation = state->generation;
     for (uint32_t i = 0; i < device->config_size; i++)
-        config_write_byte(device, i, state->config[i]);
+        if (state->config[i] != device->config[i]) /* what reads as it was written: no write is done twice */
+            config_write_byte(device, i, state->config[i]);
     apply_features(device);
     if (device->class->restore && device->class->restore(device, state->own) < 0) {
         virtio_reset(device);

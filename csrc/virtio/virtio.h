@@ -46,7 +46,7 @@ enum VirtioIsr { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 }; /* §4.1.4.5 */
 typedef struct VirtioDevice VirtioDevice;
 typedef struct VirtioQueue VirtioQueue;
 
-/* One kind of device. All functions but `run` may be NULL; all are called with the lock held but `destroy`. */
+/* One kind of device. All functions but `run` may be NULL; all are called with the lock held but the last two. */
 typedef struct VirtioClass {
     const char *name;
     uint32_t id;              /* virtio 1.2 §5 */
@@ -60,7 +60,8 @@ typedef struct VirtioClass {
     size_t state_size; /* of its own state, at most VIRTIO_OWN_STATE_MAX */
     void (*save)(VirtioDevice *device, void *state);
     int (*restore)(VirtioDevice *device, const void *state); /* after features_changed; -EINVAL: out of range */
-    void (*destroy)(VirtioDevice *device);
+    void (*stop)(VirtioDevice *device);    /* first of all at the end: no timer or backend calls in after it */
+    void (*destroy)(VirtioDevice *device); /* no queue runs any more */
 } VirtioClass;
 
 /* What one device is made with. */

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from pyvmm.config import ShareConfig, StrPath
+    from pyvmm.config import RngConfig, ShareConfig, StrPath
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -154,6 +154,12 @@ OPTIONS = (
         help="show the screen to VNC clients, e.g. :0 (without HOST: to this computer's only)",
     ),
     Option("machine", "--keyboard", default="us", metavar="LAYOUT", help="us, uk, de or fr (default us)"),
+    Option(
+        "machine",
+        "--rng",
+        metavar="on|BYTES-PER-SECOND",
+        help="random numbers of the host's for the guest, by virtio; limited to e.g. 64K a second",
+    ),
     Option("disks", "--format", choices=FORMATS, help="format of DISK (default: qcow2 is recognised)"),
     Option("disks", "--cache", choices=CACHES, default="writeback", help="host caching (default writeback)"),
     Option("disks", "--snapshot", action="store_true", help="throw away what the guest writes to its disks"),
@@ -339,6 +345,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         vga=options.vga,
         hpet=options.hpet == "on",
         rtc_base=parse_rtc(options.rtc),
+        rng=parse_rng(options.rng),
         keyboard=options.keyboard,
         disks=_disks(options),
         shares=[parse_share(text) for text in options.share],
@@ -380,6 +387,24 @@ def parse_memory(text: str) -> int:
             "-m", text, f"not a whole number of {PAGE}-byte pages", f"-m {-(-size // PAGE) * PAGE // 1024}K"
         )
     return size
+
+
+def parse_rng(text: str | None) -> RngConfig | None:
+    """Read ``--rng on`` or ``--rng BYTES-PER-SECOND``."""
+    if text is None or text == "off":
+        return None
+    from pyvmm.config import RngConfig
+    from pyvmm.units import parse_size
+
+    if text == "on":
+        return RngConfig()
+    try:
+        rate = parse_size(text)
+    except (ValueError, OverflowError):
+        rate = 0
+    if not 1 <= rate <= MAX_MEMORY:
+        raise _wrong("--rng", text, "not a number of bytes a second", "--rng on or --rng 64K")
+    return RngConfig(bytes_per_second=rate)
 
 
 def parse_serial(text: str) -> str:

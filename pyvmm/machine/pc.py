@@ -471,7 +471,8 @@ def add_disks(pc: Pc) -> None:
 
 def add_virtio(pc: Pc) -> None:
     """The other virtio functions, if there are any."""
-    if pc.config.shares:
+    config = pc.config
+    if config.shares or config.rng is not None:
         from pyvmm.machine.virtio import add_devices
 
         add_devices(pc)

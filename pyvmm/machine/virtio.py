@@ -34,6 +34,8 @@ def add_devices(pc: Pc) -> None:
     """What the configuration asks for, in a fixed order, so that a guest finds it where it was."""
     if pc.config.shares:
         add_shares(pc)
+    if pc.config.rng is not None:
+        add_rng(pc)
 
 
 def add_shares(pc: Pc) -> None:
@@ -60,3 +62,13 @@ def add_shares(pc: Pc) -> None:
             read_only=share.read_only,
         )
         pc.add(f"share{index}", device)
+
+
+def add_rng(pc: Pc) -> None:
+    """The entropy device; on a virtual clock its bytes repeat with the run."""
+    from pyvmm.devices.virtio import VirtioRng
+
+    config = pc.config.rng
+    assert config is not None
+    seed = 0 if config.seed is None and pc.config.clock == "virtual" else config.seed
+    pc.add("rng", VirtioRng(pc.board, next_place(pc), bytes_per_second=config.bytes_per_second, seed=seed))

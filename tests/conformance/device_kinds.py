@@ -32,10 +32,11 @@ from pyvmm.devices.ports import (
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.vga import Vga
-from pyvmm.devices.virtio import PciPlace, VirtioBlk
+from pyvmm.devices.virtio import PciPlace, VirtioBlk, VirtioRng
 from pyvmm.display.serial import CharSink
 from pyvmm.native import lib
 from tests.conformance import device_usable as usable
+from tests.conformance import virtio_usable
 
 RAM = 64 << 10
 MSIX_BAR = 0xE0010000
@@ -260,6 +261,24 @@ def _make_virtio_blk(bench: Bench) -> Any:
     return _on_bus(bench, bus, VirtioBlk(bench.board, PciPlace(bus, 3), image))
 
 
+def _virtio(name: str, make: Callable[[Board, PciPlace], Any], usable: Callable[[Ports], None]) -> Kind:
+    """A virtio device alone on a PCI bus."""
+
+    def on_bus(bench: Bench) -> Any:
+        bus = bench.pci()
+        return _on_bus(bench, bus, make(bench.board, PciPlace(bus, 3)))
+
+    regions: Any = (
+        (PIO, 0xC000, 64),
+        (MMIO, 0xE0000000, 0x38),
+        (MMIO, 0xE0002000, 0x100),
+        (MMIO, 0xE0003000, 0x20),
+        (MMIO, MSIX_BAR, 0x40),
+        (CONFIG, 0, 256),
+    )
+    return Kind(name, on_bus, regions, usable, 3 << 3, assign_virtio)
+
+
 class Messenger(PciDevice):
     """A function in Python that has nothing but messages."""
 
@@ -360,5 +379,10 @@ KINDS = [
         usable.virtio_blk,
         3 << 3,
         assign_virtio,
+    ),
+    _virtio(
+        "virtio_rng",
+        lambda board, place: VirtioRng(board, place, bytes_per_second=1000, seed=1),
+        virtio_usable.rng,
     ),
 ]

@@ -208,6 +208,7 @@ def settle(plan: Plan) -> MachineConfig:
         rtc_base=plan.rtc_base,
         vga=plan.vga or ("none" if plan.no_defaults else "std"),  # type: ignore[arg-type] # one of two
         hpet=not plan.no_hpet,
+        rng=plan.rng,
         keyboard=plan.keyboard,
         pflash=plan.pflash,
         uuid=plan.uuid,

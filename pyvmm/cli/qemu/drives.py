@@ -49,6 +49,7 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
             Sub("unit", "0 master, 1 slave", values=("0", "1")),
         ),
     ),
+    "virtio-rng-pci": ("random numbers of the host's", (_ID,)),
     "VGA": ("the standard VGA", (_ID,)),
     "isa-debug-exit": (
         "a port that ends the machine with exit code (N << 1) | 1",
@@ -143,6 +144,11 @@ def add_device(plan: Plan, values: Values) -> str | None:
     if name == "VGA":
         plan.vga = "std"
         return "the VGA that -vga std is"
+    if name == "virtio-rng-pci":
+        from pyvmm.config import RngConfig
+
+        plan.rng = RngConfig()
+        return "the host's entropy"
     if name == "isa-debug-exit":
         return "it is always there, at 0x501"
     if not properties.get("drive"):

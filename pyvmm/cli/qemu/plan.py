@@ -6,7 +6,7 @@ from pyvmm.config import DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.config import StrPath
+    from pyvmm.config import RngConfig, StrPath
     from pyvmm.cpu.topology import Topology
 
 
@@ -75,6 +75,7 @@ class Plan:
         self.display = ""
         self.vnc: str | None = None
         self.vga = ""
+        self.rng: RngConfig | None = None
         self.keyboard = "us"
         self.no_defaults = False
         self.no_hpet = False

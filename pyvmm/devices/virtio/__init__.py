@@ -3,6 +3,7 @@
 from pyvmm.devices.virtio.base import MmioPlace, PciPlace, VirtioCounters, VirtioDevice
 from pyvmm.devices.virtio.blk import VirtioBlk, VirtioBlkCounters
 from pyvmm.devices.virtio.features import feature_names, status_names
+from pyvmm.devices.virtio.rng import VirtioRng, VirtioRngCounters
 
 __all__ = [
     "MmioPlace",
@@ -11,6 +12,8 @@ __all__ = [
     "VirtioBlkCounters",
     "VirtioCounters",
     "VirtioDevice",
+    "VirtioRng",
+    "VirtioRngCounters",
     "feature_names",
     "status_names",
 ]
