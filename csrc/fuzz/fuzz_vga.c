@@ -1,4 +1,5 @@
-/* A program that does anything with the VGA: ports, memory, DISPI, saved states; then its picture is drawn. */
+/* A program that does anything with the VGA: ports, memory, DISPI, its base address registers, saved states; then
+ * its picture is drawn. */
 #include <stdlib.h>
 
 #include "devices/vga.h"
@@ -32,7 +33,24 @@ static void change_state(Device *vga, Input *input)
     device_restore(vga, &state);
 }
 
-static void step(Device *vga, Input *input)
+/* Whatever the guest writes there, the frame buffer is RAM where its register says, and nowhere else. */
+static void program(PciBus *bus, Device *vga, Input *input)
+{
+    static const uint8_t REGISTERS[] = {PCI_COMMAND, PCI_BAR0, PCI_BAR0 + 8, PCI_EXPANSION_ROM};
+    PciBarInfo before, after;
+    if (pci_bus_bar(bus, DEVFN, 0, &before) < 0)
+        abort();
+    pci_bus_config_write(bus, DEVFN, REGISTERS[take(input, 1) & 3], 4, (uint32_t)take(input, 4));
+    if (pci_bus_bar(bus, DEVFN, 0, &after) < 0 || (after.is_ram && !after.mapped))
+        abort();
+    DeviceRams *list = vga->board->device_rams;
+    if (after.is_ram && device_ram_find(list, after.base) != vga_memory(vga))
+        abort();
+    if (before.is_ram && !(after.is_ram && after.base == before.base) && device_ram_find(list, before.base))
+        abort();
+}
+
+static void step(PciBus *bus, Device *vga, Input *input)
 {
     uint32_t kind = (uint32_t)take(input, 1), size = 1u << (kind >> 4 & 3);
     switch (kind & 7) {
@@ -60,7 +78,10 @@ static void step(Device *vga, Input *input)
         change_state(vga, input);
         break;
     case 7:
-        draw(vga);
+        if (kind & 0x40)
+            program(bus, vga, input);
+        else
+            draw(vga);
         break;
     }
 }
@@ -70,11 +91,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Board *board = board_new(CLOCK_KIND_VIRTUAL, NULL);
+    guest_memory_add(board->memory, 0, 1 << 20, 0, NULL);
     PciBus *bus = pci_bus_new(board);
     Device *vga = vga_new(board, bus, DEVFN, NULL, 0, NULL);
     Input input = {data, MIN(size, 1024)};
     while (input.left)
-        step(vga, &input);
+        step(bus, vga, &input);
     draw(vga);
     device_reset(vga);
     device_free(vga);
