@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,8 @@ def with_ide(rig: Rig, image: Path) -> Ide:
     pci = PciBus(board)
     isa = IsaBridge(board, pci, 1)
     ide = Ide(board, pci, 1, (board.irq_line(14), board.irq_line(15)), [IdeDrive("disk", disk)])
-    rig.devices += [ide, isa, pci, disk]
+    closing: list[Any] = [ide, isa, pci, disk]
+    rig.devices += closing
     board.pio.add(0xCF8, 1, pci, PciBus.ADDRESS)
     board.pio.add(0xCFC, 4, pci, PciBus.DATA)
     board.pio.add(0x1F0, 8, ide, Ide.COMMAND[0])
