@@ -207,8 +207,10 @@ bool i8254_gate(Device *device, uint32_t channel);
 typedef struct {
     int64_t offset_ns, synced_ns;
     uint8_t index, nmi_disabled;
-    uint8_t reserved[6];
+    uint8_t upper_index;
+    uint8_t reserved[5];
     uint8_t ram[128];
+    uint8_t upper[128];
 } MC146818State;
 Device *mc146818_new(Board *board, IrqLine *irq);
 int mc146818_set_nvram(Device *device, uint32_t index, uint8_t value);

@@ -3,8 +3,20 @@
 #include "devices/mc146818.h"
 
 enum {
-    SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH, YEAR,
-    REG_A, REG_B, REG_C, REG_D,
+    SECONDS,
+    SECONDS_ALARM,
+    MINUTES,
+    MINUTES_ALARM,
+    HOURS,
+    HOURS_ALARM,
+    WEEKDAY,
+    DAY,
+    MONTH,
+    YEAR,
+    REG_A,
+    REG_B,
+    REG_C,
+    REG_D,
     CENTURY = 0x32,
 };
 enum { A_UIP = 0x80, A_DV_RESET = 0x60, A_RS = 0x0f };
@@ -13,10 +25,10 @@ enum { C_IRQF = 0x80, C_PF = 0x40, C_AF = 0x20, C_UF = 0x10, C_FLAGS = C_PF | C_
 enum { D_VRT = 0x80 };
 
 #define TIME_BASE_HZ 32768
-#define DAY_SECONDS 86400
+#define DAY_SECONDS  86400
 /* UIP rises tBUC = 244 us before an update cycle of tUC = 1984 us (146818 "Update cycle"). */
-#define UIP_NS 2228000
-#define HOURS_PM 0x80
+#define UIP_NS    2228000
+#define HOURS_PM  0x80
 #define ALARM_ANY 0xc0 /* both top bits set: "don't care" */
 
 typedef struct RtcTime {
@@ -109,7 +121,8 @@ static void time_to_registers(MC146818 *rtc, int64_t now_ns)
     ram[CENTURY] = encode(rtc, floor_mod(floor_div(time.year, 100), 100));
 }
 
-/* And the other way: the registers become the time, `fraction` ns into its second. Values out of range carry over. */
+/* And the other way: the registers become the time, `fraction` ns into its second. Values out of range carry over.
+ */
 static void registers_to_time(MC146818 *rtc, int64_t fraction)
 {
     const uint8_t *ram = rtc->state.ram;
@@ -228,7 +241,8 @@ static void mc146818_expired(void *opaque)
 
 static bool is_time(unsigned index)
 {
-    return index <= YEAR ? index != SECONDS_ALARM && index != MINUTES_ALARM && index != HOURS_ALARM : index == CENTURY;
+    return index <= YEAR ? index != SECONDS_ALARM && index != MINUTES_ALARM && index != HOURS_ALARM
+                         : index == CENTURY;
 }
 
 /* Changes of A and B may hold the time or let it go. */
@@ -305,21 +319,38 @@ static uint8_t read_register(MC146818 *rtc, unsigned index)
     }
 }
 
+enum { PORT_INDEX, PORT_DATA, PORT_UPPER_INDEX, PORT_UPPER_DATA };
+
 static uint64_t mc146818_read(void *opaque, uint32_t region, uint64_t offset, uint32_t size)
 {
     MC146818 *rtc = opaque;
-    return offset == 1 ? read_register(rtc, rtc->state.index) : 0xff; /* the index is write-only */
+    if (offset == PORT_UPPER_DATA)
+        return rtc->state.upper[rtc->state.upper_index];
+    return offset == PORT_DATA ? read_register(rtc, rtc->state.index) : 0xff; /* the indices are write-only */
+}
+
+static void write_upper(MC146818 *rtc, uint64_t offset, uint32_t size, uint64_t value)
+{
+    if (offset == PORT_UPPER_INDEX) {
+        rtc->state.upper_index = value & 0x7f;
+        if (size == 1)
+            return;
+        value >>= 8; /* `out 0x72, ax` */
+    }
+    rtc->state.upper[rtc->state.upper_index] = (uint8_t)value;
 }
 
 static void mc146818_write(void *opaque, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
 {
     MC146818 *rtc = opaque;
-    if (offset == 1) {
+    if (offset == PORT_DATA) {
         write_register(rtc, rtc->state.index, (uint8_t)value);
         return;
     }
-    if (offset)
+    if (offset != PORT_INDEX) {
+        write_upper(rtc, offset, size, value);
         return;
+    }
     rtc->state.index = value & 0x7f;
     rtc->state.nmi_disabled = (value >> 7) & 1;
     if (size > 1) /* `out 0x70, ax`: index, then data */
@@ -354,8 +385,9 @@ static int mc146818_restore(Device *device, const void *state)
     const int64_t earliest = -4000000000ll * (int64_t)NS_PER_SECOND; /* 1843 */
     const int64_t latest = 8000000000ll * (int64_t)NS_PER_SECOND;    /* 2223 */
     int64_t now;
-    if (saved->index > 127 || saved->nmi_disabled > 1 || saved->synced_ns < earliest || saved->synced_ns > latest ||
-        __builtin_add_overflow(host_time(rtc), saved->offset_ns, &now) || now < earliest || now > latest)
+    if (saved->index > 127 || saved->upper_index > 127 || saved->nmi_disabled > 1 || saved->synced_ns < earliest ||
+        saved->synced_ns > latest || __builtin_add_overflow(host_time(rtc), saved->offset_ns, &now) ||
+        now < earliest || now > latest)
         return -EINVAL;
     rtc->state = *saved;
     rtc->state.ram[REG_A] &= ~A_UIP;
@@ -366,10 +398,10 @@ static int mc146818_restore(Device *device, const void *state)
 int mc146818_set_nvram(Device *device, uint32_t index, uint8_t value)
 {
     MC146818 *rtc = container_of(device, MC146818, device);
-    if (index <= REG_D || index > 127 || index == CENTURY)
+    if (index <= REG_D || index > 255 || index == CENTURY)
         return -EINVAL;
     pthread_mutex_lock(&device->lock);
-    rtc->state.ram[index] = value;
+    *(index < 128 ? &rtc->state.ram[index] : &rtc->state.upper[index - 128]) = value;
     pthread_mutex_unlock(&device->lock);
     return 0;
 }
@@ -377,10 +409,12 @@ int mc146818_set_nvram(Device *device, uint32_t index, uint8_t value)
 int mc146818_nvram(Device *device, uint32_t index)
 {
     MC146818 *rtc = container_of(device, MC146818, device);
-    if (index > 127)
+    if (index > 255)
         return -EINVAL;
     pthread_mutex_lock(&device->lock);
-    int value = index == REG_C ? rtc->state.ram[REG_C] : read_register(rtc, index);
+    int value = index > 127      ? rtc->state.upper[index - 128]
+                : index == REG_C ? rtc->state.ram[REG_C]
+                                 : read_register(rtc, index);
     pthread_mutex_unlock(&device->lock);
     return value;
 }

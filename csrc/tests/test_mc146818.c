@@ -164,7 +164,8 @@ static void periodic_interrupt(void)
     CHECK(wait <= SECOND / 256);
     pass(s->board, wait);
     CHECK_EQ(get(s, C) & 0x40, 0x40);
-    CHECK_EQ((clock_next_deadline(s->board->clock) - clock_now(s->board->clock) + 50) / 100, 39063); /* 3.90625 ms */
+    CHECK_EQ((clock_next_deadline(s->board->clock) - clock_now(s->board->clock) + 50) / 100,
+             39063); /* 3.90625 ms */
     set(s, A, 0x20); /* rate 0: none */
     get(s, C);
     CHECK_EQ(clock_next_deadline(s->board->clock), CLOCK_NEVER);
@@ -181,7 +182,7 @@ static void alarm_interrupt(void)
     pass(s->board, due);
     CHECK_EQ(s->irq.edges, 1);
     CHECK_EQ(get(s, C), 0xa0 | 0x50); /* the other flags come without being enabled */
-    set(s, 5, 0xff); /* any hour */
+    set(s, 5, 0xff);                  /* any hour */
     CHECK_EQ(clock_next_deadline(s->board->clock), due + 3600 * SECOND);
     set(s, 3, 0xc0), set(s, 1, 0xc0); /* every second */
     CHECK_EQ(clock_next_deadline(s->board->clock), due + SECOND);
@@ -194,6 +195,27 @@ static void alarm_interrupt(void)
     done(s);
 }
 
+static void upper_memory(void)
+{
+    Setup *s = setup();
+    for (unsigned i = 0; i < 128; i++) {
+        out8(s->rtc, 0, 2, (uint8_t)i | (i & 1) << 7); /* bit 7 is nobody's */
+        out8(s->rtc, 0, 3, (uint8_t)~i);
+    }
+    CHECK_EQ(in8(s->rtc, 0, 2), 0xff);
+    device_write(s->rtc, 0, 2, 2, 0x5512); /* `out 0x72, ax` */
+    CHECK_EQ(in8(s->rtc, 0, 3), 0x55);
+    CHECK_EQ(mc146818_nvram(s->rtc, 128), 0xff);
+    CHECK_EQ(mc146818_nvram(s->rtc, 255), 0x80);
+    CHECK_EQ(mc146818_set_nvram(s->rtc, 128 + 0x32, 1), 0); /* no century there */
+    CHECK_EQ(get(s, 0x32), 0x20);
+    check_save_restore(s->rtc);
+    device_reset(s->rtc);
+    CHECK_EQ(mc146818_nvram(s->rtc, 128 + 0x12), 0x55);
+    CHECK(!mc146818_nmi_disabled(s->rtc));
+    done(s);
+}
+
 static void memory_and_nmi(void)
 {
     Setup *s = setup();
@@ -202,7 +224,7 @@ static void memory_and_nmi(void)
             set(s, (uint8_t)i, (uint8_t)(i * 3));
     CHECK_EQ(mc146818_set_nvram(s->rtc, 0x10, 0x40), 0);
     CHECK_EQ(mc146818_set_nvram(s->rtc, 4, 1), -EINVAL);
-    CHECK_EQ(mc146818_set_nvram(s->rtc, 128, 1), -EINVAL);
+    CHECK_EQ(mc146818_set_nvram(s->rtc, 256, 1), -EINVAL);
     device_reset(s->rtc);
     CHECK_EQ(get(s, 0x10), 0x40);
     CHECK_EQ(get(s, 0x7f), (0x7f * 3) & 0xff);
@@ -259,6 +281,7 @@ int main(void)
     RUN(periodic_interrupt);
     RUN(alarm_interrupt);
     RUN(memory_and_nmi);
+    RUN(upper_memory);
     RUN(wild_values);
     RUN(state);
     return 0;

@@ -393,7 +393,7 @@ def _isa_bridge(com_ports: int, mouse: bool) -> bytes:
             ),
         ),
         aml.device("TMR", _hid("PNP0100"), _crs(aml.io_ports(layout.PIT, 4), aml.irq_edge(layout.IRQ_PIT))),
-        aml.device("RTC", _hid("PNP0B00"), _crs(aml.io_ports(layout.RTC, 2), aml.irq_edge(layout.IRQ_RTC))),
+        aml.device("RTC", _hid("PNP0B00"), _crs(aml.io_ports(layout.RTC, 4), aml.irq_edge(layout.IRQ_RTC))),
         aml.device(
             "KBD",
             _hid("PNP0303"),

@@ -335,7 +335,7 @@ def add_chipset(pc: Pc) -> None:
     timer_line, clock_line = board.irq_line(layout.IRQ_PIT), board.irq_line(layout.IRQ_RTC)
     pit = pc.add("pit", Pit(board, timer_line))
     pio.add(layout.PIT, 4, pit)
-    pio.add(layout.RTC, 2, pc.add("rtc", Rtc(board, clock_line)))
+    pio.add(layout.RTC, 4, pc.add("rtc", Rtc(board, clock_line)))
     if pc.config.hpet:
         board.mmio.add(
             layout.HPET_BASE, layout.HPET_SIZE, pc.add("hpet", Hpet(board, timer_line, clock_line))

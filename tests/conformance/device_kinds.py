@@ -321,7 +321,7 @@ KINDS = [
     ),
     Kind("lapic", _make_lapic, ((0, 0x1000),), usable.lapic),
     Kind("ioapic", _make_ioapic, ((0, 0x50),), usable.ioapic),
-    Kind("rtc", lambda bench: Rtc(bench.board, bench.board.irq_line(8)), ((0, 2),), usable.rtc),
+    Kind("rtc", lambda bench: Rtc(bench.board, bench.board.irq_line(8)), ((0, 4),), usable.rtc),
     Kind(
         "hpet",
         lambda bench: Hpet(bench.board, bench.board.irq_line(0), bench.board.irq_line(8)),

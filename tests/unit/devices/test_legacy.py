@@ -68,12 +68,14 @@ def test_cmos_memory_is_indexed(board: Board) -> None:
     rtc = Rtc(board, board.irq_line(8))
     rtc[0x15] = 0x80
     assert rtc[0x15] == 0x80
+    rtc[0xFF] = 0x5A
+    assert (rtc[0xFF], rtc[0x7F]) == (0x5A, 0)
     assert [rtc[index] for index in (0x32, 9, 8, 7, 4, 2, 0)] == [0x20, 0x23, 0x11, 0x14, 0x22, 0x13, 0x20]
-    for index, value in ((0x00, 1), (0x32, 1), (0x80, 1), (-1, 1), (0x15, 256)):
+    for index, value in ((0x00, 1), (0x32, 1), (0x100, 1), (-1, 1), (0x15, 256)):
         with pytest.raises(DeviceError, match="CMOS byte"):
             rtc[index] = value
-    with pytest.raises(DeviceError, match="0x7f"):
-        _ = rtc[0x80]
+    with pytest.raises(DeviceError, match="0xff"):
+        _ = rtc[0x100]
     rtc.close()
 
 
