@@ -470,6 +470,47 @@ Device *pci_python_new(Board *board, PciBus *bus, uint32_t devfn, const char *na
 void pci_python_set_intx(Device *device, bool level);
 bool pci_python_notify(Device *device, uint32_t vector);
 
+/* devices/i8237.h */
+typedef struct { uint16_t base_address, base_count, address, count; uint8_t mode, reserved; } I8237Channel;
+typedef struct { uint8_t command, terminal_count, request, mask, flip_flop, reserved; } I8237Unit;
+typedef struct {
+    I8237Channel channels[8];
+    I8237Unit units[2];
+    uint8_t pages[15];
+    uint8_t reserved;
+} I8237State;
+Device *i8237_new(Board *board);
+
+/* devices/fdc.h */
+typedef struct { uint8_t tracks, heads, sectors, rate; } FdcGeometry;
+typedef struct { BlockImage *image; FdcGeometry geometry; uint8_t present; } FdcDriveOptions;
+typedef struct { FdcDriveOptions drives[2]; IoThread *io; } FdcOptions;
+typedef struct {
+    uint64_t deadline_ns;
+    uint8_t dor, tdr, dsr, rate;
+    uint8_t config, precompensation, locked, perpendicular;
+    uint8_t step_rate, head_load, end_of_track;
+    uint8_t phase;
+    uint8_t command[9], command_length, position;
+    uint8_t result[10], result_length;
+    uint8_t events;
+    uint8_t interrupt;
+    uint8_t reset_senses;
+    uint8_t seek_done;
+    uint8_t seek_status[4];
+    uint8_t seek_target[4];
+    uint8_t cylinder[4];
+    uint8_t track[2];
+    uint8_t changed[2];
+    uint8_t sectors_left;
+    uint8_t found;
+    uint8_t reserved[12];
+    uint16_t fifo_position, fifo_length;
+    uint8_t buffer[512];
+} FdcState;
+Device *fdc_new(Board *board, IrqLine *irq, Device *dma, uint32_t dma_channel, const FdcOptions *options);
+int fdc_change_medium(Device *device, uint32_t drive, BlockImage *image, const FdcGeometry *geometry);
+
 /* devices/piix4_pm.h */
 typedef struct {
     PciFunctionState pci;

@@ -85,6 +85,7 @@ def build_tables(
     mouse: bool = True,
     vga: bool = False,
     hpet: bool = True,
+    floppy: bool = False,
     pm_timer_bits: int = PM_TIMER_BITS,
 ) -> AcpiTables:
     """Build all tables for a machine and say where they go.
@@ -103,6 +104,8 @@ def build_tables(
         Whether there is a VGA.
     hpet
         Whether there is an HPET.
+    floppy
+        Whether there is a floppy disk controller.
     pm_timer_bits
         Width of the ACPI PM timer, 24 (PIIX4) or 32.
     """
@@ -110,7 +113,7 @@ def build_tables(
         return AcpiTables(None)
     top = min(memory_size, layout.PCI_HOLE_BASE) & ~(PAGE - 1)
     facs_gpa = top - PAGE
-    dsdt = build_dsdt(com_ports=com_ports, mouse=mouse, hpet=hpet)
+    dsdt = build_dsdt(com_ports=com_ports, mouse=mouse, hpet=hpet, floppy=floppy)
     madt = build_madt(apic_ids)
     room = (len(dsdt) + len(madt) + 4 * KIB + PAGE - 1) & ~(PAGE - 1)
     base = facs_gpa - room
@@ -264,14 +267,19 @@ def build_hpet() -> bytes:
     return build_table(b"HPET", 1, body)
 
 
-def build_dsdt(*, com_ports: int = 1, mouse: bool = False, hpet: bool = False) -> bytes:
+def build_dsdt(*, com_ports: int = 1, mouse: bool = False, hpet: bool = False, floppy: bool = False) -> bytes:
     """Return the DSDT, revision 2 (64-bit integers): the PCI root bus, its interrupt links, ISA devices, HPET, S5."""
     sleep = aml.integer(SLEEP_TYPE_S5)
     body = aml.name(r"\_S5", aml.package(sleep, sleep, aml.integer(0), aml.integer(0)))
     body += aml.scope(
         r"\_SB",
         aml.device(
-            "PCI0", _hid("PNP0A03"), _uid(0), _windows(), _interrupt_routing(), _isa_bridge(com_ports, mouse)
+            "PCI0",
+            _hid("PNP0A03"),
+            _uid(0),
+            _windows(),
+            _interrupt_routing(),
+            _isa_bridge(com_ports, mouse, floppy),
         ),
         *(_link(index) for index in range(4)),
         *([_hpet_device()] if hpet else []),
@@ -283,6 +291,20 @@ def _hpet_device() -> bytes:
     """Where the timers are; which interrupts they have is in their own registers (HPET §3.2.1)."""
     window = aml.fixed_memory(layout.HPET_BASE, layout.HPET_SIZE)
     return aml.device("HPET", _hid("PNP0103"), _uid(0), _crs(window))
+
+
+def _floppy_controller() -> bytes:
+    """Its ports, IRQ and DMA channel; which drives there are is in CMOS, and _FDE is not needed."""
+    return aml.device(
+        "FDC",
+        _hid("PNP0700"),
+        _crs(
+            aml.io_ports(layout.FDC, 6),
+            aml.io_ports(layout.FDC_RATE, 1),
+            aml.irq_edge(layout.IRQ_FDC),
+            aml.dma_channel(layout.DMA_FDC),
+        ),
+    )
 
 
 def _hid(eisa_id: str) -> bytes:
@@ -375,7 +397,7 @@ def _link(index: int) -> bytes:
     return aml.device(LINKS[index], identity, status, possible, disable, answer, current, choose)
 
 
-def _isa_bridge(com_ports: int, mouse: bool) -> bytes:
+def _isa_bridge(com_ports: int, mouse: bool, floppy: bool) -> bytes:
     """The PIIX3's function 0 with the PIRQRC registers, and the devices on the ISA bus behind it."""
     return aml.device(
         "ISA",
@@ -390,6 +412,16 @@ def _isa_bridge(com_ports: int, mouse: bool) -> bytes:
                 aml.io_ports(layout.PIC_SLAVE, 2),
                 aml.io_ports(layout.PIC_ELCR, 2),
                 aml.irq_edge(2),
+            ),
+        ),
+        aml.device(
+            "DMA",
+            _hid("PNP0200"),
+            _crs(
+                aml.io_ports(layout.DMA_MASTER, 16),
+                aml.io_ports(layout.DMA_PAGES, 15),
+                aml.io_ports(layout.DMA_SLAVE, 32),
+                aml.dma_channel(4),
             ),
         ),
         aml.device("TMR", _hid("PNP0100"), _crs(aml.io_ports(layout.PIT, 4), aml.irq_edge(layout.IRQ_PIT))),
@@ -413,6 +445,7 @@ def _isa_bridge(com_ports: int, mouse: bool) -> bytes:
             )
             for port in range(com_ports)
         ),
+        *([_floppy_controller()] if floppy else []),
         # Ports of the board that belong to no other device.
         aml.device(
             "MBRD",

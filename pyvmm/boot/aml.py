@@ -212,6 +212,11 @@ def irq_edge(*lines: int) -> bytes:
     return struct.pack("<BH", 0x22, sum(1 << line for line in lines))
 
 
+def dma_channel(channel: int) -> bytes:
+    """Return an 8-bit DMA channel of compatibility timing, no bus master (§6.4.2.2)."""
+    return struct.pack("<BBB", 0x2A, 1 << channel, 0)
+
+
 def irq_level(*lines: int) -> bytes:
     """Return level-triggered, active-low, shared IRQ lines: PCI's (§6.4.2.1)."""
     return struct.pack("<BHB", 0x23, sum(1 << line for line in lines), IRQ_LEVEL_LOW_SHARED)

@@ -173,7 +173,14 @@ OPTIONS = (
         help="one more hard disk (may be repeated)",
     ),
     Option("disks", "--cdrom", metavar="ISO", help="CD image"),
-    Option("disks", "--floppy", metavar="IMG", help="floppy image"),
+    Option(
+        "disks",
+        "--floppy",
+        action="append",
+        default=[],
+        metavar="IMG",
+        help="floppy image (twice: the second drive's)",
+    ),
     Option(
         "disks",
         "--share",
@@ -547,7 +554,7 @@ def _disks(options: RunOptions | argparse.Namespace) -> list[DiskConfig]:
         disks.append(disk)
     for option, name, interface in (
         ("--cdrom", options.cdrom, "cdrom"),
-        ("--floppy", options.floppy, "floppy"),
+        *(("--floppy", image, "floppy") for image in options.floppy),
     ):
         if name is not None:
             disks.append(

@@ -151,7 +151,8 @@ def write_cmos(platform: Platform, drives: list[BiosDrive]) -> None:
         0x5C: above_4g >> 8 & 0xFF,
         0x5D: above_4g >> 16 & 0xFF,
     }
-    floppies = [drive.floppy_type for drive in drives if drive.number < 0x80]
+    # CMOS has its own number for 2.88M (RBIL CMOS.LST, byte 10h).
+    floppies = [5 if drive.floppy_type == 6 else drive.floppy_type for drive in drives if drive.number < 0x80]
     types = [*floppies, 0, 0][:2]
     values |= {_CMOS_FLOPPY: types[0] << 4 | types[1], _CMOS_EQUIPMENT: p.bda16(bda.EQUIPMENT) & 0xFF}
     for register, value in values.items():

@@ -56,6 +56,10 @@ MAX_MEMORY: Final = 256 * GIB
 MIN_MEMORY: Final = 1 * MIB
 
 # Ports -------------------------------------------------------------------------------------------------------------
+DMA_MASTER: Final = Port(0x00)
+DMA_SLAVE: Final = Port(0xC0)
+DMA_PAGES: Final = Port(0x81)
+"""Page registers up to 0x8F; 0x92 is not theirs."""
 PIC_MASTER: Final = Port(0x20)
 PIC_SLAVE: Final = Port(0xA0)
 PIC_ELCR: Final = Port(0x4D0)
@@ -91,6 +95,9 @@ ACPI_SMI_COMMAND: Final = Port(0xB2)
 IDE_COMMAND: Final = (Port(0x1F0), Port(0x170))
 IDE_CONTROL: Final = (Port(0x3F6), Port(0x376))
 """Command and control block of the primary and the secondary channel: compatibility mode (PIIX3 §2.3)."""
+FDC: Final = Port(0x3F0)
+FDC_RATE: Final = Port(0x3F7)
+"""Six ports, and the data rate's: the one between them is the IDE controller's."""
 PCI_CONFIG_ADDRESS: Final = Port(0xCF8)
 RESET_CONTROL: Final = Port(0xCF9)
 PCI_CONFIG_DATA: Final = Port(0xCFC)
@@ -102,10 +109,12 @@ PCI_IO_END: Final = Port(0xFFFF)
 IRQ_PIT: Final = 0
 IRQ_KEYBOARD: Final = 1
 IRQ_COM: Final = (4, 3, 4, 3)
+IRQ_FDC: Final = 6
 IRQ_RTC: Final = 8
 IRQ_ACPI: Final = 9
 IRQ_MOUSE: Final = 12
 IRQ_IDE: Final = (14, 15)
+DMA_FDC: Final = 2
 IO_APIC_ID: Final = 0
 IO_APIC_TIMER_INPUT: Final = 2
 """ISA IRQ 0 is on the I/O APIC's input 2, as on every PC since the MP specification 1.4 (section 5.3); other lines are

@@ -14,6 +14,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import Device
+from pyvmm.devices.dma import Dma
 from pyvmm.devices.hpet import Hpet
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.pci import HostBridge, IsaBridge, PciBus, PowerManagement
@@ -332,6 +333,10 @@ def add_chipset(pc: Pc) -> None:
         pc.add(f"lapic{index}" if index else "lapic", Lapic(board, apic_id))
     io_apic = pc.add("ioapic", IoApic(board, layout.IO_APIC_TIMER_INPUT))
     board.mmio.add(layout.IO_APIC_BASE, layout.IO_APIC_SIZE, io_apic)
+    dma = pc.add("dma", Dma(board))
+    pio.add(layout.DMA_MASTER, 16, dma, Dma.MASTER)
+    pio.add(layout.DMA_SLAVE, 32, dma, Dma.SLAVE)
+    pio.add(layout.DMA_PAGES, 15, dma, Dma.PAGES)
     timer_line, clock_line = board.irq_line(layout.IRQ_PIT), board.irq_line(layout.IRQ_RTC)
     pit = pc.add("pit", Pit(board, timer_line))
     pio.add(layout.PIT, 4, pit)
@@ -440,7 +445,7 @@ def _find_vga_bios() -> bytes | None:
 
 
 def add_disks(pc: Pc) -> None:
-    """Open every image; hard disks are virtio-blk functions or IDE drives, CDs IDE drives, floppies the BIOS's.
+    """Open every image; hard disks are virtio-blk functions or IDE drives, CDs IDE drives, floppies on the FDC.
 
     Each virtio disk, and the IDE function, has an I/O thread: one that waits for its host delays neither the timers nor
     another disk.
@@ -467,6 +472,8 @@ def add_disks(pc: Pc) -> None:
             pc.add(f"disk{index}", VirtioBlk(pc.board, place, image))
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
+    if any(disk.interface == "floppy" for disk in pc.config.disks):
+        add_floppies(pc)
 
 
 def add_virtio(pc: Pc) -> None:
@@ -496,6 +503,33 @@ def add_ide(pc: Pc) -> None:
     for channel in range(2):
         board.pio.add(layout.IDE_COMMAND[channel], 8, ide, Ide.COMMAND[channel])
         board.pio.add(layout.IDE_CONTROL[channel], 1, ide, Ide.CONTROL[channel])
+
+
+def add_floppies(pc: Pc) -> None:
+    """The floppy disk controller, with a drive for each image, and what CMOS says of them (RBIL CMOS.LST, byte 10h)."""
+    from pyvmm.devices.fdc import DRIVES, Fdc, FloppyMedium
+    from pyvmm.firmware.drives import floppy_format
+
+    board, dma, rtc = pc.board, pc.devices["dma"], pc.devices["rtc"]
+    assert isinstance(dma, Dma)
+    assert isinstance(rtc, Rtc)
+    media: list[FloppyMedium | None] = []
+    for disk, image in zip(pc.config.disks, pc.images, strict=True):
+        if disk.interface != "floppy":
+            continue
+        fmt = floppy_format(image, os.fspath(disk.path))
+        shape = fmt.geometry
+        media.append(FloppyMedium(image, shape.cylinders, shape.heads, shape.sectors, fmt.drive_type))
+    if len(media) > DRIVES:
+        raise ConfigError(f"--floppy: {len(media)} images: the controller has two drives; use fewer")
+    fdc = pc.add(
+        "fdc", Fdc(board, board.irq_line(layout.IRQ_FDC), dma, media, layout.DMA_FDC, board.worker("fdc"))
+    )
+    board.pio.add(layout.FDC, 6, fdc, Fdc.PORTS)
+    board.pio.add(layout.FDC_RATE, 1, fdc, Fdc.RATE)
+    types = [medium.cmos_type for medium in media if medium is not None] + [0]
+    rtc[0x10] = types[0] << 4 | types[1]
+    rtc[0x14] = rtc[0x14] & 0x3E | len(media) - 1 << 6 | 1
 
 
 def add_firmware(pc: Pc) -> None:
@@ -536,7 +570,13 @@ def acpi_tables(pc: Pc) -> AcpiTables:
     from pyvmm.boot import acpi
 
     config = pc.config
-    return acpi.build_tables(config.memory, apic_ids=pc.apic_ids, vga=config.vga != "none", hpet=config.hpet)
+    return acpi.build_tables(
+        config.memory,
+        apic_ids=pc.apic_ids,
+        vga=config.vga != "none",
+        hpet=config.hpet,
+        floppy="fdc" in pc.devices,
+    )
 
 
 def smbios_structures(pc: Pc, *, with_bios: bool = True) -> list[bytes]:

@@ -12,6 +12,8 @@ from pyvmm.board import Board
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import NativeDevice
+from pyvmm.devices.dma import Dma
+from pyvmm.devices.fdc import Fdc, FloppyMedium
 from pyvmm.devices.fw_cfg import FwCfg
 from pyvmm.devices.hpet import Hpet
 from pyvmm.devices.i8042 import I8042
@@ -239,6 +241,11 @@ def decode_ide(ports: Ports) -> None:
     ports.configure(0x04, 5, 2)
 
 
+def _make_fdc(bench: Bench) -> Any:
+    media: list[FloppyMedium | None] = [FloppyMedium(_image(bench, 180 << 10), 40, 1, 9, 1), None]
+    return Fdc(bench.board, bench.board.irq_line(6), bench.keep(Dma(bench.board)), media)
+
+
 def _make_host_bridge(bench: Bench) -> Any:
     bus = bench.pci()
     return _on_bus(bench, bus, HostBridge(bench.board, bus))
@@ -343,6 +350,8 @@ KINDS = [
         1 << 3 | 1,
         decode_ide,
     ),
+    Kind("dma", lambda bench: Dma(bench.board), ((0, 16), (1, 32), (2, 15)), usable.dma),
+    Kind("fdc", _make_fdc, ((0, 6), (1, 1)), usable.fdc),
     Kind("acpi_pm", _make_acpi_pm, ((0, 12), (1, 2)), usable.acpi_pm),
     Kind("port92", lambda bench: SystemControlA(bench.board), ((0, 1),), usable.port92),
     Kind("port61", _make_port61, ((0, 1),), usable.port61),

@@ -90,6 +90,36 @@ def rtc(p: Ports) -> None:
     assert (_cmos(p, 0), _cmos(p, 2), _cmos(p, 4)) == (12, 20, 5)
 
 
+def dma(p: Ports) -> None:
+    """Channel 2 is set up and reads back, low byte first."""
+    p.write(0, 12, 0)
+    for value in (0x34, 0x12):
+        p.write(0, 4, value)
+    p.write(0, 10, 2)
+    assert (p.read(0, 4), p.read(0, 4), p.read(0, 15)) == (0x34, 0x12, 0xFB)
+
+
+def fdc(p: Ports) -> None:
+    """It comes out of reset, seeks, and reads a sector by its FIFO."""
+    p.write(0, 2, 0x1C)
+    p.advance(1_000_000)
+    for drive in range(4):
+        p.write(0, 5, 0x08)
+        assert (p.read(0, 5), p.read(0, 5)) == (0xC0 | drive, 0)
+    p.write(1, 0, 2)  # 250 kbit/s
+    for value in (0x03, 0xAF, 0x03, 0x0F, 0, 5):  # no DMA; track 5
+        p.write(0, 5, value)
+    p.advance(1_000_000)
+    p.write(0, 5, 0x08)
+    assert (p.read(0, 5), p.read(0, 5)) == (0x20, 5)
+    for value in (0x66, 0, 5, 0, 3, 2, 3, 0x1B, 0xFF):
+        p.write(0, 5, value)
+    p.advance(1_000_000)
+    assert bytes(p.read(0, 5) for _ in range(512)) == bytes(range(256)) * 2
+    assert [p.read(0, 5) for _ in range(7)] == [0x40, 0x80, 0, 6, 0, 1, 2]
+    assert p.read(0, 4) == 0x80
+
+
 def hpet(p: Ports) -> None:
     """The counter runs, and a level comes at its time."""
     p.write(0, 0x120, 0x6 | 20 << 9, 8)

@@ -191,8 +191,8 @@ def connect(plan: Plan) -> list[DiskConfig]:
             drive.disk.interface = "virtio" if drive.kind == "virtio" else "floppy"
             drive.connected = True
             rest.append(drive)
-    if sum(drive.kind == "floppy" for drive in plan.drives) > 1:
-        raise refuse("-drive if=floppy", "there is one floppy drive", "write one of them")
+    if sum(drive.kind == "floppy" for drive in plan.drives) > 2:
+        raise refuse("-drive if=floppy", "there are two floppy drives", "write two of them")
     for name, properties in plan.devices:
         drive = _drive_of(plan, name, properties["drive"])
         if "bootindex" in properties:

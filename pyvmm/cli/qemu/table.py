@@ -36,7 +36,7 @@ _INTERFACES = {
     "ide": "the PIIX3's IDE controller",
     "virtio": "a virtio-blk function on PCI",
     "none": "nothing: only a -device connects it",
-    "floppy": "the BIOS only",
+    "floppy": "the floppy disk controller",
 }
 _CACHES = {
     "writeback": "in the host's page cache until the guest flushes",
@@ -122,8 +122,11 @@ OPTIONS = (
     ),
     Option("cdrom", "FILE", "a CD in the IDE drive of index 2", "-drive file=FILE,media=cdrom,index=2", _IDE,
            drives.short_form(media="cdrom", index="2")),
-    Option("fda", "FILE", "a floppy", "known to the BIOS; there is no controller that a guest could drive", _DISKS,
-           drives.short_form(**{"if": "floppy", "format": "raw"})),
+    *(
+        Option(name, "FILE", f"a floppy in drive {letter}", "-drive file=FILE,if=floppy,format=raw", _DISKS,
+               drives.short_form(**{"if": "floppy", "format": "raw"}))
+        for name, letter in (("fda", "A"), ("fdb", "B"))
+    ),
     Option("device", "DEVICE[,PROP=VALUE]", "plugs a device in", "", _DISKS, drives.add_device),
     Option("boot", "[order=]LETTERS", "what firmware tries: c disk, d CD, a floppy", "the rest is tried afterwards",
            "pyvmm/firmware/boot.py: Boot", machine.set_boot, first="order", subs=(

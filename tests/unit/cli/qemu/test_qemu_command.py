@@ -294,7 +294,7 @@ def test_bootindex_decides_what_is_tried_first() -> None:
         ("-drive file=a,if=virtio,index=1", "-drive if=virtio,index=: it is for IDE drives"),
         ("-hda a -drive file=b,index=0", "-drive file=b: IDE has a drive at index 0"),
         ("-hda a -hdb b -hdc c -hdd d -drive file=e", "-drive file=e: the IDE controller has four"),
-        ("-fda a -drive file=b,if=floppy", "-drive if=floppy: there is one floppy drive"),
+        ("-fda a -fdb b -drive file=c,if=floppy", "-drive if=floppy: there are two floppy drives"),
         ("-drive file=a,if=none,id=x -drive file=b,id=x", "-drive id=x: another drive has this id"),
         ("-device virtio-blk-pci a", "-device virtio-blk-pci: it has no drive"),
         ("-device virtio-blk-pci,drive=x a", "-device virtio-blk-pci,drive=x: no -drive has this id"),
