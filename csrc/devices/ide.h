@@ -14,8 +14,8 @@
  * thread with it), and takes it again to complete. Resets, save, restore and stopping the bus master wait for the
  * end of such work.
  *
- * A command that would run out of the medium is refused as a whole with IDNF and the address it was given (ATA-6 would
- * move what is there first).
+ * A command that would run out of the medium is refused as a whole with IDNF and the address it was given (by ATA-6
+ * what is there moves first).
  *
  * Left out: Ultra DMA of the controller (the PIIX3 has none), overlap and queuing, SMART, security, host protected
  * area (READ NATIVE MAX ADDRESS answers, SET MAX aborts), formatting, TRIM, write to optical media, audio, raw CD
