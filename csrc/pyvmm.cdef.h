@@ -687,6 +687,20 @@ typedef struct { uint64_t requests, bytes, waits; } VirtioRngCounters;
 Device *virtio_rng_new(Board *board, const VirtioPlace *place, const VirtioRngOptions *options, Error *error);
 void virtio_rng_counters(Device *device, VirtioRngCounters *counters);
 
+/* vsock/vsock_hub.h, virtio/virtio_vsock.h */
+typedef struct {
+    uint64_t by_guest;
+    uint64_t by_host;
+    uint64_t refused;
+    uint64_t resets;
+    uint64_t bytes_from_guest;
+    uint64_t bytes_to_guest;
+    uint64_t malformed;
+    uint32_t connections;
+} VsockCounters;
+Device *virtio_vsock_new(Board *board, const VirtioPlace *place, const char *path, uint32_t guest_cid, Error *error);
+void virtio_vsock_counters(Device *device, VsockCounters *counters);
+
 /* kvm/kick.h, kvm/kvm.h */
 int kvm_ioctl(int fd, unsigned long request, void *argument);
 int kvm_run(int vcpu_fd);

@@ -36,5 +36,6 @@
 #include "virtio/virtio_mmio.h"
 #include "virtio/virtio_pci.h"
 #include "virtio/virtio_rng.h"
+#include "virtio/virtio_vsock.h"
 
 #endif

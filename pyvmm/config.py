@@ -68,6 +68,18 @@ class RngConfig:
 
 
 @record(slots=True)
+class VsockConfig:
+    """Stream sockets between host and guest, seen as ``machine.vsock``.
+
+    `path` is of a Unix socket: programs connect to it and send ``CONNECT PORT``; those that the guest reaches at port N
+    listen on ``PATH_N``. `cid` is the guest's address, 3 to 4294967294.
+    """
+
+    path: StrPath
+    cid: int = 3
+
+
+@record(slots=True)
 class MachineConfig:
     """A PC.
 
@@ -125,6 +137,8 @@ class MachineConfig:
         Folders of the host that the guest may mount.
     rng
         The guest's source of random numbers, a virtio device; None: there is none.
+    vsock
+        Sockets between host and guest; None: there are none. They need a realtime clock.
     keyboard
         Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
         guest has it.
@@ -158,6 +172,7 @@ class MachineConfig:
     hpet: bool = True
     shares: list[ShareConfig] = field(default_factory=list)
     rng: RngConfig | None = None
+    vsock: VsockConfig | None = None
     keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"

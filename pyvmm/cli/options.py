@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from pyvmm.config import RngConfig, ShareConfig, StrPath
+    from pyvmm.config import RngConfig, ShareConfig, StrPath, VsockConfig
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -190,6 +190,12 @@ OPTIONS = (
         help="a folder of this host, for the guest to mount by 9p (may be repeated)",
     ),
     Option(
+        "machine",
+        "--vsock",
+        metavar="PATH[,cid=N]",
+        help="sockets between host and guest, by the Unix sockets PATH and PATH_PORT",
+    ),
+    Option(
         "boot", "--boot", default="cda", metavar="ORDER", help="what the BIOS tries: c disk, d CD, a floppy"
     ),
     Option("boot", "--kernel", metavar="FILE", help="load this kernel: bzImage, PVH ELF or multiboot"),
@@ -356,6 +362,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         keyboard=options.keyboard,
         disks=_disks(options),
         shares=[parse_share(text) for text in options.share],
+        vsock=None if options.vsock is None else parse_vsock(options.vsock),
         boot_order=options.boot,
         kernel=_file("--kernel", options.kernel),
         initrd=_file("--initrd", options.initrd),
@@ -533,6 +540,25 @@ def parse_share(text: str) -> ShareConfig:
         read_only=values.get("readonly") == "on",
         security=values.get("security", "none"),  # type: ignore[arg-type] # one of the two
     )
+
+
+def parse_vsock(text: str) -> VsockConfig:
+    """Read ``--vsock PATH,cid=N``; a path's commas are doubled."""
+    from pyvmm.config import VsockConfig
+
+    example = "--vsock /tmp/vm1.vsock"
+    path, *parts = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+    if not path:
+        raise _wrong("--vsock", text, "it names no socket", example)
+    if len(parts) > 1 or (parts and not parts[0].startswith("cid=")):
+        raise _wrong("--vsock", text, f"{parts[-1]!r} is not known", f"{example},cid=3")
+    if not parts:
+        return VsockConfig(path)
+    digits = parts[0].removeprefix("cid=")
+    cid = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 11 else 0
+    if not 3 <= cid <= 0xFFFFFFFE:
+        raise _wrong("--vsock", text, "a guest's CID is 3 to 4294967294", f"{example},cid=3")
+    return VsockConfig(path, cid)
 
 
 def _disks(options: RunOptions | argparse.Namespace) -> list[DiskConfig]:

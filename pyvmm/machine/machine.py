@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pyvmm.autopsy import Report
     from pyvmm.devices.i8042 import I8042
+    from pyvmm.devices.virtio.vsock import VirtioVsock
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.picture import Picture
     from pyvmm.display.screen import Screen
@@ -389,6 +390,22 @@ class Machine:
         if not isinstance(vga, Vga):
             raise PyvmmError('this machine has no display: make it with vga="std"')
         return Screen(vga)
+
+    @property
+    def vsock(self) -> VirtioVsock:
+        """Sockets to the guest: ``connect(port)`` and ``listen(port)``.
+
+        Raises
+        ------
+        PyvmmError
+            The machine was made without them.
+        """
+        from pyvmm.devices.virtio.vsock import VirtioVsock
+
+        vsock = self.devices.get("vsock")
+        if not isinstance(vsock, VirtioVsock):
+            raise PyvmmError('this machine has no vsock: make it with vsock=VsockConfig("/tmp/vm1.vsock")')
+        return vsock
 
     def screenshot(self) -> Picture:
         """What the guest shows now, as a picture; a notebook shows it by itself. Saved by ``.save("screen.png")``.

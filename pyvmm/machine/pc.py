@@ -479,7 +479,7 @@ def add_disks(pc: Pc) -> None:
 def add_virtio(pc: Pc) -> None:
     """The other virtio functions, if there are any."""
     config = pc.config
-    if config.shares or config.rng is not None:
+    if config.shares or config.rng is not None or config.vsock is not None:
         from pyvmm.machine.virtio import add_devices
 
         add_devices(pc)

@@ -36,6 +36,8 @@ def add_devices(pc: Pc) -> None:
         add_shares(pc)
     if pc.config.rng is not None:
         add_rng(pc)
+    if pc.config.vsock is not None:
+        add_vsock(pc)
 
 
 def add_shares(pc: Pc) -> None:
@@ -72,3 +74,21 @@ def add_rng(pc: Pc) -> None:
     assert config is not None
     seed = 0 if config.seed is None and pc.config.clock == "virtual" else config.seed
     pc.add("rng", VirtioRng(pc.board, next_place(pc), bytes_per_second=config.bytes_per_second, seed=seed))
+
+
+def add_vsock(pc: Pc) -> None:
+    """Sockets to the guest, on an I/O thread of their own.
+
+    Raises
+    ------
+    ConfigError
+        The clock is virtual: programs of the host do not follow it.
+    """
+    from pyvmm.devices.virtio.vsock import VirtioVsock
+
+    config = pc.config.vsock
+    assert config is not None
+    if pc.config.clock == "virtual":
+        raise ConfigError("--vsock: the host's programs do not follow a virtual clock; use --clock realtime")
+    place = next_place(pc, pc.board.worker("vsock"))
+    pc.add("vsock", VirtioVsock(pc.board, place, config.path, config.cid))

@@ -39,6 +39,8 @@ BLOCK: Final = {
 
 SHARE: Final = {0: "MOUNT_TAG"}
 
+SOCKET: Final = {0: "STREAM", 1: "SEQPACKET"}
+
 STATUS: Final = {
     0: "ACKNOWLEDGE",
     1: "DRIVER",

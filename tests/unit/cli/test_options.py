@@ -22,8 +22,9 @@ from pyvmm.cli.options import (
     parse_serial,
     parse_share,
     parse_timeout,
+    parse_vsock,
 )
-from pyvmm.config import DiskConfig, MachineConfig, ShareConfig
+from pyvmm.config import DiskConfig, MachineConfig, ShareConfig, VsockConfig
 from pyvmm.cpu.topology import Topology
 from pyvmm.errors import ConfigError, PyvmmError
 
@@ -330,3 +331,17 @@ def test_shares(tmp_path: Path) -> None:
 def test_shares_that_cannot_be(tmp_path: Path, rest: str, message: str) -> None:
     with pytest.raises(PyvmmError, match=message):
         parse_share(f"{tmp_path}{rest}")
+
+
+def test_vsock() -> None:
+    assert config().vsock is None
+    assert config("--vsock", "/tmp/a").vsock == VsockConfig("/tmp/a", 3)
+    assert parse_vsock("/tmp/a,,b,cid=4294967294") == VsockConfig("/tmp/a,b", 4294967294)
+    for text, message in (
+        ("", "no socket"),
+        ("/tmp/a,cid=2", "CID is 3 to"),
+        ("/tmp/a,cid=x", "CID is 3 to"),
+        ("/tmp/a,port=1", "not known"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_vsock(text)
