@@ -1,9 +1,9 @@
 """Drift of each of a guest's clocks against the host's, idle and loaded, beside QEMU's TCG.
 
 A small kernel (clocks_guest.c) counts PIT ticks and RTC updates by interrupts, and reads HPET, PM timer, TSC and
-kvmclock, all at once whenever a byte is sent to it. The host's time of an answer is the middle between sending
-and receiving, of the quickest of nine; so a row is good to about the printed uncertainty. "Busy guest" never halts; "busy host" has as many
-spinning processes as processors, and a busy guest. QEMU's TCG has no kvmclock.
+kvmclock, all at once whenever a byte is sent to it. The host's time of an answer is the middle between sending and
+receiving, of the quickest of nine; so a row is good to about the printed uncertainty. "Busy guest" never halts; "busy
+host" has as many spinning processes as processors, and a busy guest. QEMU's TCG has no kvmclock.
 
 An interrupt that the host could not give in time is lost, as it is on a processor that is late: PIT and RTC rows count
 those. A benchmark asserts nothing. Usage: ``./dev bench clocks [--seconds 60]``.
