@@ -255,7 +255,7 @@ int fdc_change_medium(Device *device, uint32_t drive, BlockImage *image, const F
     return 0;
 }
 
-/* The heads stay where they are, and so does a changed disk; at power-on each is new, at track 0. */
+/* As at power-on: heads at track 0, and disks that nobody has looked at yet. */
 static void fdc_reset(Device *device)
 {
     Fdc *fdc = container_of(device, Fdc, device);
