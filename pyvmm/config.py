@@ -81,10 +81,13 @@ class VsockConfig:
 
 @record(slots=True)
 class MachineConfig:
-    """A PC.
+    """A machine.
 
     Attributes
     ----------
+    machine
+        ``"pc"``, or ``"microvm"``: without PCI, display, keyboard and BIOS; virtio devices are memory-mapped, and a
+        kernel is started directly.
     memory
         RAM in bytes, a multiple of 4096; 1 MiB to 256 GiB.
     cpus
@@ -130,6 +133,9 @@ class MachineConfig:
         ``"std"``: a VGA with Bochs's VBE extension, seen as ``machine.screen``; ``"none"``: no display.
     hpet
         Whether there are high precision event timers.
+    acpi
+        Of a microvm: False leaves the ACPI tables out; its devices are then told on the kernel's command line, and
+        processors in an MP table.
     rtc_base
         What the real-time clock shows at the start: ``"utc"``, ``"localtime"``, or a date in ISO 8601 such as
         ``"2026-01-31T12:00:00"``, from which it goes on.
@@ -148,6 +154,7 @@ class MachineConfig:
         Guest TSC frequency told to the guest; None: the host's on a realtime clock, 1 GHz on a virtual one.
     """
 
+    machine: Literal["pc", "microvm"] = "pc"
     memory: int = 256 << 20
     cpus: int = 1
     topology: Topology | None = None
@@ -170,6 +177,7 @@ class MachineConfig:
     rtc_base: str = "utc"
     vga: Literal["std", "none"] = "std"
     hpet: bool = True
+    acpi: bool = True
     shares: list[ShareConfig] = field(default_factory=list)
     rng: RngConfig | None = None
     vsock: VsockConfig | None = None

@@ -62,6 +62,8 @@ HPET_BLOCK_ID: Final = 0x8086A201
 HPET_MIN_TICKS: Final = 2000
 """Ticks of a period that loses no interrupt: 20 µs."""
 
+VIRTIO_MMIO_SIZE: Final = 512
+
 LINKS: Final = ("LNKA", "LNKB", "LNKC", "LNKD")
 LINK_REGISTERS: Final = ("PRQA", "PRQB", "PRQC", "PRQD")
 PIRQRC: Final = 0x60
@@ -87,6 +89,7 @@ def build_tables(
     hpet: bool = True,
     floppy: bool = False,
     pm_timer_bits: int = PM_TIMER_BITS,
+    virtio: Sequence[tuple[int, int]] | None = None,
 ) -> AcpiTables:
     """Build all tables for a machine and say where they go.
 
@@ -108,13 +111,18 @@ def build_tables(
         Whether there is a floppy disk controller.
     pm_timer_bits
         Width of the ACPI PM timer, 24 (PIIX4) or 32.
+    virtio
+        On a machine without PCI and without an i8042, its memory-mapped virtio devices: address and GSI of each.
     """
     if memory_size < MIN_MEMORY:
         return AcpiTables(None)
     top = min(memory_size, layout.PCI_HOLE_BASE) & ~(PAGE - 1)
     facs_gpa = top - PAGE
-    dsdt = build_dsdt(com_ports=com_ports, mouse=mouse, hpet=hpet, floppy=floppy)
-    madt = build_madt(apic_ids)
+    if virtio is None:
+        dsdt = build_dsdt(com_ports=com_ports, mouse=mouse, hpet=hpet, floppy=floppy)
+    else:
+        dsdt = build_dsdt_without_pci(virtio, com_ports=com_ports)
+    madt = build_madt(apic_ids, pci=virtio is None)
     room = (len(dsdt) + len(madt) + 4 * KIB + PAGE - 1) & ~(PAGE - 1)
     base = facs_gpa - room
 
@@ -128,7 +136,8 @@ def build_tables(
         return where
 
     dsdt_gpa = place(dsdt)
-    fadt_gpa = place(build_fadt(facs_gpa, dsdt_gpa, vga=vga, pm_timer_bits=pm_timer_bits))
+    fadt = build_fadt(facs_gpa, dsdt_gpa, vga=vga, i8042=virtio is None, pm_timer_bits=pm_timer_bits)
+    fadt_gpa = place(fadt)
     listed = [fadt_gpa, place(madt)]
     if hpet:
         listed.append(place(build_hpet()))
@@ -176,13 +185,18 @@ def io_register(port: int, bits: int, access: int) -> bytes:
 
 
 def build_fadt(
-    facs_gpa: int, dsdt_gpa: int, *, vga: bool = False, pm_timer_bits: int = PM_TIMER_BITS
+    facs_gpa: int,
+    dsdt_gpa: int,
+    *,
+    vga: bool = False,
+    i8042: bool = True,
+    pm_timer_bits: int = PM_TIMER_BITS,
 ) -> bytes:
     """Return the fixed description table of revision 4, 244 bytes (§5.2.9)."""
     event, control, timer = layout.ACPI_PM, layout.ACPI_PM + 4, layout.ACPI_PM + 8
     flags = WBINVD | PROC_C1 | SLP_BUTTON_ABSENT | FIX_RTC_ABSENT | RESET_REG_SUP
     flags |= TMR_VAL_EXT if pm_timer_bits == 32 else 0
-    boot_arch = LEGACY_DEVICES | HAS_8042 | (0 if vga else NO_VGA)
+    boot_arch = LEGACY_DEVICES | (HAS_8042 if i8042 else 0) | (0 if vga else NO_VGA)
     absent = bytes(12)
     fields: list[tuple[str, int | bytes]] = [
         ("I", facs_gpa),  # FIRMWARE_CTRL
@@ -241,7 +255,7 @@ def build_fadt(
     return build_table(b"FACP", 4, body)
 
 
-def build_madt(apic_ids: Sequence[int]) -> bytes:
+def build_madt(apic_ids: Sequence[int], *, pci: bool = True) -> bytes:
     """Return the multiple APIC description table of revision 4 (§5.2.12).
 
     A local APIC for each processor, the I/O APIC at GSI 0, and what is not an edge-triggered, active-high line of the
@@ -254,7 +268,7 @@ def build_madt(apic_ids: Sequence[int]) -> bytes:
     body += struct.pack("<BBBBII", 1, 12, layout.IO_APIC_ID, 0, layout.IO_APIC_BASE, 0)
     body += struct.pack("<BBBBIH", 2, 10, 0, layout.IRQ_PIT, layout.IO_APIC_TIMER_INPUT, MADT_BUS_DEFAULT)
     body += struct.pack("<BBBBIH", 2, 10, 0, layout.IRQ_ACPI, layout.IRQ_ACPI, MADT_LEVEL_HIGH)
-    for line in layout.PCI_LINK_CHOICES:
+    for line in layout.PCI_LINK_CHOICES if pci else ():
         body += struct.pack("<BBBBIH", 2, 10, 0, line, line, MADT_LEVEL_LOW)
     body += struct.pack("<BBBHB", 4, 6, 0xFF, MADT_BUS_DEFAULT, 1)
     return build_table(b"APIC", 4, body)
@@ -285,6 +299,48 @@ def build_dsdt(*, com_ports: int = 1, mouse: bool = False, hpet: bool = False, f
         *([_hpet_device()] if hpet else []),
     )
     return build_table(b"DSDT", 2, body)
+
+
+def build_dsdt_without_pci(virtio: Sequence[tuple[int, int]], *, com_ports: int = 1) -> bytes:
+    """Return the DSDT of a machine with memory-mapped virtio devices, serial lines and an RTC.
+
+    LNRO0005 is the identity by which systems know a virtio device's registers and interrupt.
+    """
+    sleep = aml.integer(SLEEP_TYPE_S5)
+    body = aml.name(r"\_S5", aml.package(sleep, sleep, aml.integer(0), aml.integer(0)))
+    body += aml.scope(
+        r"\_SB",
+        _timer(),
+        _rtc(),
+        *(_com(port) for port in range(com_ports)),
+        *(
+            aml.device(
+                f"VR{number:02d}",
+                aml.name("_HID", aml.string("LNRO0005")),
+                _uid(number),
+                _crs(aml.fixed_memory(address, VIRTIO_MMIO_SIZE), aml.extended_irq_level(gsi)),
+            )
+            for number, (address, gsi) in enumerate(virtio)
+        ),
+    )
+    return build_table(b"DSDT", 2, body)
+
+
+def _timer() -> bytes:
+    return aml.device("TMR", _hid("PNP0100"), _crs(aml.io_ports(layout.PIT, 4), aml.irq_edge(layout.IRQ_PIT)))
+
+
+def _rtc() -> bytes:
+    return aml.device("RTC", _hid("PNP0B00"), _crs(aml.io_ports(layout.RTC, 4), aml.irq_edge(layout.IRQ_RTC)))
+
+
+def _com(port: int) -> bytes:
+    return aml.device(
+        f"COM{port + 1}",
+        _hid("PNP0501"),
+        _uid(port + 1),
+        _crs(aml.io_ports(layout.COM_PORTS[port], 8), aml.irq_edge(layout.IRQ_COM[port])),
+    )
 
 
 def _hpet_device() -> bytes:
@@ -424,8 +480,8 @@ def _isa_bridge(com_ports: int, mouse: bool, floppy: bool) -> bytes:
                 aml.dma_channel(4),
             ),
         ),
-        aml.device("TMR", _hid("PNP0100"), _crs(aml.io_ports(layout.PIT, 4), aml.irq_edge(layout.IRQ_PIT))),
-        aml.device("RTC", _hid("PNP0B00"), _crs(aml.io_ports(layout.RTC, 4), aml.irq_edge(layout.IRQ_RTC))),
+        _timer(),
+        _rtc(),
         aml.device(
             "KBD",
             _hid("PNP0303"),
@@ -436,15 +492,7 @@ def _isa_bridge(com_ports: int, mouse: bool, floppy: bool) -> bytes:
             ),
         ),
         *([aml.device("MOU", _hid("PNP0F13"), _crs(aml.irq_edge(layout.IRQ_MOUSE)))] if mouse else []),
-        *(
-            aml.device(
-                f"COM{port + 1}",
-                _hid("PNP0501"),
-                _uid(port + 1),
-                _crs(aml.io_ports(layout.COM_PORTS[port], 8), aml.irq_edge(layout.IRQ_COM[port])),
-            )
-            for port in range(com_ports)
-        ),
+        *(_com(port) for port in range(com_ports)),
         *([_floppy_controller()] if floppy else []),
         # Ports of the board that belong to no other device.
         aml.device(

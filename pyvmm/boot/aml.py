@@ -222,6 +222,11 @@ def irq_level(*lines: int) -> bytes:
     return struct.pack("<BHB", 0x23, sum(1 << line for line in lines), IRQ_LEVEL_LOW_SHARED)
 
 
+def extended_irq_level(gsi: int) -> bytes:
+    """Return a level-triggered, active-high, unshared line of any number (§6.4.3.6)."""
+    return struct.pack("<BHBBI", 0x89, 6, 0x01, 1, gsi)
+
+
 def address_range(kind: int, first: int, last: int, type_flags: int, *, bits: int) -> bytes:
     """Return a bridge's fixed window from `first` to `last`, as a descriptor of 16, 32 or 64 bits (§6.4.3.5)."""
     tag, letter = {16: (0x88, "H"), 32: (0x87, "I"), 64: (0x8A, "Q")}[bits]

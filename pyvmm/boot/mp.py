@@ -36,13 +36,15 @@ _CASCADE: Final = 2
 _ALL_APICS: Final = 0xFF
 
 
-def build_mp_table(apic_ids: Sequence[int]) -> list[tuple[Gpa, bytes]]:
+def build_mp_table(apic_ids: Sequence[int], *, pci: bool = True) -> list[tuple[Gpa, bytes]]:
     """The floating pointer and the configuration table, with the addresses that they go to.
 
     Parameters
     ----------
     apic_ids
         Of each processor; the first one is the bootstrap processor's.
+    pci
+        Whether there is a PCI bus.
     """
     entries = [
         struct.pack(
@@ -57,12 +59,13 @@ def build_mp_table(apic_ids: Sequence[int]) -> list[tuple[Gpa, bytes]]:
         )
         for index, apic_id in enumerate(apic_ids)
     ]
-    entries.append(struct.pack("<BB6s", _BUS, _PCI_BUS, b"PCI   "))
+    if pci:
+        entries.append(struct.pack("<BB6s", _BUS, _PCI_BUS, b"PCI   "))
     entries.append(struct.pack("<BB6s", _BUS, _ISA_BUS, b"ISA   "))
     entries.append(
         struct.pack("<BBBBI", _IO_APIC, layout.IO_APIC_ID, _IO_APIC_VERSION, 1, layout.IO_APIC_BASE)
     )
-    entries += [_line(*line) for line in (*_pci_lines(), *_isa_lines())]
+    entries += [_line(*line) for line in (*(_pci_lines() if pci else ()), *_isa_lines(pci))]
     entries.append(_local(_EXT_INT, 0))
     entries.append(_local(_NMI, 1))
     return [(layout.MP_POINTER, _pointer()), (layout.MP_TABLE, _table(entries))]
@@ -77,12 +80,12 @@ def _pci_lines() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _isa_lines() -> list[tuple[int, int, int, int]]:
+def _isa_lines(pci: bool) -> list[tuple[int, int, int, int]]:
     lines = []
     for irq in range(16):
-        if irq == _CASCADE or irq in layout.PCI_LINKS:
+        if irq == _CASCADE or (pci and irq in layout.PCI_LINKS):
             continue
-        flags = _LEVEL_HIGH if irq == layout.IRQ_ACPI else _CONFORMS
+        flags = _LEVEL_HIGH if pci and irq == layout.IRQ_ACPI else _CONFORMS
         lines.append((flags, _ISA_BUS, irq, layout.IO_APIC_TIMER_INPUT if irq == layout.IRQ_PIT else irq))
     return lines
 

@@ -38,6 +38,8 @@ MAX_UNSENT = 1 << 20
 """Typed bytes that wait for the guest; what comes beyond them is lost, as on a line without flow control."""
 AGAIN_SECONDS = 2.0
 """A second Ctrl-A X within this time ends the process at once."""
+SAME_SECONDS = 0.3
+"""What comes sooner is the first one again: timeout(1) signals the process, and then its group."""
 
 
 class Console:
@@ -212,7 +214,10 @@ class Console:
     def _quit(self, code: int, reason: str) -> None:
         """End the machine; at the second time, or when it does not stop, end the process."""
         now = time.monotonic()
-        if now - self._quit_at < AGAIN_SECONDS:
+        since = now - self._quit_at
+        if since < SAME_SECONDS:
+            return
+        if since < AGAIN_SECONDS:
             self._end_process(code)
         self._quit_at = now
         watchdog = threading.Timer(GRACE_SECONDS, self._end_process, (code,))

@@ -13,7 +13,7 @@ from pyvmm.config import DiskConfig, MachineConfig
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
+    from typing import Any, Literal
 
     from pyvmm.config import RngConfig, ShareConfig, StrPath, VsockConfig
 
@@ -122,6 +122,14 @@ OPTIONS = (
         choices=("realtime", "virtual"),
         default="realtime",
         help="time follows the host, or the guest's progress so that a run repeats (default realtime)",
+    ),
+    Option(
+        "machine",
+        "-M",
+        "--machine",
+        default="pc",
+        metavar="pc|microvm[,acpi=off]",
+        help="microvm: virtio without PCI, for a quick start of a --kernel (default pc)",
     ),
     Option(
         "machine",
@@ -344,7 +352,10 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
             raise _wrong(
                 "--cpus", options.cpus, f"--smp {options.smp} has {topology.count} vCPUs", "one of them"
             )
+    machine, acpi = parse_machine(options.machine)
     return MachineConfig(
+        machine=machine,
+        acpi=acpi,
         memory=parse_memory(options.memory),
         cpus=options.cpus if topology is None else topology.count,
         topology=topology,
@@ -459,6 +470,17 @@ def parse_timeout(text: str | None) -> float | None:
     if not 0 < seconds < float("inf"):
         raise _wrong("--timeout", text, "not a number of seconds above 0", "--timeout 60")
     return seconds
+
+
+def parse_machine(text: str) -> tuple[Literal["pc", "microvm"], bool]:
+    """Read ``--machine microvm,acpi=off``: the machine, and whether it has ACPI tables."""
+    name, *parts = text.split(",")
+    if name not in ("pc", "microvm"):
+        raise _wrong("--machine", text, f"{name!r} is not a machine", "--machine pc or --machine microvm")
+    for part in parts:
+        if part not in ("acpi=on", "acpi=off"):
+            raise _wrong("--machine", text, f"{part!r} is not known", "acpi=on or acpi=off")
+    return "microvm" if name == "microvm" else "pc", "acpi=off" not in parts
 
 
 def parse_disk(text: str) -> DiskConfig:

@@ -37,6 +37,8 @@ PCI_HOLE_BASE: Final = Gpa(3 * GIB)
 """RAM below 4 GiB ends here at the latest; the rest continues at 4 GiB."""
 PCI_MMIO_BASE: Final = Gpa(0xE0000000)
 PCI_MMIO_END: Final = Gpa(0xFEC00000)
+VIRTIO_MMIO_BASE: Final = Gpa(0xFEB00000)
+"""The microvm's virtio devices, 512 bytes each."""
 IO_APIC_BASE: Final = Gpa(0xFEC00000)
 IO_APIC_SIZE: Final = 4 * KIB
 HPET_BASE: Final = Gpa(0xFED00000)
@@ -119,6 +121,10 @@ IO_APIC_ID: Final = 0
 IO_APIC_TIMER_INPUT: Final = 2
 """ISA IRQ 0 is on the I/O APIC's input 2, as on every PC since the MP specification 1.4 (section 5.3); other lines are
 on the input of their number."""
+VIRTIO_MMIO_GSIS: Final = (16, 17, 18, 19, 20, 21, 22, 23)
+"""Lines of the microvm's virtio devices, in turn, where ACPI says so; eight devices at most share none of them."""
+VIRTIO_MMIO_ISA_IRQS: Final = (5, 6, 7, 10, 11, 12, 14, 15)
+"""And where the command line says so: lines that a system knows without being told."""
 PCI_LINKS: Final = (10, 11, 10, 11)
 """What INTA# to INTD# of the root bus's links (LNKA to LNKD) are routed to; see PIIX3 PIRQRC, 0x60..0x63."""
 PCI_LINK_CHOICES: Final = (5, 10, 11)

@@ -7,8 +7,7 @@ import os
 import time
 
 from pyvmm.config import MachineConfig
-from pyvmm.errors import PyvmmError
-from pyvmm.machine import pc
+from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.native import lib
 from pyvmm.record import record, replace
 from pyvmm.threads import Flag, Worker
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.display.vnc import VncServer
     from pyvmm.engine import ExitReason, Vcpu, VmExit
     from pyvmm.machine.events import EventKind, Events
+    from pyvmm.machine.pc import Pc
     from pyvmm.machine.switch import SecondEngine
 
     RunReason = Literal[
@@ -55,6 +55,19 @@ class RunResult:
     reason: RunReason
     code: int
     exit: VmExit
+
+
+def _build(config: MachineConfig) -> Pc:
+    """The parts of the machine that is asked for."""
+    if config.machine == "microvm":
+        from pyvmm.machine import microvm
+
+        return microvm.build(config)
+    if config.machine != "pc":
+        raise ConfigError(f"--machine: {config.machine!r} is not pc or microvm")
+    from pyvmm.machine import pc
+
+    return pc.build(config)
 
 
 class Machine:
@@ -94,7 +107,7 @@ class Machine:
 
     def __init__(self, config: MachineConfig | None = None, **fields: Any) -> None:
         self.config = replace(config or MachineConfig(), **fields)
-        self._parts = pc.build(self.config)
+        self._parts = _build(self.config)
         board = self._parts.board
         self.board = board
         self.memory = board.memory
@@ -493,8 +506,9 @@ class Machine:
     def _i8042(self) -> I8042:
         from pyvmm.devices.i8042 import I8042
 
-        device = self.devices["i8042"]
-        assert isinstance(device, I8042)
+        device = self.devices.get("i8042")
+        if not isinstance(device, I8042):
+            raise PyvmmError('this machine has no keyboard controller: make it with machine="pc"')
         return device
 
     def _let_go_on(self, done: Callable[[], bool], timeout: float) -> bool:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.vga import Vga
     from pyvmm.devices.virtio.base import Place
     from pyvmm.firmware.bios import Bios
+    from pyvmm.irq import IrqLine
 
     D = TypeVar("D", bound=Device)
 
@@ -72,6 +73,8 @@ class Pc:
 
     vm: EngineVm  # the one that has the board
     serial: SerialPort
+    timer_line: IrqLine  # the PIT's and the RTC's, which an HPET may take over
+    clock_line: IrqLine
 
     def __init__(self, config: MachineConfig, board: Board, choice: Choice) -> None:
         self.config = config
@@ -94,6 +97,10 @@ class Pc:
         device.name = name
         self.devices[name] = device
         return device
+
+    def command_line(self) -> str:
+        """What a directly loaded kernel is told."""
+        return self.config.append
 
     def virtio_place(
         self, slot: int | None = None, *, io: IoThread | None = None, features: dict[str, bool] | None = None
@@ -130,12 +137,14 @@ class Pc:
         if self.config.kernel is not None:
             from pyvmm.boot.kernel import load_kernel
             from pyvmm.firmware.boot_screen import BootScreen
-            from pyvmm.firmware.pci_setup import assign_resources
 
             assert self.acpi is not None
             for gpa, table in (*self.acpi.blobs, *self.tables):
                 memory.load(gpa, table)
-            assign_resources(self.board.pio)
+            if "pci" in self.devices:
+                from pyvmm.firmware.pci_setup import assign_resources
+
+                assign_resources(self.board.pio)
             vga = vga_of(self)
             if vga is not None:
                 from pyvmm.firmware.vga import start_text_mode
@@ -146,7 +155,7 @@ class Pc:
                 self.config.kernel,
                 memory_size=self.config.memory,
                 initrd=self.config.initrd,
-                append=self.config.append,
+                append=self.command_line(),
                 reserved=self.acpi.reserved,
                 acpi_rsdp=self.acpi.rsdp_gpa,
                 screen=BootScreen(self.board.pio, vga),
@@ -206,6 +215,8 @@ def build(config: MachineConfig) -> Pc:
         One line that names the option or file, and what to do.
     """
     check(config)
+    if not config.acpi:
+        raise ConfigError("--machine: acpi=off goes with microvm; a pc's kernel takes acpi=off by --append")
     choice = choose(config.engine, cpus=config.cpus, clock=config.clock)
     board = Board(config.clock)
     pc = Pc(config, board, choice)
@@ -213,6 +224,7 @@ def build(config: MachineConfig) -> Pc:
         add_memory(pc)
         add_clock(pc)
         add_chipset(pc)
+        add_pc_chips(pc)
         add_serial(pc)
         add_pci(pc)
         add_display(pc)
@@ -322,7 +334,7 @@ def add_clock(pc: Pc) -> None:
 
 
 def add_chipset(pc: Pc) -> None:
-    """Interrupt controllers, timer, real-time clock, keyboard controller, power management, and the small ports."""
+    """Interrupt controllers, timer, real-time clock, power management, and the small ports: what every machine has."""
     board = pc.board
     pio = board.pio
     pic = pc.add("pic", Pic(board))
@@ -333,21 +345,10 @@ def add_chipset(pc: Pc) -> None:
         pc.add(f"lapic{index}" if index else "lapic", Lapic(board, apic_id))
     io_apic = pc.add("ioapic", IoApic(board, layout.IO_APIC_TIMER_INPUT))
     board.mmio.add(layout.IO_APIC_BASE, layout.IO_APIC_SIZE, io_apic)
-    dma = pc.add("dma", Dma(board))
-    pio.add(layout.DMA_MASTER, 16, dma, Dma.MASTER)
-    pio.add(layout.DMA_SLAVE, 32, dma, Dma.SLAVE)
-    pio.add(layout.DMA_PAGES, 15, dma, Dma.PAGES)
-    timer_line, clock_line = board.irq_line(layout.IRQ_PIT), board.irq_line(layout.IRQ_RTC)
-    pit = pc.add("pit", Pit(board, timer_line))
+    pc.timer_line, pc.clock_line = board.irq_line(layout.IRQ_PIT), board.irq_line(layout.IRQ_RTC)
+    pit = pc.add("pit", Pit(board, pc.timer_line))
     pio.add(layout.PIT, 4, pit)
-    pio.add(layout.RTC, 4, pc.add("rtc", Rtc(board, clock_line)))
-    if pc.config.hpet:
-        board.mmio.add(
-            layout.HPET_BASE, layout.HPET_SIZE, pc.add("hpet", Hpet(board, timer_line, clock_line))
-        )
-    keyboard = I8042(board, board.irq_line(layout.IRQ_KEYBOARD), board.irq_line(layout.IRQ_MOUSE))
-    pio.add(layout.I8042_DATA, 1, pc.add("i8042", keyboard), I8042.DATA)
-    pio.add(layout.I8042_COMMAND, 1, keyboard, I8042.COMMAND)
+    pio.add(layout.RTC, 4, pc.add("rtc", Rtc(board, pc.clock_line)))
     power = AcpiPm(
         board,
         board.irq_line(layout.IRQ_ACPI),
@@ -365,6 +366,22 @@ def add_chipset(pc: Pc) -> None:
     pio.add(layout.EXIT, 1, pc.add("exit_port", ExitPort(board)))
     if pc.config.firmware == "pyvmm":
         pio.add(layout.FIRMWARE_SERVICE, 2, pc.add("firmware_port", FirmwarePort(board)))
+
+
+def add_pc_chips(pc: Pc) -> None:
+    """DMA and keyboard controllers, and the HPET, which takes the timer's and the clock's lines when told to."""
+    board, pio = pc.board, pc.board.pio
+    dma = pc.add("dma", Dma(board))
+    pio.add(layout.DMA_MASTER, 16, dma, Dma.MASTER)
+    pio.add(layout.DMA_SLAVE, 32, dma, Dma.SLAVE)
+    pio.add(layout.DMA_PAGES, 15, dma, Dma.PAGES)
+    if pc.config.hpet:
+        board.mmio.add(
+            layout.HPET_BASE, layout.HPET_SIZE, pc.add("hpet", Hpet(board, pc.timer_line, pc.clock_line))
+        )
+    keyboard = I8042(board, board.irq_line(layout.IRQ_KEYBOARD), board.irq_line(layout.IRQ_MOUSE))
+    pio.add(layout.I8042_DATA, 1, pc.add("i8042", keyboard), I8042.DATA)
+    pio.add(layout.I8042_COMMAND, 1, keyboard, I8042.COMMAND)
 
 
 def add_serial(pc: Pc) -> None:

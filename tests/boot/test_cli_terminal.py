@@ -235,6 +235,18 @@ def test_a_triple_fault_is_explained(sector: Callable[[str], Path]) -> None:
     assert "beyond the IDT's limit 0x0" in text
 
 
+def test_a_signal_that_comes_twice_is_one(spawn: Spawn) -> None:
+    """timeout(1) signals the process and then its group: the machine is closed all the same."""
+    child = spawn()
+    child.expect(PROMPT)
+    child.kill(signal.SIGTERM)
+    time.sleep(0.02)
+    child.kill(signal.SIGTERM)
+    assert child.expect(["did not stop", pexpect.EOF]) == 1
+    child.wait()  # the second may find the handlers gone, at the very end
+    assert (child.exitstatus, child.signalstatus) in ((128 + signal.SIGTERM, None), (None, signal.SIGTERM))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_signals_end_it_and_restore_the_terminal(spawn: Spawn, number: signal.Signals) -> None:
     child = spawn("--quiet")

@@ -28,6 +28,10 @@ def set_machine(plan: Plan, values: Values) -> str | None:
     match = _PC.fullmatch(name)
     if match is None:
         other = name in _OTHER_MACHINES or "q35" in name
+        if name == "microvm":
+            raise refuse(
+                "-M microvm", "not by QEMU's words", "write pyvmm run --machine microvm --kernel FILE"
+            )
         why = "this machine is not in pyvmm, which has the 440FX PC" if other else "not a machine of QEMU's"
         raise refuse(f"-M {name}", why, "write -M pc")
     version = [int(number) for number in match.groups() if number is not None]

@@ -17,6 +17,7 @@ from pyvmm.cli.options import (
     add_options,
     machine_config,
     parse_disk,
+    parse_machine,
     parse_memory,
     parse_quickly,
     parse_serial,
@@ -345,3 +346,11 @@ def test_vsock() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             parse_vsock(text)
+
+
+def test_machine() -> None:
+    assert parse_machine("pc") == ("pc", True)
+    assert parse_machine("microvm,acpi=off") == ("microvm", False)
+    for text, word in (("q35", "'q35' is not a machine"), ("microvm,pit=off", "'pit=off' is not known")):
+        with pytest.raises(ConfigError, match=word):
+            parse_machine(text)
