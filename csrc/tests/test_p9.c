@@ -1,5 +1,8 @@
 /* The 9P2000.L file server: each message that Linux's client sends, on a folder of this host (diod's protocol.md).
  */
+#include <pthread.h>
+
+#include "p9/p9_internal.h"
 #include "p9_client.h"
 
 enum { RDONLY = 0, WRONLY = 1, RDWR = 2, EXCL = 0200, TRUNC = 01000, FOLDER = 0200000 };
@@ -305,6 +308,65 @@ static void test_host_moves_folders(void)
     client_free(&client);
 }
 
+typedef struct Swapper {
+    char real[128], decoy[128];
+    bool stop;
+} Swapper;
+
+/* A folder and a link to what lies outside change places, as fast as they can. */
+static void *swap(void *opaque)
+{
+    Swapper *swapper = opaque;
+    while (!__atomic_load_n(&swapper->stop, __ATOMIC_ACQUIRE))
+        CHECK_EQ(renameat2(AT_FDCWD, swapper->real, AT_FDCWD, swapper->decoy, RENAME_EXCHANGE), 0);
+    return NULL;
+}
+
+static void swapped(bool no_openat2)
+{
+    Client client;
+    Swapper swapper = {.stop = false};
+    pthread_t thread;
+    uint32_t found = 0, refused = 0;
+    up(&client, P9_SECURITY_NONE);
+    client.server->no_openat2 = no_openat2;
+    snprintf(swapper.real, sizeof swapper.real, "%s/dir", client.folder);
+    snprintf(swapper.decoy, sizeof swapper.decoy, "%s/decoy", client.folder);
+    CHECK_EQ(mkdir(swapper.real, 0755), 0);
+    client_write_file(swapper.real, "secret", "what may be read");
+    CHECK_EQ(symlink(client.outside, swapper.decoy), 0);
+    CHECK_EQ(pthread_create(&thread, NULL, swap, &swapper), 0);
+    for (uint32_t i = 0; i < 20000; i++) {
+        CHECK_EQ(client_do(&client, 110, "wwhss", (uint32_t)ROOT, 2u, 2, "dir", "secret"), 0);
+        if (client_take(&client, 2) == 2) {
+            CHECK_EQ(client_do(&client, TLOPEN, 2u, 0u), 0);
+            CHECK_EQ(client_do(&client, TREAD, 2u, (uint64_t)0, 100u), 0);
+            CHECK_EQ(client_take(&client, 4), 16);
+            CHECK_EQ(memcmp(client.at, "what may be read", 16), 0);
+            client_clunk(&client, 2);
+            found++;
+        } else {
+            refused++;
+        }
+        if (client_walk(&client, ROOT, 3, "dir") ==
+            0) { /* what is made there is made in the folder, or not at all */
+            int result = client_do(&client, TMKDIR, 3u, "made", 0700u, 0u);
+            CHECK(result == 0 || result == ENOTDIR || result == EEXIST);
+            client_clunk(&client, 3);
+        }
+    }
+    __atomic_store_n(&swapper.stop, true, __ATOMIC_RELEASE);
+    pthread_join(thread, NULL);
+    CHECK(found && refused);
+    char made[128];
+    snprintf(made, sizeof made, "%.40s/made", client.outside);
+    CHECK(access(made, F_OK) < 0);
+    client_free(&client);
+}
+
+static void test_host_swaps_a_folder_and_a_link(void) { swapped(false); }
+static void test_the_same_without_openat2(void) { swapped(true); }
+
 static void test_mapped(void)
 {
     Client client;
@@ -510,6 +572,8 @@ int main(void)
     RUN(test_symlinks_mapped);
     RUN(test_names_that_lead_out);
     RUN(test_host_moves_folders);
+    RUN(test_host_swaps_a_folder_and_a_link);
+    RUN(test_the_same_without_openat2);
     RUN(test_mapped);
     RUN(test_xattrs);
     RUN(test_locks);
