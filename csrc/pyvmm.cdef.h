@@ -668,6 +668,65 @@ Device *virtio_blk_new(Board *board, const VirtioPlace *place, BlockImage *image
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
 void virtio_blk_resized(Device *device);
 
+/* net/net.h, net_user.h, net_tap.h, net_socket.h, net_python.h */
+typedef struct NetBackend NetBackend;
+typedef struct {
+    uint64_t tx_frames, tx_bytes, tx_drops, tx_invalid;
+    uint64_t rx_frames, rx_bytes, rx_drops, rx_waits;
+    uint64_t tx_waits, segmented, checksummed, link_changes;
+    uint32_t rx_queued;
+    bool link;
+} NetCounters;
+void net_backend_counters(NetBackend *backend, NetCounters *counters);
+bool net_backend_link(NetBackend *backend);
+void net_backend_set_link(NetBackend *backend, bool up);
+void net_backend_poll(NetBackend *backend);
+void net_backend_free(NetBackend *backend);
+int net_backend_capture(NetBackend *backend, const char *path, uint32_t snaplen, Error *error);
+int net_backend_capture_stop(NetBackend *backend, Error *error);
+typedef struct {
+    const char *net, *host, *dhcpstart, *dns, *hostname, *domainname;
+    const char *const *dnssearch;
+    const char *tftp, *tftp_server_name, *bootfile, *ipv6_net, *ipv6_host, *ipv6_dns;
+    bool restricted, no_ipv4, no_ipv6, plain;
+} NetUserOptions;
+NetBackend *net_user_new(Board *board, IoThread *io, const NetUserOptions *options, Error *error);
+int net_user_available(Error *error);
+const char *net_user_version(NetBackend *backend);
+int net_user_hostfwd(NetBackend *backend, const char *rule, Error *error);
+int net_user_hostfwd_remove(NetBackend *backend, const char *rule, Error *error);
+int net_user_connections(NetBackend *backend, char *text, size_t size);
+typedef struct { const char *ifname; int fd; bool no_header; } NetTapOptions;
+NetBackend *net_tap_new(Board *board, IoThread *io, const NetTapOptions *options, Error *error);
+const char *net_tap_ifname(NetBackend *backend);
+typedef struct {
+    const char *listen, *connect, *remote, *local;
+    int fd;
+    uint32_t reconnect_ms;
+    bool header;
+} NetSocketOptions;
+NetBackend *net_socket_new(Board *board, IoThread *io, const NetSocketOptions *options, Error *error);
+int net_socket_address(NetBackend *backend, char *text, size_t size);
+int net_socket_pair(int *ends);
+typedef void (*NetPythonSend)(void *handle, const uint8_t *frame, uint32_t length);
+NetBackend *net_python_new(Board *board, IoThread *io, NetPythonSend send, void *handle, Error *error);
+int net_python_deliver(NetBackend *backend, const uint8_t *frame, uint32_t length);
+extern "Python" void python_net_send(void *handle, const uint8_t *frame, uint32_t length);
+
+/* virtio/virtio_net.h */
+typedef struct { uint8_t mac[6]; uint16_t mtu; uint32_t rx_size; uint32_t tx_size; uint64_t withhold; ...; }
+    VirtioNetOptions;
+typedef struct {
+    uint64_t tx_frames, tx_bytes, tx_gso, tx_drops, tx_waits;
+    uint64_t rx_frames, rx_bytes, rx_gso, rx_filtered, rx_drops, rx_waits;
+    uint64_t commands, command_errors;
+} VirtioNetCounters;
+Device *virtio_net_new(Board *board, const VirtioPlace *place, NetBackend *backend, const VirtioNetOptions *options,
+                       Error *error);
+void virtio_net_unplug(Device *device);
+void virtio_net_counters(Device *device, VirtioNetCounters *counters);
+void virtio_net_announce(Device *device);
+
 /* p9/p9_server.h, virtio/virtio_9p.h */
 typedef struct { const char *path; const char *tag; int security; bool read_only; uint32_t max_descriptors; ...; }
     Virtio9pOptions;

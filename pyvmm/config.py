@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from pyvmm.cpu.topology import Topology
+    from pyvmm.net.backend import NetBackend
 
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
     DiskInterface = Literal["virtio", "ide", "cdrom", "floppy"]
@@ -80,6 +81,32 @@ class VsockConfig:
 
 
 @record(slots=True)
+class NetworkConfig:
+    """One network card, and what its cable goes to.
+
+    Attributes
+    ----------
+    backend
+        `pyvmm.net.User`, `Tap`, `Socket`, an end of a `Link`, or a class of your own.
+    model
+        ``"virtio"``.
+    mac
+        ``"52:54:00:12:34:56"``. None: that, and the following for further cards, behind a `User`, which is alone on its
+        network; a random one of the same vendor elsewhere.
+    capture
+        A pcap file for all frames.
+    snaplen
+        Bytes of each frame that are kept in it; 0: all.
+    """
+
+    backend: NetBackend
+    model: str = "virtio"
+    mac: str | None = None
+    capture: StrPath | None = None
+    snaplen: int = 0
+
+
+@record(slots=True)
 class MachineConfig:
     """A machine.
 
@@ -145,6 +172,8 @@ class MachineConfig:
         The guest's source of random numbers, a virtio device; None: there is none.
     vsock
         Sockets between host and guest; None: there are none. They need a realtime clock.
+    networks
+        Network cards, ``machine.devices["net0"]`` and so on.
     keyboard
         Layout of the keyboard that is typed on: ``"us"``, ``"uk"``, ``"de"`` or ``"fr"``, as the
         guest has it.
@@ -181,6 +210,7 @@ class MachineConfig:
     shares: list[ShareConfig] = field(default_factory=list)
     rng: RngConfig | None = None
     vsock: VsockConfig | None = None
+    networks: list[NetworkConfig] = field(default_factory=list)
     keyboard: str = "us"
     tsc_hz: int | None = None
     name: str = "pyvmm"

@@ -6,6 +6,7 @@ PyvmmError
   ConfigError     an option or a MachineConfig value
   EngineError     an engine that cannot run here
   DeviceError     a device or its wiring
+  NetError        a network backend, or what it needs of the host
   GuestError      an access outside the guest's memory
 """
 
@@ -34,6 +35,10 @@ class EngineError(PyvmmError):
 
 class DeviceError(PyvmmError):
     """A device that cannot be made or placed."""
+
+
+class NetError(PyvmmError):
+    """A network that the host does not have, or not for this user."""
 
 
 class GuestError(PyvmmError, IndexError):

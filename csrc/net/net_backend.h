@@ -34,6 +34,14 @@ typedef struct NetQueue {
     uint32_t frames, bytes;
 } NetQueue;
 
+void net_queue_init(NetQueue *queue);
+void net_queue_append(NetQueue *queue, NetFrame *frame);
+NetFrame *net_queue_take(NetQueue *queue);         /* NULL: empty */
+void net_queue_move(NetQueue *to, NetQueue *from); /* all of `from` goes behind what `to` has */
+void net_queue_clear(NetQueue *queue);
+/* A copy of a frame at the end; false: there are too many, or no memory. */
+bool net_queue_copy(NetQueue *queue, const struct iovec *iov, uint32_t count, const NetHeader *header);
+
 /* All but `send` and `free` may be NULL. */
 typedef struct NetBackendClass {
     const char *name;
@@ -100,12 +108,21 @@ void net_wake(NetBackend *backend);                 /* any thread: `work` and de
 void net_room_locked(NetBackend *backend);          /* after send gave -EAGAIN */
 void net_peer_locked(NetBackend *backend, bool up); /* the other end came or went */
 
+/* Lock held: pieces of a cut frame that the class had no room for. 0, or -EAGAIN. */
+int net_send_rest_locked(NetBackend *backend);
+
 static inline size_t net_length(const struct iovec *iov, uint32_t count)
 {
     size_t length = 0;
     for (uint32_t i = 0; i < count; i++)
         length += iov[i].iov_len;
     return length;
+}
+
+static inline void net_gather(uint8_t *to, const struct iovec *iov, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; to += iov[i++].iov_len)
+        memcpy(to, iov[i].iov_base, iov[i].iov_len);
 }
 
 #endif

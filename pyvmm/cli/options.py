@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any, Literal
 
-    from pyvmm.config import RngConfig, ShareConfig, StrPath, VsockConfig
+    from pyvmm.config import NetworkConfig, RngConfig, ShareConfig, StrPath, VsockConfig
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -204,6 +204,15 @@ OPTIONS = (
         help="sockets between host and guest, by the Unix sockets PATH and PATH_PORT",
     ),
     Option(
+        "network",
+        "--net",
+        action="append",
+        default=[],
+        metavar="user|tap|socket|none[,OPTION=VALUE...]",
+        help="a network card, e.g. user,hostfwd=tcp::2222-:22 or tap,ifname=tap0; also model=, mac=, capture=FILE.pcap"
+        " (default: user, where libslirp is installed; may be repeated)",
+    ),
+    Option(
         "boot", "--boot", default="cda", metavar="ORDER", help="what the BIOS tries: c disk, d CD, a floppy"
     ),
     Option("boot", "--kernel", metavar="FILE", help="load this kernel: bzImage, PVH ELF or multiboot"),
@@ -374,6 +383,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         disks=_disks(options),
         shares=[parse_share(text) for text in options.share],
         vsock=None if options.vsock is None else parse_vsock(options.vsock),
+        networks=_networks(options.net),
         boot_order=options.boot,
         kernel=_file("--kernel", options.kernel),
         initrd=_file("--initrd", options.initrd),
@@ -392,6 +402,14 @@ def _name(text: str | None) -> str:
     if not text or not text.isprintable():
         raise _wrong("--name", repr(text), "not a name", "--name vm1")
     return text
+
+
+def _networks(texts: list[str]) -> list[NetworkConfig]:
+    if not texts:
+        return []
+    from pyvmm.cli.network import parse_networks
+
+    return parse_networks(texts)
 
 
 def parse_memory(text: str) -> int:

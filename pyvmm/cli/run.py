@@ -48,6 +48,12 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
     notice = Notice(options.quiet)
     if options.name is not None:
         name_process(config.name)
+    if not options.net and (config.disks or config.kernel is not None) and config.clock == "realtime":
+        from pyvmm.cli.network import default_networks
+
+        config.networks, why_not = default_networks()
+        if why_not:
+            notice.say(why_not)
     if not config.disks and config.kernel is None and config.firmware in ("pyvmm", "seabios"):
         config.disks.append(builtin_disk())  # a ROM of the user's own, or a UEFI shell, needs no disk
     return run_machine(config, notice, options, timeout)

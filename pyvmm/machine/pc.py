@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from pyvmm.devices.vga import Vga
     from pyvmm.devices.virtio.base import Place
     from pyvmm.firmware.bios import Bios
+    if config.networks:
+        from pyvmm.machine.network import add_networks
+
+        add_networks(pc)
     from pyvmm.irq import IrqLine
 
     D = TypeVar("D", bound=Device)
@@ -83,6 +87,7 @@ class Pc:
         self.devices: dict[str, Device] = {}
         self.sinks: list[CharSink] = []
         self.images: list[Image] = []
+        self.networks: list[NetBackend] = []
         self.firmware: Bios | None = None
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
@@ -196,7 +201,12 @@ class Pc:
 
         with ExitStack() as stack:  # runs from the last line up
             stack.callback(self.board.close)
-            parts: list[Image | CharSink | Device] = [*self.images, *self.sinks, *self.devices.values()]
+            parts: list[Image | NetBackend | CharSink | Device] = [
+                *self.images,
+                *self.networks,
+                *self.sinks,
+                *self.devices.values(),
+            ]
             for part in parts:
                 stack.callback(part.close)
             for sink in self.sinks:
@@ -494,8 +504,12 @@ def add_disks(pc: Pc) -> None:
 
 
 def add_virtio(pc: Pc) -> None:
-    """The other virtio functions, if there are any."""
+    """The network cards and the other virtio functions, if there are any."""
     config = pc.config
+    if config.networks:
+        from pyvmm.machine.network import add_networks
+
+        add_networks(pc)
     if config.shares or config.rng is not None or config.vsock is not None:
         from pyvmm.machine.virtio import add_devices
 

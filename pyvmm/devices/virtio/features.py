@@ -1,4 +1,4 @@
-"""Names of virtio's feature and status bits (virtio 1.2 §2.1, §5.2.3, §6)."""
+"""Names of virtio's feature and status bits (virtio 1.2 §2.1, §5.1.3, §5.2.3, §6)."""
 
 from __future__ import annotations
 
@@ -35,6 +35,31 @@ BLOCK: Final = {
     13: "DISCARD",
     14: "WRITE_ZEROES",
     16: "SECURE_ERASE",
+}
+
+NET: Final = {
+    0: "CSUM",
+    1: "GUEST_CSUM",
+    2: "CTRL_GUEST_OFFLOADS",
+    3: "MTU",
+    5: "MAC",
+    7: "GUEST_TSO4",
+    8: "GUEST_TSO6",
+    9: "GUEST_ECN",
+    10: "GUEST_UFO",
+    11: "HOST_TSO4",
+    12: "HOST_TSO6",
+    13: "HOST_ECN",
+    14: "HOST_UFO",
+    15: "MRG_RXBUF",
+    16: "STATUS",
+    17: "CTRL_VQ",
+    18: "CTRL_RX",
+    19: "CTRL_VLAN",
+    20: "CTRL_RX_EXTRA",
+    21: "GUEST_ANNOUNCE",
+    22: "MQ",
+    23: "CTRL_MAC_ADDR",
 }
 
 SHARE: Final = {0: "MOUNT_TAG"}
