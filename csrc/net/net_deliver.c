@@ -1,4 +1,5 @@
-/* Frames for the guest, on the backend's I/O thread: in the form that its NIC takes, and kept while that has no buffers. */
+/* Frames for the guest, on the backend's I/O thread: in the form that its NIC takes, and kept while that has no
+ * buffers. */
 #include <stdlib.h>
 
 #include "net/net_backend.h"

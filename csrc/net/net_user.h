@@ -7,9 +7,10 @@
  * addresses.
  *
  * Big frames: libslirp is told of an MTU of 65521, so a TSO frame of the guest enters it whole, its checksum
- * finished. The other way, a driver that takes TSO gets TCP segments of up to USER_BIG_SEGMENTS times its maximum
- * segment size in one GSO frame: for this the MSS option in its SYN is raised before libslirp sees it. All else
- * that is above 1500 bytes goes to the guest in IP fragments.
+ * finished. The other way, a driver that takes TSO gets TCP segments of up to 32 KiB in one GSO frame; for
+ * connections from outside, where libslirp heeds the guest's MSS option, that is raised to USER_BIG_SEGMENTS
+ * segments before libslirp sees it. For a driver that does not take TSO they are cut, and all else that is above
+ * 1500 bytes goes to the guest in IP fragments.
  */
 #ifndef PYVMM_NET_NET_USER_H
 #define PYVMM_NET_NET_USER_H

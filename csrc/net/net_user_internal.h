@@ -7,8 +7,8 @@
 #include "net/net_user.h"
 #include "net/net_user_options.h"
 
-/* A big TCP frame for the guest has so many segments. libslirp announces a window again when two of what it takes
- * for a segment are free, of 64 KiB: this many leave it room to. */
+/* What a SYN's MSS is raised to. libslirp announces its window again when two of these are free, of 64 KiB: so many
+ * leave it room to. */
 #define USER_BIG_SEGMENTS 11u
 
 typedef struct UserTimer {
