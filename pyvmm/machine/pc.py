@@ -51,11 +51,8 @@ if TYPE_CHECKING:
     from pyvmm.devices.vga import Vga
     from pyvmm.devices.virtio.base import Place
     from pyvmm.firmware.bios import Bios
-    if config.networks:
-        from pyvmm.machine.network import add_networks
-
-        add_networks(pc)
     from pyvmm.irq import IrqLine
+    from pyvmm.net.backend import NetBackend
 
     D = TypeVar("D", bound=Device)
 
