@@ -21,6 +21,7 @@ from pyvmm.machine.pc import (
     add_engine,
     add_memory,
     add_serial,
+    add_virtio,
     check,
     smbios_structures,
 )
@@ -100,6 +101,7 @@ def build(config: MachineConfig) -> Microvm:
         add_chipset(vm)
         add_serial(vm)
         add_disks(vm)
+        add_virtio(vm)
         map_virtio(vm)
         add_tables(vm)
         add_engine(vm)

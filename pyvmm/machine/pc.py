@@ -33,7 +33,7 @@ from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import SerialPort, Uart
 from pyvmm.display.serial import CharSink
 from pyvmm.engine import EngineVm, Vcpu
-from pyvmm.errors import BootError, ConfigError
+from pyvmm.errors import BootError, ConfigError, DeviceError
 from pyvmm.machine import layout
 from pyvmm.machine.engines import Choice, choose
 from pyvmm.machine.places import boot_paths, boot_rank, ide_places, virtio_slots
@@ -111,14 +111,18 @@ class Pc:
 
         Raises
         ------
-        DeviceError
+        ConfigError
             There is no more room.
         """
         from pyvmm.devices.virtio.base import PciPlace
 
         bus = self.devices["pci"]
         assert isinstance(bus, PciBus)
-        slot = bus.free_slot(layout.PCI_FIRST_FREE_SLOT) if slot is None else slot
+        if slot is None:
+            try:
+                slot = bus.free_slot(layout.PCI_FIRST_FREE_SLOT)
+            except DeviceError:
+                raise ConfigError("PCI has no room for another device; use fewer devices or disks") from None
         return PciPlace(bus, slot, io=io, features=features)
 
     def start(self, vcpu: Vcpu) -> None:

@@ -1,33 +1,12 @@
-"""The virtio devices of a PC that are not disks: each on the first PCI device number that is free."""
+"""The virtio devices of a machine that are not disks: each on the next place that is free."""
 
 from __future__ import annotations
 
-from pyvmm.devices.pci import PciBus
-from pyvmm.devices.virtio import PciPlace
 from pyvmm.errors import ConfigError
-from pyvmm.machine import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.board import IoThread
     from pyvmm.machine.pc import Pc
-
-
-def next_place(pc: Pc, io: IoThread | None = None) -> PciPlace:
-    """A place on PCI that no virtio device has.
-
-    Raises
-    ------
-    ConfigError
-        There is none left.
-    """
-    bus = pc.devices["pci"]
-    assert isinstance(bus, PciBus)
-    taken = {getattr(device, "slot", None) for device in pc.devices.values()}
-    for slot in range(layout.PCI_FIRST_FREE_SLOT, 32):
-        if slot not in taken:
-            return PciPlace(bus, slot, io=io)
-    raise ConfigError("PCI has no room for another virtio device; use fewer devices or disks")
 
 
 def add_devices(pc: Pc) -> None:
@@ -54,7 +33,7 @@ def add_shares(pc: Pc) -> None:
     for index, share in enumerate(pc.config.shares):
         if share.tag in tags[:index]:
             raise ConfigError(f"--share: the tag {share.tag!r} is there twice; choose another one")
-        place = next_place(pc, pc.board.worker(f"9p-{index}"))
+        place = pc.virtio_place(io=pc.board.worker(f"9p-{index}"))
         device = Virtio9p(
             pc.board,
             place,
@@ -73,7 +52,7 @@ def add_rng(pc: Pc) -> None:
     config = pc.config.rng
     assert config is not None
     seed = 0 if config.seed is None and pc.config.clock == "virtual" else config.seed
-    pc.add("rng", VirtioRng(pc.board, next_place(pc), bytes_per_second=config.bytes_per_second, seed=seed))
+    pc.add("rng", VirtioRng(pc.board, pc.virtio_place(), bytes_per_second=config.bytes_per_second, seed=seed))
 
 
 def add_vsock(pc: Pc) -> None:
@@ -90,5 +69,5 @@ def add_vsock(pc: Pc) -> None:
     assert config is not None
     if pc.config.clock == "virtual":
         raise ConfigError("--vsock: the host's programs do not follow a virtual clock; use --clock realtime")
-    place = next_place(pc, pc.board.worker("vsock"))
+    place = pc.virtio_place(io=pc.board.worker("vsock"))
     pc.add("vsock", VirtioVsock(pc.board, place, config.path, config.cid))

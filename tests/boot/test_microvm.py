@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm import DiskConfig, Machine
+from pyvmm.config import RngConfig, VsockConfig
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guests.cached import cached_initramfs, cached_kernel
 from tests.boot.guests import need
@@ -75,6 +76,33 @@ def test_linux_by_acpi(
         exercised("Linux on the microvm, virtio by MMIO")
     for number, disk in enumerate(disks):
         assert Path(disk.path).read_bytes()[512:].startswith(f"written {number}\n".encode())
+
+
+def test_other_devices(
+    exercised: Callable[[str], None], cloud_kernel: Path, guest_cache: Path, tmp_path: Path
+) -> None:
+    """What a PC has on PCI is there too: random numbers and sockets."""
+    need("busybox")
+    modules = ("virtio_mmio", "virtio_rng", "vmw_vsock_virtio_transport")
+    with Machine(
+        machine="microvm",
+        memory=192 * MIB,
+        kernel=cloud_kernel,
+        initrd=cached_initramfs(modules=modules),
+        append="console=ttyS0 quiet",
+        rng=RngConfig(),
+        vsock=VsockConfig(tmp_path / "vsock", 3),
+        serial="buffer",
+        engine="translator",
+    ) as machine:
+        machine.serial.expect(r"\nUP\r+\n", timeout=120)
+        machine.serial.send(
+            "stty -echo; cat /sys/class/misc/hw_random/rng_current; head -c 512 /dev/hwrng | wc -c; "
+            "ls -l /sys/bus/virtio/drivers/*/ | grep -c virtio[0-9]; echo over\r"
+        )
+        seen = bytes(machine.serial.expect(r"\nover", timeout=60)).decode(errors="replace")
+        assert re.search(r"virtio_rng\.0\r?\n512\r?\n2\r?\n", seen), seen
+        exercised("Linux on the microvm, rng and vsock by MMIO")
 
 
 def test_linux_without_acpi(exercised: Callable[[str], None], guest_cache: Path, initramfs: Path) -> None:

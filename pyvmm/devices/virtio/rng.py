@@ -10,7 +10,7 @@ from pyvmm.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board import Board
-    from pyvmm.devices.virtio.base import PciPlace
+    from pyvmm.devices.virtio.base import Place
 
 
 @record(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class VirtioRng(VirtioDevice):
     """
 
     def __init__(
-        self, board: Board, place: PciPlace, *, bytes_per_second: int = 0, seed: int | None = None
+        self, board: Board, place: Place, *, bytes_per_second: int = 0, seed: int | None = None
     ) -> None:
         if not 0 <= bytes_per_second <= 1 << 40:
             raise DeviceError(f"virtio-rng: {bytes_per_second} bytes a second: 0 (no limit) to 2**40")

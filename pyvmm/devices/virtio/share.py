@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board import Board
     from pyvmm.config import ShareSecurity, StrPath
-    from pyvmm.devices.virtio.base import PciPlace
+    from pyvmm.devices.virtio.base import Place
 
 TAG_BYTES: Final = 31
 SECURITIES: Final = ("none", "mapped")
@@ -68,7 +68,7 @@ class Virtio9p(VirtioDevice):
     def __init__(
         self,
         board: Board,
-        place: PciPlace,
+        place: Place,
         path: StrPath,
         tag: str,
         *,

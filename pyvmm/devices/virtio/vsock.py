@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board import Board
     from pyvmm.config import StrPath
-    from pyvmm.devices.virtio.base import PciPlace
+    from pyvmm.devices.virtio.base import Place
 
 FIRST_CID: Final = 3
 LAST_CID: Final = 0xFFFFFFFE
@@ -63,7 +63,7 @@ class VirtioVsock(VirtioDevice):
 
     feature_bits = SOCKET
 
-    def __init__(self, board: Board, place: PciPlace, path: StrPath, cid: int = FIRST_CID) -> None:
+    def __init__(self, board: Board, place: Place, path: StrPath, cid: int = FIRST_CID) -> None:
         if not FIRST_CID <= cid <= LAST_CID:
             raise DeviceError(f"vsock: the guest's CID {cid} is not one of {FIRST_CID} to {LAST_CID}")
         if "\0" in os.fspath(path):
