@@ -324,6 +324,8 @@ static bool transmit_one(E1000 *nic, uint32_t *causes)
 
 static bool may_transmit(const E1000 *nic)
 {
+    if (nic->registers.tdh >= ring_count(nic) || nic->registers.tdt >= ring_count(nic))
+        return false; /* never to meet */
     return nic->registers.tctl & E1000_TCTL_EN && !nic->tx_blocked && !nic->draining && e1000_may_dma(nic);
 }
 

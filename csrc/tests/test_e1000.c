@@ -340,6 +340,8 @@ static void test_transmit_waits(void)
     CHECK_EQ(bench.net->sent, 5);
     start(&bench, 0);
     put(&bench, TX_DATA, 100 | CMD(E1000_TXD_EOP), 0);
+    set(&bench, E1000_TDT, 500); /* beyond the ring: the head would never meet it */
+    CHECK(bench.net->sent == 5 && reg(&bench, E1000_TDH) == 0);
     go(&bench);
     CHECK_EQ(bench.net->sent, 6);
     bench_free(&bench);
