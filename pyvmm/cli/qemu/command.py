@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from pyvmm.cli.notice import Notice
-from pyvmm.cli.qemu import drives, machine, output
+from pyvmm.cli.qemu import drives, machine, output, shares
 from pyvmm.cli.qemu.explain import Row, print_rows
 from pyvmm.cli.qemu.plan import Plan
 from pyvmm.cli.qemu.refused import REFUSED, refusal
@@ -38,6 +38,7 @@ _QEMU_NAMES = (
     (r"--irqchip split", "-M kernel_irqchip=split"),
     (r"--irqchip user", "-M kernel_irqchip=off"),
     (r"--firmware", "-bios"),
+    (r"--share", "-virtfs"),
     (r"--(kernel|initrd|append|vnc|serial|boot|smp)", r"-\1"),
 )
 """Options of ``pyvmm run`` in messages, and what they are called here."""
@@ -209,6 +210,7 @@ def settle(plan: Plan) -> MachineConfig:
         vga=plan.vga or ("none" if plan.no_defaults else "std"),  # type: ignore[arg-type] # one of two
         hpet=not plan.no_hpet,
         rng=plan.rng,
+        shares=shares.connect(plan),
         keyboard=plan.keyboard,
         pflash=plan.pflash,
         uuid=plan.uuid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pyvmm.cli.qemu import shares
 from pyvmm.cli.qemu.plan import Drive
 from pyvmm.cli.qemu.words import Sub, number, read, refuse
 from pyvmm.config import DiskConfig
@@ -50,6 +51,7 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
         ),
     ),
     "virtio-rng-pci": ("random numbers of the host's", (_ID,)),
+    "virtio-9p-pci": ("a folder of the host", (*shares.DEVICE_SUBS, _ID)),
     "VGA": ("the standard VGA", (_ID,)),
     "isa-debug-exit": (
         "a port that ends the machine with exit code (N << 1) | 1",
@@ -149,6 +151,8 @@ def add_device(plan: Plan, values: Values) -> str | None:
 
         plan.rng = RngConfig()
         return "the host's entropy"
+    if name == "virtio-9p-pci":
+        return shares.add_device(plan, properties)
     if name == "isa-debug-exit":
         return "it is always there, at 0x501"
     if not properties.get("drive"):

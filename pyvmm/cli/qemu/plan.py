@@ -6,7 +6,7 @@ from pyvmm.config import DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.config import RngConfig, StrPath
+    from pyvmm.config import RngConfig, ShareConfig, StrPath
     from pyvmm.cpu.topology import Topology
 
 
@@ -60,6 +60,9 @@ class Plan:
         self.rtc_base = "utc"
         self.drives: list[Drive] = []
         self.devices: list[tuple[str, dict[str, str]]] = []
+        self.shares: list[ShareConfig] = []
+        self.fsdevs: dict[str, ShareConfig] = {}
+        self.share_devices: list[tuple[str, str]] = []
         self.boot_order = ""
         self.boot_once = ""
         self.boot_menu: bool | None = None

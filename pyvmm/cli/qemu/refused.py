@@ -33,7 +33,7 @@ _GROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("logs are not in QEMU's format", "use pyvmm run -v, or machine.exits() in Python", "", "d D dfilter trace"),
     ("instruction counting is another option here", "use pyvmm run --clock virtual", "", "icount"),
     ("block nodes are not named separately", "use -drive", "", "blockdev iscsi"),
-    ("there is no such device", _LEAVE, "", "mtdblock sd tpmdev option-rom dtb fsdev virtfs fw_cfg"),
+    ("there is no such device", _LEAVE, "", "mtdblock sd tpmdev option-rom dtb fw_cfg"),
     ("objects of QEMU's own model are not here", _LEAVE, "", "object global set add-fd"),
     ("there is no watchdog", _LEAVE, "", "watchdog watchdog-action"),
     ("pyvmm reads no configuration of QEMU's", "write the options out", "", "readconfig writeconfig compat"),

@@ -5,7 +5,7 @@ Left out, and refused by name: what `refused` lists.
 
 from __future__ import annotations
 
-from pyvmm.cli.qemu import drives, files, machine, output
+from pyvmm.cli.qemu import drives, files, machine, output, shares
 from pyvmm.cli.qemu.words import Option, Sub
 
 _ON_OFF = ("on", "off")
@@ -127,6 +127,10 @@ OPTIONS = (
                drives.short_form(**{"if": "floppy", "format": "raw"}))
         for name, letter in (("fda", "A"), ("fdb", "B"))
     ),
+    Option("virtfs", "local,path=F,mount_tag=T,security_model=M", "a folder of the host, mounted by 9p", "",
+           "pyvmm/machine/virtio.py: add_shares", shares.add_virtfs, first="fsdriver", subs=shares.VIRTFS_SUBS),
+    Option("fsdev", "local,id=I,path=F,security_model=M", "a folder of the host, for -device virtio-9p-pci", "the same",
+           "pyvmm/machine/virtio.py: add_shares", shares.add_fsdev, first="fsdriver", subs=shares.FSDEV_SUBS),
     Option("device", "DEVICE[,PROP=VALUE]", "plugs a device in", "", _DISKS, drives.add_device),
     Option("boot", "[order=]LETTERS", "what firmware tries: c disk, d CD, a floppy", "the rest is tried afterwards",
            "pyvmm/firmware/boot.py: Boot", machine.set_boot, first="order", subs=(

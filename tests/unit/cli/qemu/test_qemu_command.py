@@ -19,7 +19,7 @@ from pyvmm.cli.qemu import command, drives
 from pyvmm.cli.qemu.plan import Plan
 from pyvmm.cli.qemu.refused import REFUSED
 from pyvmm.cli.qemu.table import BY_NAME, OPTIONS
-from pyvmm.config import MachineConfig
+from pyvmm.config import MachineConfig, ShareConfig
 from pyvmm.cpu.topology import Topology
 from pyvmm.errors import BootError, ConfigError, PyvmmError
 
@@ -331,6 +331,41 @@ def test_bootindex_decides_what_is_tried_first() -> None:
 )  # fmt: skip
 def test_refused_by_name_in_one_line(line: str, says: str) -> None:
     assert refused(line).startswith(says)
+
+
+def test_shared_folders(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    line = "-hda a -virtfs local,path=folder,mount_tag=one,security_model=mapped-xattr,readonly=on"
+    assert config(line).shares == [ShareConfig("folder", "one", read_only=True, security="mapped")]
+    plan, made = plan_of(
+        "-hda a -device virtio-9p-pci,fsdev=f,mount_tag=two -fsdev local,path=folder,security_model=passthrough,id=f"
+        " -fsdev local,path=folder,security_model=none,id=g"
+    )
+    assert made.shares == [ShareConfig("folder", "two")]
+    assert any(note.startswith("-fsdev id=g: nothing shows it") for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("-virtfs proxy,path=.,mount_tag=t,security_model=none", "write local"),
+        ("-virtfs local,mount_tag=t,security_model=none", "no path"),
+        ("-virtfs local,path=missing,mount_tag=t,security_model=none", "no such folder"),
+        ("-virtfs local,path=a,mount_tag=t,security_model=none", "not a folder"),
+        ("-virtfs local,path=.,mount_tag=t", "no security model"),
+        ("-virtfs local,path=.,mount_tag=t,security_model=mapped-file", "mapped-xattr"),
+        ("-virtfs local,path=.,security_model=none", "1 to 31 bytes"),
+        ("-fsdev local,path=.,security_model=none", "no id"),
+        ("-device virtio-9p-pci,mount_tag=t,fsdev=x", "no -fsdev has this id"),
+        (
+            "-fsdev local,path=.,security_model=none,id=x -device virtio-9p-pci,mount_tag=t,fsdev=x"
+            " -device virtio-9p-pci,mount_tag=u,fsdev=x",
+            "it has a device already",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_shared(line: str, says: str) -> None:
+    assert says in refused(f"-hda a {line}")
 
 
 def test_every_option_of_qemu_is_known() -> None:
