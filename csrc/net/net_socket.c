@@ -12,9 +12,11 @@
 #include "net/net_socket.h"
 #include "net/net_stream.h"
 
-#define FRAMES_PER_LOOK 64
-#define STREAM_BUFFER   (256u << 10)
-#define PACKET_MAX      (NET_FRAME_MAX + (uint32_t)sizeof(NetHeader))
+#define FRAMES_PER_LOOK   64
+#define CONNECT_MS        10000
+#define DATAGRAM_RETRY_MS 1
+#define STREAM_BUFFER     (256u << 10)
+#define PACKET_MAX        (NET_FRAME_MAX + (uint32_t)sizeof(NetHeader))
 
 typedef struct NetSocket {
     NetBackend base;
@@ -47,11 +49,21 @@ static void lose_locked(NetSocket *sock)
     net_peer_locked(&sock->base, false);
 }
 
+static void arm_timer(NetSocket *sock, uint32_t ms)
+{
+    struct itimerspec spec = {.it_value = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000}};
+    if (sock->timer >= 0)
+        timerfd_settime(sock->timer, 0, &spec, NULL);
+}
+
+/* EPOLLOUT says nothing of the room at the other end of datagrams. */
 static void want_writing(NetSocket *sock)
 {
-    if (!sock->writing)
+    if (sock->has_remote)
+        arm_timer(sock, DATAGRAM_RETRY_MS);
+    else if (!sock->writing)
         io_watch_modify(sock->base.io, sock->fd, EPOLLIN | EPOLLOUT);
-    sock->writing = true;
+    sock->writing = !sock->has_remote;
 }
 
 static int send_datagram(NetSocket *sock, const struct iovec *iov, uint32_t count, const NetHeader *header)
@@ -224,14 +236,6 @@ static void socket_resume(NetBackend *backend)
 
 static void on_socket(void *opaque, uint32_t events);
 
-static void arm_timer(NetSocket *sock)
-{
-    struct itimerspec spec = {
-        .it_value = {.tv_sec = sock->reconnect_ms / 1000, .tv_nsec = (long)(sock->reconnect_ms % 1000) * 1000000}};
-    if (sock->timer >= 0)
-        timerfd_settime(sock->timer, 0, &spec, NULL);
-}
-
 static void drop_connection(NetSocket *sock)
 {
     if (sock->watched)
@@ -248,7 +252,7 @@ static void drop_connection(NetSocket *sock)
     if (sock->listener >= 0)
         io_watch_modify(sock->base.io, sock->listener, EPOLLIN);
     else if (sock->reconnect_ms)
-        arm_timer(sock);
+        arm_timer(sock, sock->reconnect_ms);
 }
 
 /* -errno: it cannot be watched. */
@@ -264,14 +268,27 @@ static int take_connection(NetSocket *sock, int fd, bool connecting)
     return result;
 }
 
-static int start_connect(NetSocket *sock)
+/* 0, or -errno: a connection that was begun has failed. */
+static int connect_result(int fd)
+{
+    int failed = 0;
+    socklen_t size = sizeof failed;
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &size);
+    return -failed;
+}
+
+/* `wait`: until it is known whether there is somebody. */
+static int start_connect(NetSocket *sock, bool wait)
 {
     int fd = net_address_socket(&sock->remote, SOCK_STREAM);
     if (fd < 0)
         return fd;
     int result = connect(fd, (struct sockaddr *)&sock->remote.address, sock->remote.size);
-    if (result < 0 && errno != EINPROGRESS) {
-        result = -errno;
+    result = result < 0 ? -errno : 0;
+    if (result == -EINPROGRESS && wait)
+        result = poll(&(struct pollfd){.fd = fd, .events = POLLOUT}, 1, CONNECT_MS) > 0 ? connect_result(fd)
+                                                                                        : -ETIMEDOUT;
+    if (result < 0 && result != -EINPROGRESS) {
         close(fd);
         return result;
     }
@@ -282,7 +299,13 @@ static void on_timer(void *opaque, uint32_t events)
 {
     NetSocket *sock = opaque;
     uint64_t fired;
-    if (read(sock->timer, &fired, sizeof fired) > 0 && sock->fd < 0 && start_connect(sock) < 0)
+    if (read(sock->timer, &fired, sizeof fired) < 0)
+        return;
+    if (sock->has_remote) {
+        pthread_mutex_lock(&sock->base.lock);
+        net_room_locked(&sock->base);
+        pthread_mutex_unlock(&sock->base.lock);
+    } else if (sock->fd < 0 && start_connect(sock, false) < 0)
         drop_connection(sock);
 }
 
@@ -299,12 +322,9 @@ static void on_listener(void *opaque, uint32_t events)
 
 static void finish_connect(NetSocket *sock)
 {
-    int failed = 0;
-    socklen_t size = sizeof failed;
     if (poll(&(struct pollfd){.fd = sock->fd, .events = POLLOUT}, 1, 0) == 0)
         return;
-    getsockopt(sock->fd, SOL_SOCKET, SO_ERROR, &failed, &size);
-    if (failed) {
+    if (connect_result(sock->fd) < 0) {
         drop_connection(sock);
         return;
     }
@@ -425,19 +445,22 @@ static int start_listening(NetSocket *sock, const char *text, Error *error)
     return result < 0 ? error_set(error, -result, "listen=%s: %s", text, strerror(-result)) : 0;
 }
 
+static int make_timer(NetSocket *sock)
+{
+    sock->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    return sock->timer < 0 ? -errno : io_watch_add(sock->base.io, sock->timer, EPOLLIN, on_timer, sock);
+}
+
 static int start_connecting(NetSocket *sock, const char *text, Error *error)
 {
     int result = net_address_parse("connect", text, SOCK_STREAM, &sock->remote, error);
     if (result < 0)
         return result;
-    if (sock->reconnect_ms) {
-        sock->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-        if (sock->timer < 0 || io_watch_add(sock->base.io, sock->timer, EPOLLIN, on_timer, sock) < 0)
-            return error_set(error, EMFILE, "connect=%s: no descriptor for a timer (see ulimit -n)", text);
-    }
-    result = start_connect(sock);
+    if (sock->reconnect_ms && make_timer(sock) < 0)
+        return error_set(error, EMFILE, "connect=%s: no descriptor for a timer (see ulimit -n)", text);
+    result = start_connect(sock, !sock->reconnect_ms);
     if (result < 0 && sock->reconnect_ms) {
-        arm_timer(sock);
+        arm_timer(sock, sock->reconnect_ms);
         return 0;
     }
     return result < 0 ? error_set(error, -result, "connect=%s: %s", text, strerror(-result)) : 0;
@@ -456,6 +479,8 @@ static int start_datagrams(NetSocket *sock, const NetSocketOptions *options, Err
         return error_set(error, EINVAL, "remote=%s and local=%s are addresses of two kinds", options->remote,
                          options->local);
     sock->datagrams = sock->has_remote = true;
+    if (make_timer(sock) < 0)
+        return error_set(error, EMFILE, "local=%s: no descriptor for a timer (see ulimit -n)", options->local);
     int fd = net_address_socket(&sock->local, SOCK_DGRAM);
     if (fd >= 0 && (result = bind_local(sock, fd, SOCK_DGRAM)) == 0)
         result = take_connection(sock, fd, false);
