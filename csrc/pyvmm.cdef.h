@@ -740,6 +740,22 @@ typedef struct {
 } P9Counters;
 Device *virtio_9p_new(Board *board, const VirtioPlace *place, const Virtio9pOptions *options, Error *error);
 void virtio_9p_counters(Device *device, P9Counters *counters);
+/* devices/char_socket.h, virtio/virtio_console.h */
+typedef struct CharSocket CharSocket;
+CharSocket *char_socket_new(Board *board, const char *path, Error *error);
+void char_socket_free(CharSocket *socket);
+bool char_socket_is_connected(CharSocket *socket);
+typedef struct { char name[64]; bool is_console; CharSink *sink; CharSocket *socket; } VirtioConsolePortOptions;
+typedef struct { uint32_t port_count; VirtioConsolePortOptions ports[16]; } VirtioConsoleOptions;
+typedef struct { bool guest_open; bool host_open; uint32_t room; uint64_t from_guest; uint64_t to_guest; }
+    VirtioConsolePortStatus;
+Device *virtio_console_new(Board *board, const VirtioPlace *place, const VirtioConsoleOptions *options,
+                           Error *error);
+size_t virtio_console_receive(Device *device, uint32_t port, const uint8_t *data, size_t size);
+void virtio_console_port_status(Device *device, uint32_t port, VirtioConsolePortStatus *status);
+void virtio_console_set_open(Device *device, uint32_t port, bool open);
+void virtio_console_resize(Device *device, uint16_t columns, uint16_t rows);
+
 /* virtio/virtio_rng.h */
 typedef struct { uint64_t bytes_per_second; bool seeded; uint64_t seed; } VirtioRngOptions;
 typedef struct { uint64_t requests, bytes, waits; } VirtioRngCounters;

@@ -38,6 +38,7 @@
 #include "translator/translator.h"
 #include "virtio/virtio_9p.h"
 #include "virtio/virtio_blk.h"
+#include "virtio/virtio_console.h"
 #include "virtio/virtio_mmio.h"
 #include "virtio/virtio_net.h"
 #include "virtio/virtio_pci.h"

@@ -57,6 +57,18 @@ class ShareConfig:
 
 
 @record(slots=True)
+class PortConfig:
+    """A named port of characters between guest and host (virtio-console): Linux's ``/dev/virtio-ports/NAME``.
+
+    `name` is 1 to 63 bytes. `to`: ``"buffer"`` for ``machine.ports[name]`` in Python, ``"null"``, ``"file:PATH"``,
+    or ``"unix:PATH"``, where a client may connect.
+    """
+
+    name: str
+    to: str = "buffer"
+
+
+@record(slots=True)
 class RngConfig:
     """A source of random numbers for the guest (virtio-rng).
 
@@ -168,6 +180,11 @@ class MachineConfig:
         ``"2026-01-31T12:00:00"``, from which it goes on.
     shares
         Folders of the host that the guest may mount.
+    console
+        ``"serial"``: COM1 is the machine's console. ``"virtio"``: a virtio console is (Linux's ``hvc0``), it goes where
+        `serial` says, and what comes from there goes to it; COM1 is still written there.
+    ports
+        Named ports of characters, at most 15.
     rng
         The guest's source of random numbers, a virtio device; None: there is none.
     vsock
@@ -208,6 +225,8 @@ class MachineConfig:
     hpet: bool = True
     acpi: bool = True
     shares: list[ShareConfig] = field(default_factory=list)
+    console: Literal["serial", "virtio"] = "serial"
+    ports: list[PortConfig] = field(default_factory=list)
     rng: RngConfig | None = None
     vsock: VsockConfig | None = None
     networks: list[NetworkConfig] = field(default_factory=list)

@@ -89,10 +89,11 @@ class Console:
     def __enter__(self) -> Console:
         if threading.current_thread() is threading.main_thread():
             self._old_fd = signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
-            for number in (*ENDING, *STOPPING):
+            for number in (*ENDING, *STOPPING, signal.SIGWINCH):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1), or a shell's background job
                     self._old_handlers[number] = signal.signal(number, _noted)
         self._terminal.enter()
+        self._resize()
         self._thread.start()
         return self
 
@@ -173,7 +174,7 @@ class Console:
     def _feed(self) -> None:
         """Hand over what the guest's serial port has room for; never wait: Ctrl-A X must work under a hung guest."""
         if self._unsent:
-            del self._unsent[: self._runner.machine.serial.uart.receive(bytes(self._unsent))]
+            del self._unsent[: self._runner.machine.console.uart.receive(bytes(self._unsent))]
 
     def _show_debug(self) -> None:
         if self._debug is not None and (data := self._debug.read()):
@@ -233,6 +234,12 @@ class Console:
         self._notice.error("the machine did not stop; ended without closing its disks")
         os._exit(code)
 
+    def _resize(self) -> None:
+        """The guest's virtio console has the size of our terminal."""
+        if self._send_input and self._terminal.is_tty:
+            with contextlib.suppress(OSError):
+                self._runner.machine.resize_terminal(*os.get_terminal_size(self._terminal.fd))
+
     def _signal(self, number: int) -> None:
         if number in ENDING:
             if number == signal.SIGINT and self._prompt is not None:
@@ -240,6 +247,8 @@ class Console:
                 self._close_prompt()
             else:
                 self._quit(128 + number, signal.Signals(number).name)
+        elif number == signal.SIGWINCH:
+            self._resize()
         elif number == signal.SIGTSTP:
             # Give the terminal back, stop as the sender wished, and take it again when continued.
             self._terminal.leave()

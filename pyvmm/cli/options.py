@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any, Literal
 
-    from pyvmm.config import NetworkConfig, RngConfig, ShareConfig, StrPath, VsockConfig
+    from pyvmm.config import NetworkConfig, PortConfig, RngConfig, ShareConfig, StrPath, VsockConfig
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -238,6 +238,21 @@ OPTIONS = (
         metavar="stdio|null|file:PATH",
         help="where COM1 goes (default: this terminal)",
     ),
+    Option(
+        "running",
+        "--console",
+        choices=("serial", "virtio"),
+        default="serial",
+        help="what is typed goes to COM1 (default) or to a virtio console, Linux's hvc0",
+    ),
+    Option(
+        "running",
+        "--port",
+        action="append",
+        default=[],
+        metavar="name=NAME,to=unix:PATH|file:PATH",
+        help="a named virtio port, the guest's /dev/virtio-ports/NAME (may be repeated)",
+    ),
     Option("running", "--debug-console", action="store_true", help="show what the guest writes to port 0xE9"),
     Option(
         "running",
@@ -378,6 +393,8 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         vga=options.vga,
         hpet=options.hpet == "on",
         rtc_base=parse_rtc(options.rtc),
+        console=options.console,
+        ports=[parse_port(text) for text in options.port],
         rng=parse_rng(options.rng),
         keyboard=options.keyboard,
         disks=_disks(options),
@@ -430,6 +447,23 @@ def parse_memory(text: str) -> int:
             "-m", text, f"not a whole number of {PAGE}-byte pages", f"-m {-(-size // PAGE) * PAGE // 1024}K"
         )
     return size
+
+
+def parse_port(text: str) -> PortConfig:
+    """Read one ``--port name=NAME,to=unix:PATH``; a path's commas are doubled."""
+    from pyvmm.config import PortConfig
+
+    example = "--port name=org.example.agent,to=unix:agent.sock"
+    values: dict[str, str] = {}
+    for part in text.replace(",,", "\0").split(","):
+        key, _, value = part.replace("\0", ",").partition("=")
+        if key not in ("name", "to") or not value or key in values:
+            raise _wrong("--port", text, f"{part!r} is not one name= and one to=", example)
+        values[key] = value
+    kind, _, path = values.get("to", "").partition(":")
+    if len(values) < 2 or kind not in ("unix", "file") or not path:
+        raise _wrong("--port", text, "it has a name and goes to unix:PATH or file:PATH", example)
+    return PortConfig(values["name"], values["to"])
 
 
 def parse_rng(text: str | None) -> RngConfig | None:

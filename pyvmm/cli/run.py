@@ -99,7 +99,9 @@ def run_machine(
         on_terminal = config.serial == "stdio" and sys.stdout.isatty()
         if on_terminal:
             # The guest's first character takes the line away: the same stream, hence no race.
-            machine.serial.sink.set_preamble(notice.hand_over())
+            preamble = notice.hand_over()
+            for sink in {machine.serial.sink, machine.console.sink}:
+                sink.set_preamble(preamble)
         runner = Runner(
             machine, notice, reboot=not options.no_reboot, timeout=timeout, shutdown=shutdown, paused=paused
         )
@@ -118,7 +120,7 @@ def run_machine(
         finally:
             for console in consoles:
                 console.__exit__()
-        if on_terminal and not machine.serial.sink.total:
+        if on_terminal and not machine.serial.sink.total and not machine.console.sink.total:
             notice.take_back()
         if options.verbose:
             for line in machine.messages():

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from pyvmm.display.serial import CharSink
     from pyvmm.irq import IrqLine
 
+    class Line(Protocol):
+        """Where a `SerialPort` types: a COM port, or a port of a virtio console."""
+
+        def receive(self, data: bytes) -> int: ...
+        def receive_break(self) -> None: ...
+
     class Runner(Protocol):
         """What `SerialPort` needs of a machine."""
 
@@ -63,7 +69,7 @@ class SerialPort:
     `runner` is the machine that `expect` runs; the machine sets it.
     """
 
-    def __init__(self, uart: Uart, sink: CharSink) -> None:
+    def __init__(self, uart: Line, sink: CharSink) -> None:
         self.uart = uart
         self.sink = sink
         self.runner: Runner | None = None

@@ -7,6 +7,7 @@ import os
 import time
 
 from pyvmm.config import MachineConfig
+from pyvmm.devices.uart import SerialPort
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.native import lib
 from pyvmm.record import record, replace
@@ -94,6 +95,10 @@ class Machine:
         The BIOS, or None when a ROM of somebody else's, or a kernel, is run directly.
     serial
         COM1's other end: ``send``, ``read``, ``expect``.
+    console
+        The same of what the user types to: COM1, or the virtio console.
+    ports
+        The same of each named port; one that goes to a socket has no ``send`` but ``guest_open`` and ``socket``.
     engine_reason
         Why this engine was taken, in one line.
     warning
@@ -119,7 +124,11 @@ class Machine:
         self.devices = self._parts.devices
         self.firmware = self._parts.firmware
         self.serial = self._parts.serial
-        self.serial.runner = self
+        self.console = self._parts.console
+        self.ports = self._parts.ports
+        for port in (self.serial, self.console, *self.ports.values()):
+            if isinstance(port, SerialPort):
+                port.runner = self
         self.images = self._parts.images
         self.engine_reason = self._parts.choice.reason
         self.warning = "; ".join(filter(None, (self._parts.choice.warning, self._parts.vm.warning))) or None
@@ -469,6 +478,14 @@ class Machine:
             self._mouse = Mouse(self._i8042())
         return self._mouse
 
+    def resize_terminal(self, columns: int, rows: int) -> None:
+        """The terminal of the virtio console has this size: the guest's programs are told. Nothing without one."""
+        from pyvmm.devices.virtio.console import VirtioConsole
+
+        device = self.devices.get("console")
+        if isinstance(device, VirtioConsole):
+            device.resize(columns, rows)
+
     def serve_vnc(self, address: str = ":0", password: str | None = None) -> VncServer:
         """Show the screen to VNC clients, and take their keys and mouse.
 
@@ -547,7 +564,8 @@ class Machine:
         self._parts.vm.pause()
         self.clock.pause()
         self.board.pause_io()
-        self.serial.drain()
+        for sink in self._parts.sinks:
+            sink.drain()
 
     def _worker(self, vcpu: Vcpu, outcome: list[RunResult | BaseException]) -> Worker:
         """A thread for a vCPU, which adds what it ends with to `outcome` and calls in the others."""

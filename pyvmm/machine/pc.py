@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.acpi import AcpiTables
     from pyvmm.devices.vga import Vga
     from pyvmm.devices.virtio.base import Place
+    from pyvmm.devices.virtio.console import CharSocket, ConsolePort
     from pyvmm.firmware.bios import Bios
     from pyvmm.irq import IrqLine
     from pyvmm.net.backend import NetBackend
@@ -76,6 +77,7 @@ class Pc:
     serial: SerialPort
     timer_line: IrqLine  # the PIT's and the RTC's, which an HPET may take over
     clock_line: IrqLine
+    console: SerialPort  # what the user types to: COM1's, or a virtio console's
 
     def __init__(self, config: MachineConfig, board: Board, choice: Choice) -> None:
         self.config = config
@@ -85,6 +87,8 @@ class Pc:
         self.sinks: list[CharSink] = []
         self.images: list[Image] = []
         self.networks: list[NetBackend] = []
+        self.ports: dict[str, SerialPort | ConsolePort] = {}
+        self.sockets: list[CharSocket] = []
         self.firmware: Bios | None = None
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
@@ -202,10 +206,11 @@ class Pc:
 
         with ExitStack() as stack:  # runs from the last line up
             stack.callback(self.board.close)
-            parts: list[Image | NetBackend | CharSink | Device] = [
+            parts: list[Image | NetBackend | CharSink | CharSocket | Device] = [
                 *self.images,
                 *self.networks,
                 *self.sinks,
+                *self.sockets,
                 *self.devices.values(),
             ]
             for part in parts:
@@ -398,28 +403,29 @@ def add_pc_chips(pc: Pc) -> None:
 def add_serial(pc: Pc) -> None:
     """COM1, and the debug console beside it."""
     board, target = pc.board, pc.config.serial
-    sink = _open_sink(board, target)
+    sink = open_sink(board, target)
     pc.sinks.append(sink)
     uart = pc.add("com1", Uart(board, board.irq_line(layout.IRQ_COM[0]), sink))
     board.pio.add(layout.COM_PORTS[0], 8, uart)
-    pc.serial = SerialPort(uart, sink)
+    pc.serial = pc.console = SerialPort(uart, sink)
     debug = CharSink(board)
     pc.sinks.append(debug)
     board.pio.add(layout.DEBUG_CONSOLE, 1, pc.add("debug_console", DebugConsole(board, debug)))
 
 
-def _open_sink(board: Board, target: str) -> CharSink:
+def open_sink(board: Board, target: str, option: str = "--serial") -> CharSink:
+    """A stream of the guest's to the terminal, a buffer, nothing or a file."""
     if target == "stdio":
         return CharSink(board, fd=1, capture=0)
     if target in ("buffer", "null"):
         return CharSink(board) if target == "buffer" else CharSink(board, capture=0)
     kind, _, path = target.partition(":")
     if kind != "file" or not path:
-        raise ConfigError(f"--serial: {target!r} is not stdio, null, buffer or file:PATH")
+        raise ConfigError(f"{option}: {target!r} is not stdio, null, buffer or file:PATH")
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise ConfigError(f"--serial: {path}: {error.strerror}") from None
+        raise ConfigError(f"{option}: {path}: {error.strerror}") from None
     try:
         return CharSink(board, fd=fd, capture=0)
     finally:
@@ -511,7 +517,8 @@ def add_virtio(pc: Pc) -> None:
         from pyvmm.machine.network import add_networks
 
         add_networks(pc)
-    if config.shares or config.rng is not None or config.vsock is not None:
+    wanted = (config.shares, config.ports, config.rng, config.vsock, config.console == "virtio")
+    if any(option not in (None, False, []) for option in wanted):
         from pyvmm.machine.virtio import add_devices
 
         add_devices(pc)

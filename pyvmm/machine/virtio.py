@@ -13,6 +13,8 @@ def add_devices(pc: Pc) -> None:
     """What the configuration asks for, in a fixed order, so that a guest finds it where it was."""
     if pc.config.shares:
         add_shares(pc)
+    if pc.config.console == "virtio" or pc.config.ports:
+        add_console(pc)
     if pc.config.rng is not None:
         add_rng(pc)
     if pc.config.vsock is not None:
@@ -43,6 +45,34 @@ def add_shares(pc: Pc) -> None:
             read_only=share.read_only,
         )
         pc.add(f"share{index}", device)
+
+
+def add_console(pc: Pc) -> None:
+    """The console device: the console first, if there is one, then the named ports."""
+    from pyvmm.devices.uart import SerialPort
+    from pyvmm.devices.virtio.console import CharSocket, PortSetup, VirtioConsole
+    from pyvmm.machine.pc import open_sink
+
+    setups = [PortSetup(is_console=pc.config.console == "virtio")]
+    if pc.config.console == "virtio":
+        setups[0].sink = open_sink(pc.board, pc.config.serial)
+    for port in pc.config.ports:
+        option = f"--port name={port.name}"
+        if not port.name:
+            raise ConfigError(f"{option}: it has no name; write for example --port name=org.example.agent")
+        if port.to.startswith("unix:"):
+            setups.append(PortSetup(port.name, socket=CharSocket(pc.board, port.to[5:])))
+        else:
+            setups.append(PortSetup(port.name, sink=open_sink(pc.board, port.to, option)))
+    pc.sinks += [setup.sink for setup in setups if setup.sink is not None]
+    pc.sockets += [setup.socket for setup in setups if setup.socket is not None]
+    device = pc.add("console", VirtioConsole(pc.board, pc.virtio_place(), setups))
+    for line in device.ports:
+        end = line if line.sink is None else SerialPort(line, line.sink)
+        if line.name:
+            pc.ports[line.name] = end
+        elif isinstance(end, SerialPort):
+            pc.console = end
 
 
 def add_rng(pc: Pc) -> None:

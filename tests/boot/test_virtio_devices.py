@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from pyvmm import Machine
-from pyvmm.config import RngConfig
-from pyvmm.devices.virtio import VirtioRng
+from pyvmm.config import PortConfig, RngConfig
+from pyvmm.devices.uart import SerialPort
+from pyvmm.devices.virtio import ConsolePort, VirtioRng
 from pyvmm.guests.cached import cached_initramfs
 from tests.conftest import RecordExercised
 
@@ -29,7 +31,7 @@ class Shell:
 
     def run(self, command: str) -> str:
         """What a command prints."""
-        self.machine.serial.send(f"echo '<<''<'; {command}; echo '>>''>'\n")
+        self.machine.serial.send(f"echo '<<''<'\n{command}\necho '>>''>'\n")
         said = self.machine.serial.expect(r"<<<\r\n[\s\S]*>>>\r\n", TIMEOUT).decode(errors="replace")
         return said.rpartition("<<<\r\n")[2].removesuffix(">>>\r\n").replace("\r", "").strip()
 
@@ -63,3 +65,62 @@ def test_entropy(cloud_kernel: Path, record_exercised: RecordExercised) -> None:
         assert counters.bytes >= 6144
         assert counters.bytes <= 20000 * (shell.machine.clock.now / 1e9 + 1)
         record_exercised(engine=shell.machine.engine_name, guest="Debian cloud kernel, virtio-rng")
+
+
+def test_console_and_ports(cloud_kernel: Path, tmp_path: Path, record_exercised: RecordExercised) -> None:
+    """hvc0 is a console of the terminal's size; named ports reach Python, a socket's client and a file."""
+    path, log = tmp_path / "agent.sock", tmp_path / "log.txt"
+    ports = [
+        PortConfig("org.pyvmm.agent"),
+        PortConfig("org.pyvmm.socket", f"unix:{path}"),
+        PortConfig("org.pyvmm.log", f"file:{log}"),
+    ]
+    with linux(cloud_kernel, "virtio_console", console="virtio", ports=ports) as shell:
+        machine = shell.machine
+        names = shell.run(
+            "cd /sys/class/virtio-ports; for p in *; do echo $p $(cat $p/name 2>/dev/null); done"
+        )
+        found = {
+            words[1]: f"/dev/{words[0]}" for words in map(str.split, names.splitlines()) if len(words) > 1
+        }
+        assert set(found) == {port.name for port in ports}
+
+        shell.run("setsid sh -c 'exec sh </dev/hvc0 >/dev/hvc0 2>&1' & sleep 1")
+        machine.resize_terminal(132, 43)
+        machine.console.send("stty size; echo on $(tty)\n")
+        said = machine.console.expect(r"on /dev/hvc0", TIMEOUT)
+        assert b"43 132" in said
+        machine.resize_terminal(80, 25)
+        machine.console.send("sleep 1; stty size\n")
+        machine.console.expect(r"25 80", TIMEOUT)
+
+        agent = machine.ports["org.pyvmm.agent"]
+        assert isinstance(agent, SerialPort)
+        assert isinstance(agent.uart, ConsolePort)
+        assert not agent.uart.guest_open
+        agent.send("to the guest\n")
+        assert shell.run(f"head -n 1 {found['org.pyvmm.agent']}") == "to the guest"
+        shell.run(f"(echo hello; cat) <>{found['org.pyvmm.agent']} >&0 & sleep 1")
+        agent.expect(r"hello\n", TIMEOUT)
+        assert agent.uart.guest_open
+        agent.send("echoed\n")
+        agent.expect("echoed\n", TIMEOUT)
+
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            shell.run("sleep 1")
+            client.sendall(b"by socket\n")
+            assert shell.run(f"head -n 1 {found['org.pyvmm.socket']}") == "by socket"
+            shell.run(f"(seq 1 100000 > {found['org.pyvmm.socket']} &)")
+            got = bytearray()
+            client.settimeout(0.01)
+            while not got.endswith(b"\n100000\n"):
+                machine.run(timeout=0.02)
+                try:
+                    got += client.recv(1 << 20)
+                except TimeoutError:
+                    continue
+            assert got == b"".join(b"%d\n" % number for number in range(1, 100001))
+        shell.run(f"echo to the file > {found['org.pyvmm.log']}; sleep 1")
+        assert log.read_text() == "to the file\n"
+        record_exercised(engine=machine.engine_name, guest="Debian cloud kernel, virtio-console")

@@ -34,7 +34,7 @@ from pyvmm.devices.ports import (
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.vga import Vga
-from pyvmm.devices.virtio import PciPlace, VirtioBlk, VirtioRng
+from pyvmm.devices.virtio import PciPlace, PortSetup, VirtioBlk, VirtioConsole, VirtioRng
 from pyvmm.display.serial import CharSink
 from pyvmm.native import lib
 from tests.conformance import device_usable as usable
@@ -388,6 +388,11 @@ KINDS = [
         usable.virtio_blk,
         3 << 3,
         assign_virtio,
+    ),
+    _virtio(
+        "virtio_console",
+        lambda board, place: VirtioConsole(board, place, [PortSetup(is_console=True), PortSetup("agent")]),
+        virtio_usable.console,
     ),
     _virtio(
         "virtio_rng",

@@ -71,3 +71,14 @@ def rng(p: Ports) -> None:
     p.advance(1_000_000_000)
     assert driver.used(0) == [64]
     assert driver.board.memory.read(DATA, 64) != bytes(64)
+
+
+def console(p: Ports) -> None:
+    """The driver says that it is ready, and hears of both ports."""
+    driver = Driver(p, 6, features=2)
+    driver.offer(2, 64, writable=True)
+    driver.offer(2, 64, writable=True, address=DATA + 64)
+    driver.board.memory.write(DATA + 128, struct.pack("<IHH", 0, 0, 1))
+    driver.offer(3, 8, writable=False, address=DATA + 128)
+    assert driver.used(2) == [8, 8]
+    assert struct.unpack("<IHH", driver.board.memory.read(DATA + 64, 8)) == (1, 1, 1)

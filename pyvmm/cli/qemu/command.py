@@ -209,6 +209,8 @@ def settle(plan: Plan) -> MachineConfig:
         rtc_base=plan.rtc_base,
         vga=plan.vga or ("none" if plan.no_defaults else "std"),  # type: ignore[arg-type] # one of two
         hpet=not plan.no_hpet,
+        console="virtio" if any(name == "virtconsole" for name, _ in plan.console_ports) else "serial",
+        ports=output.ports(plan),
         rng=plan.rng,
         shares=shares.connect(plan),
         keyboard=plan.keyboard,

@@ -20,6 +20,7 @@ _MAX_BOOT_INDEX = 0x7FFFFFFF
 _ID = Sub("id", "the device's name, for the monitor and -global", "nothing refers to it here")
 _DRIVE = Sub("drive", "the id of the -drive that it shows the guest")
 _BOOT_INDEX = Sub("bootindex", "the firmware tries devices in this order", "the BIOS's order, before -boot's")
+_CHARDEV = Sub("chardev", "the id of the -chardev that is its other end")
 _PORT_SIZES = tuple(f"{prefix}{size}" for prefix in ("", "0x", "0x0") for size in (1, 2, 4))
 DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
     "virtio-blk-pci": (
@@ -50,6 +51,12 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
             Sub("unit", "0 master, 1 slave", values=("0", "1")),
         ),
     ),
+    "virtio-serial-pci": ("the bus of virtconsole and virtserialport", (_ID,)),
+    "virtconsole": ("a virtio console, Linux's hvc0", (_ID, _CHARDEV)),
+    "virtserialport": (
+        "a named port of characters",
+        (_ID, _CHARDEV, Sub("name", "the guest's /dev/virtio-ports/NAME")),
+    ),
     "virtio-rng-pci": ("random numbers of the host's", (_ID,)),
     "virtio-9p-pci": ("a folder of the host", (*shares.DEVICE_SUBS, _ID)),
     "VGA": ("the standard VGA", (_ID,)),
@@ -62,6 +69,7 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
     ),
 }  # fmt: skip
 DEVICES["virtio-blk"] = DEVICES["virtio-blk-pci"]
+DEVICES["virtio-serial"] = DEVICES["virtio-serial-pci"]
 DEVICES["ide-cd"] = ("a CD-ROM drive on the IDE controller", DEVICES["ide-hd"][1])
 
 
@@ -153,6 +161,11 @@ def add_device(plan: Plan, values: Values) -> str | None:
         return "the host's entropy"
     if name == "virtio-9p-pci":
         return shares.add_device(plan, properties)
+    if name in ("virtio-serial-pci", "virtio-serial"):
+        return "there is one, where virtconsole and virtserialport are"
+    if name in ("virtconsole", "virtserialport"):
+        plan.console_ports.append((name, properties))
+        return None
     if name == "isa-debug-exit":
         return "it is always there, at 0x501"
     if not properties.get("drive"):

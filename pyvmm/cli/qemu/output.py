@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.cli.qemu.plan import Plan
     from pyvmm.cli.qemu.words import Handler, Values
+    from pyvmm.config import PortConfig
 
 VNC_PORT = 5900
 KEYBOARDS = {"en-us": "us", "en-gb": "uk", "de": "de", "fr": "fr"}
@@ -122,6 +123,48 @@ def accept_nothing(option: str, what: str) -> Handler:
             raise refuse(f"{option} {values['']}", f"there is no {what} in pyvmm", f"write {option} none")
 
     return handler
+
+
+def add_chardev(plan: Plan, values: Values) -> str | None:
+    """``-chardev``: the other end of a virtconsole or virtserialport."""
+    kind, id_, path = values["backend"], values.get("id", ""), values.get("path", "")
+    if not id_ or id_ in plan.chardevs:
+        raise refuse(f"-chardev {kind}", "its id is missing, or there twice", "write id=NAME")
+    if kind == "socket" and (values.get("server", "off") != "on" or not path):
+        raise refuse(
+            f"-chardev socket,id={id_}",
+            "pyvmm listens at a Unix socket",
+            "write -chardev socket,path=PATH,server=on,wait=off",
+        )
+    if kind == "file" and not path:
+        raise refuse(f"-chardev file,id={id_}", "it has no path", "write path=FILE")
+    plan.chardevs[id_] = {"socket": f"unix:{path}", "file": f"file:{path}"}.get(kind, kind)
+    return None
+
+
+def ports(plan: Plan) -> list[PortConfig]:
+    """What ``-device virtserialport`` adds up to; a virtconsole is on the terminal, as COM1 is."""
+    from pyvmm.config import PortConfig
+
+    found = []
+    for device, values in plan.console_ports:
+        end = plan.chardevs.get(values.get("chardev", ""))
+        if end is None:
+            raise refuse(f"-device {device}", "no -chardev has its id", f"add -device {device},chardev=ID")
+        if device == "virtconsole":
+            if end != "stdio" or sum(name == device for name, _ in plan.console_ports) > 1:
+                raise refuse(
+                    "-device virtconsole", "there is one, on the terminal", "write -chardev stdio,id=con"
+                )
+        elif end == "stdio" or not values.get("name"):
+            raise refuse(
+                "-device virtserialport",
+                "it has a name, and a file or socket at its other end",
+                "write name=NAME and -chardev socket or file",
+            )
+        else:
+            found.append(PortConfig(values["name"], end))
+    return found
 
 
 def place_of_serial(plan: Plan) -> str:

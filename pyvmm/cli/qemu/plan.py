@@ -78,6 +78,8 @@ class Plan:
         self.display = ""
         self.vnc: str | None = None
         self.vga = ""
+        self.chardevs: dict[str, str] = {}
+        self.console_ports: list[tuple[str, dict[str, str]]] = []
         self.rng: RngConfig | None = None
         self.keyboard = "us"
         self.no_defaults = False

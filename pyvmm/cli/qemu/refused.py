@@ -20,7 +20,7 @@ _GROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("there is no sound", _LEAVE, "audio-help", "audio audiodev soundhw"),
     ("pyvmm opens no window", "use -vnc :0, or this terminal with -nographic",
      "full-screen portrait sdl curses no-quit no-frame alt-grab ctrl-grab", "rotate spice"),
-    ("character devices are not named separately", "use -serial, -monitor or -debugcon directly", "", "chardev mon"),
+    ("character devices are not named separately", "use -serial, -monitor or -debugcon directly", "", "mon"),
     ("there is no machine protocol yet", "use the Python library, pyvmm.Machine", "preconfig", "qmp qmp-pretty"),
     ("there is no gdb server yet", "use the Python library: vcpu.breakpoints and machine.exits()", "s", "gdb"),
     ("machines are not saved or moved yet", _LEAVE, "only-migratable", "loadvm incoming dump-vmstate"),

@@ -2,14 +2,19 @@
 
 from pyvmm.devices.virtio.base import MmioPlace, PciPlace, VirtioCounters, VirtioDevice
 from pyvmm.devices.virtio.blk import VirtioBlk, VirtioBlkCounters
+from pyvmm.devices.virtio.console import CharSocket, ConsolePort, PortSetup, VirtioConsole
 from pyvmm.devices.virtio.features import feature_names, status_names
 from pyvmm.devices.virtio.rng import VirtioRng, VirtioRngCounters
 
 __all__ = [
+    "CharSocket",
+    "ConsolePort",
     "MmioPlace",
     "PciPlace",
+    "PortSetup",
     "VirtioBlk",
     "VirtioBlkCounters",
+    "VirtioConsole",
     "VirtioCounters",
     "VirtioDevice",
     "VirtioRng",
