@@ -59,6 +59,16 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
     return run_machine(config, notice, options, timeout)
 
 
+def _raise_descriptors() -> None:
+    """As many open files as this process may have: the guest's files of a shared folder each need one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if 0 <= hard < 1 << 16 else 1 << 16
+    if 0 <= soft < most:  # negative: no limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def run_machine(
     config: MachineConfig,
     notice: Notice,
@@ -78,6 +88,8 @@ def run_machine(
 
     for disk in config.disks:
         settle_format(disk, notice)
+    if config.shares:
+        _raise_descriptors()
     notice.progress(f"starting: {_describe(config, config.engine)} ... (Ctrl-A H for help)")
     try:
         from pyvmm.machine.machine import Machine

@@ -16,7 +16,7 @@ from pyvmm.config import ShareConfig
 from pyvmm.devices.virtio.share import Virtio9p
 from pyvmm.errors import DeviceError
 from pyvmm.guests.cached import cached_initramfs, cached_kernel
-from tests.boot.guests import need
+from tests.boot.guests import Boot, Vmm, need
 from tests.conftest import RecordExercised
 
 pytestmark = pytest.mark.boot
@@ -270,3 +270,34 @@ def test_saved_only_when_it_is_not_mounted(guest: Guest) -> None:
     assert share.counters.fids == 0
     share.restore(share.save())
     guest.run("mount -t 9p -o trans=virtio,version=9p2000.L map /map; ls /map")
+
+
+MAKE = (
+    "cd /map; echo a > {0}f; chown 5:6 {0}f; chmod 4751 {0}f; mknod {0}n c 1 3; mkfifo {0}p; ln -s {0}f {0}l;"
+    " mkdir {0}d; chmod 2770 {0}d; cd /"
+)
+
+
+@pytest.mark.long
+def test_mapped_as_qemu_has_it(guest: Guest, folders: dict[str, Path], boot: Boot, qemu: Vmm) -> None:
+    """What one of them makes is the same to the other's guest."""
+    folder = folders["map"]
+    guest.run(MAKE.format("our-"))
+    initramfs = cached_initramfs(modules=["virtio_pci", "9pnet_virtio", "9p"], flavour="generic")
+    argv = qemu.kernel(cached_kernel("generic"), initramfs, "console=ttyS0 quiet")
+    argv += ["-virtfs", f"local,path={folder},mount_tag=map,security_model=mapped-xattr"]
+    with boot(argv) as theirs:
+        theirs.expect("guest# ")
+        theirs.plain_shell()
+        theirs.check("mkdir /map; mount -t 9p -o trans=virtio,version=9p2000.L map /map")
+        seen = theirs.check("ls -ln /map")
+        theirs.check(MAKE.format("their-"))
+        theirs.check("umount /map")
+    ours = [line.split() for line in guest.run("ls -ln /map").splitlines() if "->" not in line]
+    made = {words[-1]: words[:-1] for words in ours if words}
+    for name in "fnpd":
+        assert made[f"our-{name}"][:4] == made[f"their-{name}"][:4]
+        assert made[f"our-{name}"][0] in seen
+    assert "our-l -> our-f" in seen
+    assert made["their-f"][0] == "-rwsr-x--x"
+    guest.run("rm -r /map/*")
