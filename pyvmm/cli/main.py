@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("pyvmm.cli.run", "run a disk, a kernel, or the built-in guest"),
     "image": ("pyvmm.cli.image", "create, inspect, convert and check disk images"),
     "qemu-kvm": ("pyvmm.cli.qemu.command", "run a QEMU command line, or --explain it"),
+    "net": ("pyvmm.cli.net", "bridges, taps, VLANs and VXLANs of this host"),
     "doctor": ("pyvmm.cli.doctor", "say what this host can run, and how fast"),
 }
 
