@@ -104,6 +104,7 @@ static int raw_open(BlockImage *image, Error *error)
         return error_set(error, (int)-size, "%s: cannot find its size: %s", image->file->path,
                          strerror((int)-size));
     image->size = (uint64_t)size;
+    image->file->whole = true;
     return 0;
 }
 

@@ -212,7 +212,8 @@ int file_truncate(BlockFile *file, uint64_t size)
 
 /* ---- transfers ---- */
 
-static int pread_all(int fd, void *data, size_t length, uint64_t offset)
+/* Beyond the end are zeros, unless `whole`: then somebody has cut the file. */
+static int pread_all(int fd, void *data, size_t length, uint64_t offset, bool whole)
 {
     char *at = data;
     while (length) {
@@ -221,6 +222,8 @@ static int pread_all(int fd, void *data, size_t length, uint64_t offset)
             continue;
         if (got < 0)
             return -errno;
+        if (got == 0 && whole)
+            return -EIO;
         if (got == 0) {
             memset(at, 0, length);
             return 0;
@@ -263,8 +266,8 @@ static int transfer(BlockFile *file, const struct iovec *iov, int iovcnt, uint64
         }
         char *at = (char *)iov[i].iov_base + skip;
         size_t rest = iov[i].iov_len - skip;
-        int result =
-            write ? pwrite_all(file->fd, at, rest, offset + skip) : pread_all(file->fd, at, rest, offset + skip);
+        int result = write ? pwrite_all(file->fd, at, rest, offset + skip)
+                           : pread_all(file->fd, at, rest, offset + skip, file->whole);
         if (result)
             return result;
         offset += iov[i].iov_len, skip = 0;
@@ -287,7 +290,7 @@ static int bounce_read(BlockFile *file, const struct iovec *iov, int iovcnt, uin
         uint64_t start = (offset + done) & ~(uint64_t)(DIRECT_ALIGN - 1);
         size_t head = (size_t)(offset + done - start), piece = MIN(total - done, BOUNCE_MAX - head);
         size_t span = (head + piece + DIRECT_ALIGN - 1) & ~(size_t)(DIRECT_ALIGN - 1);
-        int result = pread_all(file->fd, buffer, span, start);
+        int result = pread_all(file->fd, buffer, span, start, false);
         if (result)
             return result;
         iov_from_buffer(iov, iovcnt, done, (char *)buffer + head, piece);
@@ -322,9 +325,10 @@ static int bounce_write(BlockFile *file, const struct iovec *iov, int iovcnt, ui
         size_t span = (head + piece + DIRECT_ALIGN - 1) & ~(size_t)(DIRECT_ALIGN - 1);
         int result = 0;
         if (head)
-            result = pread_all(file->fd, buffer, DIRECT_ALIGN, start);
+            result = pread_all(file->fd, buffer, DIRECT_ALIGN, start, false);
         if (!result && head + piece < span && (!head || span > DIRECT_ALIGN))
-            result = pread_all(file->fd, buffer + span - DIRECT_ALIGN, DIRECT_ALIGN, start + span - DIRECT_ALIGN);
+            result =
+                pread_all(file->fd, buffer + span - DIRECT_ALIGN, DIRECT_ALIGN, start + span - DIRECT_ALIGN, false);
         if (result)
             return result;
         iov_to_buffer(iov, iovcnt, done, buffer + head, piece);

@@ -19,6 +19,7 @@ typedef struct BlockFile {
     int cache; /* enum BlockCache */
     bool read_only;
     bool direct;             /* O_DIRECT is on */
+    bool whole;              /* what is read was there once: an end before it is an error, not zeros */
     bool regular;            /* a regular file: holes read as zeros, and it grows by writing */
     pthread_rwlock_t bounce; /* direct: unaligned writes (read, modify, write) exclude all others */
     char *path;              /* as given, for messages */
@@ -32,7 +33,7 @@ void file_close(BlockFile *file);
 int64_t file_size(const BlockFile *file);
 int file_truncate(BlockFile *file, uint64_t size);
 
-/* Whole transfers or -errno. Reads beyond the end give zeros. */
+/* Whole transfers or -errno. Reads beyond the end give zeros, or -EIO when `whole`. */
 int file_preadv(BlockFile *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 int file_pwritev(BlockFile *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 int file_pread(BlockFile *file, void *data, size_t length, uint64_t offset);
