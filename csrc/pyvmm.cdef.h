@@ -116,7 +116,8 @@ typedef struct {
 } IoApicState;
 
 /* io/board.h */
-enum SystemRequest { SYSTEM_NONE, SYSTEM_RESET, SYSTEM_POWEROFF, SYSTEM_EXIT, SYSTEM_FIRMWARE, SYSTEM_FAULT };
+enum SystemRequest { SYSTEM_NONE, SYSTEM_RESET, SYSTEM_POWEROFF, SYSTEM_EXIT, SYSTEM_FIRMWARE, SYSTEM_FAULT,
+                     SYSTEM_IO_ERROR };
 enum A20Source { A20_I8042 = 1, A20_PORT92 = 2 };
 typedef struct {
     GuestMemory *memory;
@@ -651,7 +652,9 @@ typedef struct {
 } VirtioCounters;
 void virtio_counters(Device *device, VirtioCounters *counters);
 uint64_t virtio_device_features(Device *device);
-typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; ...; } VirtioBlkOptions;
+typedef struct { char serial[21]; uint32_t queue_size; uint32_t block_size; uint32_t num_queues;
+                 uint32_t on_read_error; uint32_t on_write_error; IoThread **io; uint32_t io_count; ...; }
+    VirtioBlkOptions;
 typedef struct {
     uint64_t reads;
     uint64_t writes;
@@ -667,6 +670,45 @@ Device *virtio_blk_new(Board *board, const VirtioPlace *place, BlockImage *image
                        Error *error);
 void virtio_blk_counters(Device *device, VirtioBlkCounters *counters);
 void virtio_blk_resized(Device *device);
+int virtio_blk_stopped_by(Device *device);
+void virtio_blk_go_on(Device *device);
+typedef struct {
+    uint64_t kick_ns;
+    uint64_t pop_ns;
+    uint64_t begin_ns;
+    uint64_t end_ns;
+    uint64_t used_ns;
+    uint64_t interrupt_ns;
+    uint64_t sector;
+    uint32_t bytes;
+    uint32_t type;
+    uint16_t queue;
+    uint16_t id;
+    uint16_t merged;
+    uint8_t status;
+} VirtioBlkRecord;
+int virtio_blk_record_start(Device *device, uint32_t capacity);
+void virtio_blk_record_stop(Device *device);
+uint32_t virtio_blk_record_take(Device *device, VirtioBlkRecord *records, uint32_t count, uint64_t *lost);
+
+/* virtio/virtio_view.h, virtio/virtqueue.h */
+typedef struct { uint64_t addr; uint32_t len; uint16_t flags; uint16_t next; } VirtqDesc;
+typedef struct { uint64_t addr; uint32_t len; uint16_t id; uint16_t flags; } VirtqPackedDesc;
+typedef struct { uint32_t id; uint32_t len; } VirtqUsedElem;
+typedef struct {
+    uint64_t desc_gpa, driver_gpa, device_gpa;
+    uint16_t size, max_size;
+    uint16_t last_avail, next_used;
+    uint16_t driver_flags, driver_index, driver_event;
+    uint16_t device_flags, device_index, device_event;
+    uint8_t enabled, packed, event_idx, indirect, in_order, avail_wrap, used_wrap;
+    union { VirtqDesc desc[1024]; VirtqPackedDesc packed_desc[1024]; };
+    uint16_t avail[1024];
+    VirtqUsedElem used[1024];
+} VirtioQueueView;
+int virtio_queue_view(Device *device, uint32_t index, VirtioQueueView *view);
+int virtio_queue_table(Device *device, uint64_t gpa, uint32_t count, VirtqDesc *table);
+uint32_t virtio_queue_count(Device *device);
 
 /* net/net.h, net_user.h, net_tap.h, net_socket.h, net_python.h */
 typedef struct NetBackend NetBackend;

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     CacheMode = Literal["writeback", "none", "writethrough", "unsafe"]
     DiskInterface = Literal["virtio", "ide", "cdrom", "floppy"]
+    OnDiskError = Literal["report", "stop", "enospc"]
     Irqchip = Literal["auto", "user", "split", "kernel"]
     ShareSecurity = Literal["none", "mapped"]
     StrPath = str | os.PathLike[str]
@@ -40,6 +41,17 @@ class DiskConfig:
     """Drives of the same kind are tried in this order, then those without one, as configured."""
     features: dict[str, bool] | None = None
     """Of a virtio disk's ring: see `PciPlace`."""
+    serial: str = ""
+    """Of a virtio disk: what the guest reads as its serial number, at most 20 ASCII characters."""
+    queues: int = 1
+    """Of a virtio disk: 1 to 64."""
+    threads: int = 1
+    """Of a virtio disk: I/O threads that share its queues, at most one for each."""
+    read_error: OnDiskError = "report"
+    write_error: OnDiskError = "report"
+    """Of a virtio disk, what a failure of the host is (a write: also flush, discard and write-zeroes). ``"report"``: an
+    error to the guest. ``"stop"``: the run ends with ``"io-error"``, and the next one tries again. ``"enospc"``: a full
+    host disk stops, all else is reported."""
 
 
 @record(slots=True)

@@ -40,6 +40,7 @@ class SystemRequest(IntEnum):
     EXIT = lib.SYSTEM_EXIT
     FIRMWARE = lib.SYSTEM_FIRMWARE
     FAULT = lib.SYSTEM_FAULT
+    IO_ERROR = lib.SYSTEM_IO_ERROR
 
 
 ALL_REASONS = frozenset(ExitReason) - {ExitReason.NONE}

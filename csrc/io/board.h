@@ -27,6 +27,7 @@ enum SystemRequest {
     SYSTEM_EXIT,     /* exit port: code is the guest's */
     SYSTEM_FIRMWARE, /* a BIOS service call of the vCPU that returns with it: code is the service number */
     SYSTEM_FAULT,    /* a Python device raised: the exception is kept on the Python side */
+    SYSTEM_IO_ERROR, /* a disk failed, and was told to stop the machine for it: code is the errno */
 };
 
 typedef struct Board {
@@ -38,7 +39,7 @@ typedef struct Board {
     struct BoardWorker *workers;
     IoEventFds *ioeventfds;
     DeviceRams *device_rams; /* what of devices is RAM to the guest */
-    IrqFds *irqfds; /* message signalled interrupts that an engine takes by eventfd */
+    IrqFds *irqfds;          /* message signalled interrupts that an engine takes by eventfd */
     IrqRouter *irqs;
     EventLog *log;
     ApicBus *apics; /* local and I/O APICs, if any */

@@ -76,7 +76,7 @@ bool virtio_queue_is_live(const VirtioQueue *queue)
     const VirtioDevice *device = queue->device;
     bool legacy = device->device_features & VIRTIO_F_ANY_LAYOUT && !virtio_has(device, VIRTIO_F_VERSION_1);
     uint8_t need = VIRTIO_STATUS_DRIVER_OK | (legacy ? 0 : VIRTIO_STATUS_FEATURES_OK);
-    return queue->ring.enabled && !device->draining && (device->status & need) == need &&
+    return queue->ring.enabled && !device->draining && !device->halted && (device->status & need) == need &&
            !(device->status & VIRTIO_STATUS_NEEDS_RESET) && device->transport->may_dma(device->owner);
 }
 
@@ -107,6 +107,8 @@ void virtio_notify(VirtioDevice *device, uint32_t index)
 void virtio_kick(VirtioDevice *device, uint32_t index)
 {
     device->kicks++;
+    if (unlikely(device->tell_kicks))
+        device->class->kicked(device, index);
     virtio_notify(device, index);
 }
 

@@ -52,6 +52,7 @@ typedef struct VirtioClass {
     uint32_t id;              /* virtio 1.2 §5 */
     uint32_t pci_class;       /* class code for the PCI transport */
     uint16_t transitional_id; /* PCI device ID of the transitional device, §4.1.2.1; 0: there is none */
+    void (*kicked)(VirtioDevice *device, uint32_t queue);  /* the driver's notification came, if `tell_kicks` */
     void (*run)(VirtioDevice *device, VirtioQueue *queue); /* look at a queue; see virtio_serve, virtio_begin_io */
     bool (*config_write)(VirtioDevice *device, uint32_t offset, uint8_t value); /* one byte; false: read-only */
     void (*features_changed)(VirtioDevice *device);                             /* negotiated, or restored */
@@ -99,6 +100,8 @@ struct VirtioDevice {
     uint8_t status;
     uint8_t generation; /* of the configuration space, §2.5.1 */
     bool draining;      /* somebody waits for I/O to end: start no more */
+    bool halted;        /* by its class: takes no chains until that changes */
+    bool tell_kicks;    /* the class wants to hear of notifications */
     bool lock_kept;     /* the queue runs inside a notification: the lock is not given up */
     uint32_t io_active; /* queues between begin_io and end_io */
     uintptr_t kicker;   /* thread that is giving a kick with the lock held */

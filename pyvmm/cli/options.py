@@ -23,6 +23,7 @@ PAGE = 4096
 CACHES = ("writeback", "none", "writethrough", "unsafe")
 FORMATS = ("raw", "qcow2")
 INTERFACES = ("virtio", "ide")
+ON_ERROR = ("report", "stop", "enospc")
 
 
 class Option:
@@ -542,7 +543,7 @@ def parse_disk(text: str) -> DiskConfig:
         key, equals, value = part.replace("\0", ",").partition("=")
         if key in values:
             raise _wrong("--disk", text, f"{key} is given twice", f"{key} once")
-        if key in ("path", "if", "format", "cache"):
+        if key in ("path", "if", "format", "cache", "serial", "queues", "threads", "werror", "rerror"):
             if not value:
                 raise _wrong("--disk", text, f"{key} has no value", f"{key}=...")
             values[key] = value
@@ -555,7 +556,7 @@ def parse_disk(text: str) -> DiskConfig:
                 "--disk",
                 text,
                 f"{part!r} is not known",
-                "path=, if=, format=, cache=, readonly, snapshot or packed",
+                "path=, if=, format=, cache=, readonly, snapshot, packed, serial=, queues=, threads=, werror=, rerror=",
             )
     if "path" not in values:
         raise _wrong("--disk", text, "it names no file", "--disk path=FILE")
@@ -571,6 +572,15 @@ def parse_disk(text: str) -> DiskConfig:
         )
     if values.get("packed") and values.get("if") == "ide":
         raise _wrong("--disk", text, "an IDE disk has no ring to be packed", "if=virtio,packed")
+    for key in ("werror", "rerror"):
+        if values.get(key, "report") not in ON_ERROR:
+            raise _wrong(
+                "--disk", text, f"{key} {values[key]!r} is not known", f"{key}= {', '.join(ON_ERROR)}"
+            )
+    numbers = {key: _count(text, key, str(values.get(key, "1"))) for key in ("queues", "threads")}
+    only = {"serial", "queues", "threads", "werror", "rerror"} & values.keys()
+    if only and values.get("if") == "ide":
+        raise _wrong("--disk", text, f"an IDE disk has no {sorted(only)[0]}", "if=virtio")
     return DiskConfig(
         path=_required("--disk", str(values["path"])),
         interface=values.get("if", "virtio"),  # type: ignore[arg-type] # one of INTERFACES
@@ -579,7 +589,18 @@ def parse_disk(text: str) -> DiskConfig:
         read_only=bool(values.get("readonly", False)),
         snapshot=bool(values.get("snapshot", False)),
         features={"RING_PACKED": True} if values.get("packed") else None,
+        serial=str(values.get("serial", "")),
+        queues=numbers["queues"],
+        threads=numbers["threads"],
+        read_error=values.get("rerror", "report"),  # type: ignore[arg-type] # one of ON_ERROR
+        write_error=values.get("werror", "report"),  # type: ignore[arg-type] # one of ON_ERROR
     )
+
+
+def _count(text: str, key: str, value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 64:
+        raise _wrong("--disk", text, f"{key} {value!r} is not 1 to 64", f"{key}=4")
+    return int(value)
 
 
 def parse_share(text: str) -> ShareConfig:

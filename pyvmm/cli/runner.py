@@ -189,6 +189,14 @@ class Runner:
                 return None
             case "stopped" | "timeout":
                 return None
+            case "io-error":
+                import os
+
+                self.paused = True
+                self._notice.say(
+                    f"a disk failed: {os.strerror(result.code)}; the guest is paused: make room, then Ctrl-A C, resume"
+                )
+                return None
             case "halted":
                 self._notice.say("the guest halted with interrupts off: nothing can wake it; ended")
                 return exit_codes.GUEST_STOPPED

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    EventKind = Literal["power-button", "poweroff", "reset", "shutdown", "exit", "reset-button", "closed"]
+    EventKind = Literal[
+        "power-button", "poweroff", "reset", "shutdown", "exit", "reset-button", "io-error", "closed"
+    ]
 
 KEPT = 1024
 """Events that nobody took: the oldest is forgotten first."""
@@ -31,11 +33,11 @@ class MachineEvent:
     kind
         ``"power-button"`` (`Machine.power_button`), ``"poweroff"`` (the guest entered ACPI S5), ``"reset"`` (the guest
         asked for one), ``"shutdown"`` (triple fault), ``"exit"`` (exit port), ``"reset-button"`` (`Machine.reset`),
-        ``"closed"``.
+        ``"io-error"`` (a disk stopped the machine), ``"closed"``.
     time_ns
         The machine's clock.
     code
-        The exit port's code; otherwise 0.
+        The exit port's code; of an I/O error its errno; otherwise 0.
     """
 
     kind: EventKind

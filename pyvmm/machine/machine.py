@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pyvmm.autopsy import Report
     from pyvmm.devices.i8042 import I8042
+    from pyvmm.devices.virtio import VirtioDevice
     from pyvmm.devices.virtio.vsock import VirtioVsock
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.picture import Picture
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
     from pyvmm.machine.switch import SecondEngine
 
     RunReason = Literal[
-        "poweroff", "exit", "reset", "shutdown", "halted", "stopped", "timeout", "breakpoint", "failed"
+        "poweroff",
+        "exit",
+        "reset",
+        "shutdown",
+        "halted",
+        "stopped",
+        "timeout",
+        "breakpoint",
+        "io-error",
+        "failed",
     ]
 
 
@@ -46,9 +56,10 @@ class RunResult:
     reason
         ``"poweroff"`` (ACPI S5), ``"exit"`` (the exit port), ``"reset"`` (the guest asked for it), ``"shutdown"``
         (triple fault), ``"halted"`` (HLT with interrupts off), ``"stopped"`` (`Machine.stop`), ``"timeout"``,
-        ``"breakpoint"``, or ``"failed"`` (the engine cannot go on; `exit.text` says why).
+        ``"breakpoint"``, ``"io-error"`` (the host failed a disk that is to stop for it: the next run tries the request
+        again), or ``"failed"`` (the engine cannot go on; `exit.text` says why).
     code
-        The exit port's code, (value << 1) | 1; otherwise 0.
+        The exit port's code, (value << 1) | 1; of an I/O error its errno; otherwise 0.
     exit
         The last exit, and of which vCPU.
     """
@@ -540,6 +551,16 @@ class Machine:
         return True
 
     @property
+    def virtio(self) -> tuple[VirtioDevice, ...]:
+        """The virtio devices, in the order in which they were made.
+
+        >>> print(machine.virtio[0].queues[0])                                  # doctest: +SKIP
+        """
+        from pyvmm.devices.virtio import VirtioDevice
+
+        return tuple(device for device in self.devices.values() if isinstance(device, VirtioDevice))
+
+    @property
     def running(self) -> bool:
         """Whether `run` is active on some thread."""
         return self._busy.locked()
@@ -559,6 +580,7 @@ class Machine:
         self.board.start_io()
         self.board.resume_io()
         self.clock.resume()
+        self._parts.try_again()
 
     def _end(self) -> None:
         self._parts.vm.pause()
@@ -654,6 +676,9 @@ class Machine:
             case SystemRequest.RESET:
                 self._emit("reset")
                 return RunResult("reset", 0, exit_)
+            case SystemRequest.IO_ERROR:
+                self._emit("io-error", exit_.code)
+                return RunResult("io-error", exit_.code, exit_)
         return None
 
     def _emit(self, kind: EventKind, code: int = 0) -> None:

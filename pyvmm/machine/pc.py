@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pyvmm.board import IoThread
     from pyvmm.boot.acpi import AcpiTables
     from pyvmm.devices.vga import Vga
+    from pyvmm.devices.virtio import VirtioBlk
     from pyvmm.devices.virtio.base import Place
     from pyvmm.devices.virtio.console import CharSocket, ConsolePort
     from pyvmm.firmware.bios import Bios
@@ -89,6 +90,7 @@ class Pc:
         self.networks: list[NetBackend] = []
         self.ports: dict[str, SerialPort | ConsolePort] = {}
         self.sockets: list[CharSocket] = []
+        self.stopping: list[VirtioBlk] = []  # that may stop the machine when their host fails
         self.firmware: Bios | None = None
         self.rom: bytes | None = None
         self.acpi: AcpiTables | None = None
@@ -107,6 +109,11 @@ class Pc:
     def command_line(self) -> str:
         """What a directly loaded kernel is told."""
         return self.config.append
+
+    def try_again(self) -> None:
+        """What disks stopped the machine for."""
+        for disk in self.stopping:
+            disk.go_on()
 
     def virtio_place(
         self, slot: int | None = None, *, io: IoThread | None = None, features: dict[str, bool] | None = None
@@ -501,9 +508,21 @@ def add_disks(pc: Pc) -> None:
         pc.images.append(image)
         if disk.interface == "virtio":
             index = sum(name.startswith("disk") for name in pc.devices)
-            io = pc.board.worker(f"blk-{index}")
-            place = pc.virtio_place(slots.pop(0), io=io, features=disk.features)
-            pc.add(f"disk{index}", VirtioBlk(pc.board, place, image))
+            threads = [pc.board.worker(f"blk-{index}" + (f".{n}" if n else "")) for n in range(disk.threads)]
+            place = pc.virtio_place(slots.pop(0), io=threads[0], features=disk.features)
+            device = VirtioBlk(
+                pc.board,
+                place,
+                image,
+                serial=disk.serial,
+                queues=disk.queues,
+                threads=threads,
+                read_error=disk.read_error,
+                write_error=disk.write_error,
+            )
+            pc.add(f"disk{index}", device)
+            if disk.read_error != "report" or disk.write_error != "report":
+                pc.stopping.append(device)
     if any(disk.interface in ("ide", "cdrom") for disk in pc.config.disks):
         add_ide(pc)
     if any(disk.interface == "floppy" for disk in pc.config.disks):

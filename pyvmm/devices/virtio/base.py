@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board import Board, IoThread
     from pyvmm.devices.pci.bus import PciBus
+    from pyvmm.devices.virtio.view import Queue
 
     Place: TypeAlias = "PciPlace | MmioPlace"
 
@@ -206,6 +207,13 @@ class VirtioDevice(NativeDevice):
     def status(self) -> tuple[str, ...]:
         """The status byte's bits by name; empty after reset."""
         return status_names(self.registers.virtio.status)
+
+    @property
+    def queues(self) -> tuple[Queue, ...]:
+        """Its queues, to be looked at: ``print(device.queues[0])``."""
+        from pyvmm.devices.virtio.view import Queue
+
+        return tuple(Queue(self, index) for index in range(int(lib.virtio_queue_count(self.pointer))))
 
     @property
     def queue_counters(self) -> VirtioCounters:

@@ -130,9 +130,19 @@ def test_a_packed_ring(tmp_path: Path) -> None:
     assert parse_disk(f"path={tmp_path}/a.img,packed=off").features is None
 
 
+def test_a_virtio_disks_own(tmp_path: Path) -> None:
+    (tmp_path / "a.img").write_bytes(b"")
+    made = parse_disk(f"path={tmp_path}/a.img,serial=a1,queues=4,threads=2,werror=enospc,rerror=stop")
+    assert (made.serial, made.queues, made.threads) == ("a1", 4, 2)
+    assert (made.write_error, made.read_error) == ("enospc", "stop")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("path=a,queues=0", "queues '0' is not 1 to 64"),
+        ("path=a,werror=ignore", "werror 'ignore' is not known"),
+        ("path=a,if=ide,queues=2", "an IDE disk has no queues"),
         ("format=raw", "names no file"),
         ("path=", "path has no value"),
         ("path=x,path=y", "path is given twice"),
