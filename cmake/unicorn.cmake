@@ -15,7 +15,8 @@ set(PYVMM_UNICORN_REPLACED
   qemu_system_reset_request x86_cpu_exec_interrupt_x86_64 check_exit_request_x86_64
   tcg_gen_callN_x86_64 tcg_gen_exit_tb_x86_64
   tlb_protect_code_x86_64 tlb_unprotect_code_x86_64 tlb_reset_dirty_by_vaddr_x86_64
-  tlb_set_page_with_attrs_x86_64 tlb_set_dirty_x86_64 tb_invalidate_phys_page_fast_x86_64)
+  tlb_set_page_with_attrs_x86_64 tlb_set_dirty_x86_64 tb_invalidate_phys_page_fast_x86_64
+  x86_ldl_phys_x86_64 x86_ldq_phys_x86_64 find_memory_mapping_x86_64)
 
 execute_process(
   COMMAND ${Python_EXECUTABLE} -c

@@ -79,6 +79,10 @@ REPLACED(void, check_exit_request_x86_64, void *tcg_context);
 /* Stopping (exit_check.c): generators of intermediate code */
 REPLACED(void, tcg_gen_callN_x86_64, void *tcg, void *function, void *result, int count, void **arguments);
 REPLACED(void, tcg_gen_exit_tb_x86_64, void *tcg, const uint64_t *block, unsigned index);
+/* Physical addresses (physical.c) */
+REPLACED(uint32_t, x86_ldl_phys_x86_64, void *cpu, uint64_t address);
+REPLACED(uint64_t, x86_ldq_phys_x86_64, void *cpu, uint64_t address);
+REPLACED(void *, find_memory_mapping_x86_64, uc_engine *uc, uint64_t address);
 /* Code pages (code_pages.c) */
 REPLACED(void, tlb_protect_code_x86_64, uc_engine *uc, uint64_t ram_addr);
 REPLACED(void, tlb_unprotect_code_x86_64, uc_engine *uc, uint64_t ram_addr);

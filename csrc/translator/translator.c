@@ -10,14 +10,12 @@
 #define VIRTUAL_BYTES_PER_NS 4 /* virtual clock: one average instruction a nanosecond */
 
 static const EngineOps OPS;
-static __thread TranslatorVcpu *current;
-
-TranslatorVcpu *translator_current(void) { return current; }
+__thread TranslatorVcpu *translator_running;
 
 TranslatorVcpu *translator_enter(TranslatorVcpu *vcpu)
 {
-    TranslatorVcpu *before = current;
-    current = vcpu;
+    TranslatorVcpu *before = translator_running;
+    translator_running = vcpu;
     return before;
 }
 

@@ -10,6 +10,7 @@
 
 #define GUEST_ADDRESS_BITS 40 /* CPUID 0x80000008 */
 #define MAX_REGIONS 64
+#define MAPPINGS    1024 /* a power of two */
 #define EFER_KNOWN 0x6d01u /* SCE, LME, LMA, NXE, and AMD's FFXSR and LMSLE, which do nothing here */
 #define MAX_INVALIDATIONS 64
 
@@ -81,6 +82,12 @@ typedef struct TranslatorVcpu {
     uint64_t resume_address; /* do not stop again at the breakpoint we start from */
     bool resuming;
 
+    /* Physical addresses (physical.c): the library's memory region of a page, which never changes */
+    struct {
+        uint64_t tag; /* page number + 1; 0: nothing */
+        void *region;
+    } mappings[MAPPINGS];
+
     /* Code pages (code_pages.c) */
     CodeSlot slots[MAX_REGIONS];
     size_t slot_count;
@@ -101,7 +108,9 @@ typedef struct TranslatorVcpu {
  * Which vCPU the calling thread runs. The library's internal functions carry no context of ours, and a
  * replacement can be called only from inside a call that we made on the same thread: docs/adr/0004.
  */
-TranslatorVcpu *translator_current(void);
+extern __thread TranslatorVcpu *translator_running
+    __attribute__((tls_model("initial-exec"), visibility("hidden"))); /* one load: it is asked for in every slow access */
+static inline TranslatorVcpu *translator_current(void) { return translator_running; }
 TranslatorVcpu *translator_enter(TranslatorVcpu *vcpu); /* returns the one before, to give back when leaving */
 
 /* Ask to leave guest code at the next block boundary. vCPU's thread. */
