@@ -253,11 +253,19 @@ static void test_credit_of_the_guest(void)
     say(&guest, VSOCK_OP_CREDIT_UPDATE, GUEST_PORT, PORT, 0, 0);
     CHECK_EQ(hear(&guest, 600), VSOCK_OP_RW);
     CHECK_EQ(guest.got.len, 100);
+    CHECK_EQ(hear(&guest, 600), VSOCK_OP_CREDIT_REQUEST);
     guest.fwd_cnt = 5000; /* more than was sent: it only deceives itself */
     guest.buf_alloc = 10;
     say(&guest, VSOCK_OP_CREDIT_UPDATE, GUEST_PORT, PORT, 0, 0);
+    CHECK_EQ(hear(&guest, 600), 0); /* it was asked, and has answered that there is none */
+    guest.buf_alloc = 1000;
+    guest.fwd_cnt = 1100;
+    guest.data[0] = 1;
+    say(&guest, VSOCK_OP_RW, GUEST_PORT, PORT, 0, 1); /* credit comes with data too */
+    CHECK_EQ(hear(&guest, 600), VSOCK_OP_RW);
+    CHECK_EQ(guest.got.len, 600);
+    CHECK_EQ(hear(&guest, 600), VSOCK_OP_RW);
     CHECK_EQ(hear(&guest, 600), VSOCK_OP_CREDIT_REQUEST);
-    CHECK_EQ(hear(&guest, 600), 0);
     close(program);
     down(&guest);
 }
@@ -327,6 +335,16 @@ static void test_half_close(void)
     say(&guest, VSOCK_OP_RW, GUEST_PORT, PORT, 0, 1); /* after it said that it would not */
     CHECK_EQ(hear(&guest, 100), VSOCK_OP_RST);
     close(program);
+    down(&guest);
+    up(&guest);
+    program = connected(&guest);
+    say(&guest, VSOCK_OP_SHUTDOWN, GUEST_PORT, PORT, VSOCK_SHUTDOWN_RCV, 0);
+    CHECK(send(program, "x", 1, MSG_NOSIGNAL) < 0 && errno == EPIPE);
+    say(&guest, VSOCK_OP_RW, GUEST_PORT, PORT, 0, 8);
+    CHECK_EQ(read(program, text, sizeof text), 8);
+    close(program);
+    CHECK_EQ(hear(&guest, 100), VSOCK_OP_SHUTDOWN);
+    CHECK_EQ(guest.got.flags, VSOCK_SHUTDOWN_BOTH);
     down(&guest);
     up(&guest);
     program = connected(&guest);

@@ -106,6 +106,15 @@ static uint32_t credit(const VsockConnection *connection)
     return on_the_way < connection->peer_buf_alloc ? connection->peer_buf_alloc - on_the_way : 0;
 }
 
+/* It is asked for once, until there is some: a guest that has none answers every question. */
+void vsock_take_credit(VsockConnection *connection, const VsockHeader *header)
+{
+    connection->peer_buf_alloc = header->buf_alloc;
+    connection->peer_fwd_cnt = header->fwd_cnt;
+    if (credit(connection))
+        connection->credit_asked = false;
+}
+
 static bool has_data(const VsockConnection *connection)
 {
     return connection->state == VSOCK_ESTABLISHED && connection->can_read && !connection->ended &&

@@ -167,8 +167,7 @@ static void receive_request(VsockHub *hub, const VsockHeader *header)
     }
     hub->counters.by_guest++;
     vsock_name(hub, connection, header->src_port, header->dst_port);
-    connection->peer_buf_alloc = header->buf_alloc;
-    connection->peer_fwd_cnt = header->fwd_cnt;
+    vsock_take_credit(connection, header);
     vsock_pend(hub, connection, VSOCK_PENDING_RESPONSE);
 }
 
@@ -184,7 +183,6 @@ static void receive_response(VsockHub *hub, VsockConnection *connection)
     }
     connection->state = VSOCK_ESTABLISHED;
     hub->counters.by_host++;
-    vsock_make_ready(hub, connection);
 }
 
 static void receive_reset(VsockHub *hub, VsockConnection *connection)
@@ -208,40 +206,41 @@ static void receive_shutdown(VsockHub *hub, VsockConnection *connection, uint32_
         return;
     }
     connection->guest_shutdown |= flags & VSOCK_SHUTDOWN_BOTH;
+    if (connection->guest_shutdown & VSOCK_SHUTDOWN_RCV)
+        shutdown(connection->fd, SHUT_RD); /* the program's writes fail from here on */
     vsock_flush(hub, connection);
 }
 
 static void receive_for(VsockHub *hub, VsockConnection *connection, const VsockHeader *header,
                         const struct iovec *data, uint32_t count)
 {
-    connection->peer_buf_alloc = header->buf_alloc;
-    connection->peer_fwd_cnt = header->fwd_cnt;
-    connection->credit_asked = false;
+    vsock_take_credit(connection, header);
     switch (header->op) {
     case VSOCK_OP_RESPONSE:
         receive_response(hub, connection);
-        return;
+        break;
     case VSOCK_OP_RST:
         receive_reset(hub, connection);
-        return;
+        break;
     case VSOCK_OP_SHUTDOWN:
         receive_shutdown(hub, connection, header->flags);
-        return;
+        break;
     case VSOCK_OP_RW:
         if (connection->state == VSOCK_ESTABLISHED && !(connection->guest_shutdown & VSOCK_SHUTDOWN_SEND))
             vsock_take_data(hub, connection, data, count, header->len);
         else
             vsock_reset(hub, connection);
-        return;
+        break;
     case VSOCK_OP_CREDIT_UPDATE:
-        vsock_make_ready(hub, connection);
-        return;
+        break;
     case VSOCK_OP_CREDIT_REQUEST:
         vsock_pend(hub, connection, VSOCK_PENDING_CREDIT_UPDATE);
-        return;
+        break;
     default: /* a request for a connection that is there, or no operation at all */
         vsock_reset(hub, connection);
     }
+    if (connection->state == VSOCK_ESTABLISHED) /* every packet may bring credit */
+        vsock_make_ready(hub, connection);
 }
 
 void vsock_hub_receive(VsockHub *hub, const VsockHeader *header, const struct iovec *data, uint32_t count)

@@ -83,6 +83,8 @@ VsockConnection *vsock_find(VsockHub *hub, uint32_t guest_port, uint32_t host_po
 VsockConnection *vsock_connection_new(VsockHub *hub, int fd, enum VsockState state);
 void vsock_name(VsockHub *hub, VsockConnection *connection, uint32_t guest_port, uint32_t host_port);
 void vsock_connection_free(VsockHub *hub, VsockConnection *connection);
+/* What every packet of the guest's says of its buffer. */
+void vsock_take_credit(VsockConnection *connection, const VsockHeader *header);
 /* Put it among those that have something to send, if it has. */
 void vsock_make_ready(VsockHub *hub, VsockConnection *connection);
 void vsock_pend(VsockHub *hub, VsockConnection *connection, enum VsockPending what);
