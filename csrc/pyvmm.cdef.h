@@ -798,6 +798,19 @@ void virtio_console_port_status(Device *device, uint32_t port, VirtioConsolePort
 void virtio_console_set_open(Device *device, uint32_t port, bool open);
 void virtio_console_resize(Device *device, uint16_t columns, uint16_t rows);
 
+/* virtio/virtio_balloon.h */
+typedef struct { bool no_deflate_on_oom; bool no_reporting; uint64_t stats_interval_ns; } VirtioBalloonOptions;
+typedef struct {
+    uint32_t target_pages, actual_pages;
+    uint64_t inflated, reported, stats_count, stats_ns, stats_known;
+    uint64_t stats[16];
+} VirtioBalloonStatus;
+Device *virtio_balloon_new(Board *board, const VirtioPlace *place, const VirtioBalloonOptions *options,
+                           Error *error);
+void virtio_balloon_set_target(Device *device, uint32_t pages);
+void virtio_balloon_poll(Device *device);
+void virtio_balloon_status(Device *device, VirtioBalloonStatus *status);
+
 /* virtio/virtio_rng.h */
 typedef struct { uint64_t bytes_per_second; bool seeded; uint64_t seed; } VirtioRngOptions;
 typedef struct { uint64_t requests, bytes, waits; } VirtioRngCounters;

@@ -37,6 +37,7 @@
 #include "net/net_user.h"
 #include "translator/translator.h"
 #include "virtio/virtio_9p.h"
+#include "virtio/virtio_balloon.h"
 #include "virtio/virtio_blk.h"
 #include "virtio/virtio_console.h"
 #include "virtio/virtio_mmio.h"

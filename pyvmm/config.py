@@ -81,6 +81,19 @@ class PortConfig:
 
 
 @record(slots=True)
+class BalloonConfig:
+    """A memory balloon, seen as ``machine.balloon``.
+
+    `target`: bytes that the guest is to have, None for all. `stats_interval`: seconds between its statistics; 0: only
+    when they are asked for. `reporting`: it tells of pages that it does not use.
+    """
+
+    target: int | None = None
+    stats_interval: float = 0.0
+    reporting: bool = True
+
+
+@record(slots=True)
 class RngConfig:
     """A source of random numbers for the guest (virtio-rng).
 
@@ -197,6 +210,8 @@ class MachineConfig:
         `serial` says, and what comes from there goes to it; COM1 is still written there.
     ports
         Named ports of characters, at most 15.
+    balloon
+        Memory that the guest lends to the host, a virtio device; None: there is none.
     rng
         The guest's source of random numbers, a virtio device; None: there is none.
     vsock
@@ -239,6 +254,7 @@ class MachineConfig:
     shares: list[ShareConfig] = field(default_factory=list)
     console: Literal["serial", "virtio"] = "serial"
     ports: list[PortConfig] = field(default_factory=list)
+    balloon: BalloonConfig | None = None
     rng: RngConfig | None = None
     vsock: VsockConfig | None = None
     networks: list[NetworkConfig] = field(default_factory=list)

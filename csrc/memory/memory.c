@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -208,6 +209,39 @@ void guest_memory_written(GuestMemory *memory, gpa_t gpa, uint64_t size)
     size_t count = __atomic_load_n(&memory->listener_count, __ATOMIC_ACQUIRE);
     for (size_t i = 0; i < count; i++)
         memory->listeners[i].written(memory->listeners[i].opaque, gpa, size);
+}
+
+/* Does another slot show any of these bytes of the memfd? */
+static bool is_aliased(const GuestMemory *memory, const Memslot *slot, uint64_t ram_offset, uint64_t size)
+{
+    for (size_t i = 0; i < memory->count; i++) {
+        const Memslot *other = &memory->slots[i];
+        if (other != slot && ram_offset < other->ram_offset + other->size && other->ram_offset < ram_offset + size)
+            return true;
+    }
+    return false;
+}
+
+uint64_t guest_memory_discard(GuestMemory *memory, gpa_t gpa, uint64_t size)
+{
+    uint64_t given = 0;
+    if (size > UINT64_MAX - gpa - GUEST_PAGE_SIZE)
+        return 0;
+    gpa_t end = (gpa + size) & ~(gpa_t)(GUEST_PAGE_SIZE - 1);
+    gpa = (gpa + GUEST_PAGE_SIZE - 1) & ~(gpa_t)(GUEST_PAGE_SIZE - 1);
+    while (gpa < end) {
+        const Memslot *slot = guest_memory_find(memory, gpa);
+        if (!slot)
+            break; /* a range of RAM begins with RAM */
+        uint64_t n = MIN(end - gpa, slot->size - (gpa - slot->gpa)), at = slot->ram_offset + (gpa - slot->gpa);
+        if (!(slot->flags & MEMSLOT_READ_ONLY) && !is_aliased(memory, slot, at, n) &&
+            fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n) == 0) {
+            guest_memory_written(memory, gpa, n); /* no translation of what was there may live on */
+            given += n;
+        }
+        gpa += n;
+    }
+    return given;
 }
 
 int guest_memory_add_listener(GuestMemory *memory, GuestMemoryWritten written, void *opaque)

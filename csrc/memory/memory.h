@@ -56,6 +56,10 @@ int guest_memory_read(const GuestMemory *memory, gpa_t gpa, void *data, uint64_t
 int guest_memory_write(GuestMemory *memory, gpa_t gpa, const void *data, uint64_t size);
 int guest_memory_load(GuestMemory *memory, gpa_t gpa, const void *data, uint64_t size);
 
+/* Give the host back what the whole pages of [gpa, gpa + size) take of its memory; they read as zero afterwards. What
+ * is not RAM that the guest may write, or is seen at a second address, is left as it is. Returns bytes. */
+uint64_t guest_memory_discard(GuestMemory *memory, gpa_t gpa, uint64_t size);
+
 void guest_memory_written(GuestMemory *memory, gpa_t gpa, uint64_t size);
 /* Listeners are added from one thread at a time, while others may write; they are removed when nobody writes. */
 int guest_memory_add_listener(GuestMemory *memory, GuestMemoryWritten written, void *opaque); /* -ENOSPC */

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any, Literal
 
-    from pyvmm.config import NetworkConfig, PortConfig, RngConfig, ShareConfig, StrPath, VsockConfig
+    from pyvmm.config import (
+        BalloonConfig,
+        NetworkConfig,
+        PortConfig,
+        RngConfig,
+        ShareConfig,
+        StrPath,
+        VsockConfig,
+    )
 
 MIN_MEMORY = 1 << 20
 MAX_MEMORY = 256 << 30
@@ -163,6 +171,12 @@ OPTIONS = (
         help="show the screen to VNC clients, e.g. :0 (without HOST: to this computer's only)",
     ),
     Option("machine", "--keyboard", default="us", metavar="LAYOUT", help="us, uk, de or fr (default us)"),
+    Option(
+        "machine",
+        "--balloon",
+        metavar="on|SIZE",
+        help="memory that the guest does not use goes back to the host; SIZE: it is to have no more",
+    ),
     Option(
         "machine",
         "--rng",
@@ -396,6 +410,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         rtc_base=parse_rtc(options.rtc),
         console=options.console,
         ports=[parse_port(text) for text in options.port],
+        balloon=parse_balloon(options.balloon, parse_memory(options.memory)),
         rng=parse_rng(options.rng),
         keyboard=options.keyboard,
         disks=_disks(options),
@@ -465,6 +480,26 @@ def parse_port(text: str) -> PortConfig:
     if len(values) < 2 or kind not in ("unix", "file") or not path:
         raise _wrong("--port", text, "it has a name and goes to unix:PATH or file:PATH", example)
     return PortConfig(values["name"], values["to"])
+
+
+def parse_balloon(text: str | None, memory: int) -> BalloonConfig | None:
+    """Read ``--balloon on`` or ``--balloon SIZE``."""
+    if text is None or text == "off":
+        return None
+    from pyvmm.config import BalloonConfig
+    from pyvmm.units import parse_size
+
+    if text == "on":
+        return BalloonConfig()
+    try:
+        target = parse_size(text)
+    except (ValueError, OverflowError):
+        target = 0
+    if not MIN_MEMORY <= target <= memory:
+        raise _wrong(
+            "--balloon", text, "not a part of the machine's memory", "--balloon on or --balloon 128M"
+        )
+    return BalloonConfig(target=target)
 
 
 def parse_rng(text: str | None) -> RngConfig | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.autopsy import Report
     from pyvmm.devices.i8042 import I8042
     from pyvmm.devices.virtio import VirtioDevice
+    from pyvmm.devices.virtio.balloon import VirtioBalloon
     from pyvmm.devices.virtio.vsock import VirtioVsock
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.picture import Picture
@@ -496,6 +497,22 @@ class Machine:
         device = self.devices.get("console")
         if isinstance(device, VirtioConsole):
             device.resize(columns, rows)
+
+    @property
+    def balloon(self) -> VirtioBalloon:
+        """The memory balloon: ``machine.balloon.target = 128 << 20``, ``machine.balloon.stats``.
+
+        Raises
+        ------
+        PyvmmError
+            The machine was made without one.
+        """
+        from pyvmm.devices.virtio.balloon import VirtioBalloon
+
+        device = self.devices.get("balloon")
+        if not isinstance(device, VirtioBalloon):
+            raise PyvmmError("this machine has no balloon: make it with balloon=BalloonConfig()")
+        return device
 
     def serve_vnc(self, address: str = ":0", password: str | None = None) -> VncServer:
         """Show the screen to VNC clients, and take their keys and mouse.

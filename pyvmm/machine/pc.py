@@ -536,7 +536,14 @@ def add_virtio(pc: Pc) -> None:
         from pyvmm.machine.network import add_networks
 
         add_networks(pc)
-    wanted = (config.shares, config.ports, config.rng, config.vsock, config.console == "virtio")
+    wanted = (
+        config.shares,
+        config.ports,
+        config.rng,
+        config.balloon,
+        config.vsock,
+        config.console == "virtio",
+    )
     if any(option not in (None, False, []) for option in wanted):
         from pyvmm.machine.virtio import add_devices
 

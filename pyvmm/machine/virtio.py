@@ -17,6 +17,8 @@ def add_devices(pc: Pc) -> None:
         add_console(pc)
     if pc.config.rng is not None:
         add_rng(pc)
+    if pc.config.balloon is not None:
+        add_balloon(pc)
     if pc.config.vsock is not None:
         add_vsock(pc)
 
@@ -83,6 +85,26 @@ def add_rng(pc: Pc) -> None:
     assert config is not None
     seed = 0 if config.seed is None and pc.config.clock == "virtual" else config.seed
     pc.add("rng", VirtioRng(pc.board, pc.virtio_place(), bytes_per_second=config.bytes_per_second, seed=seed))
+
+
+def add_balloon(pc: Pc) -> None:
+    """The balloon, on an I/O thread of its own: giving memory back takes its time."""
+    from pyvmm.devices.virtio.balloon import VirtioBalloon
+
+    config, memory = pc.config.balloon, pc.config.memory
+    assert config is not None
+    if config.target is not None and not 0 <= config.target <= memory:
+        raise ConfigError(f"--balloon: {config.target} bytes is more than the machine's memory; use less")
+    balloon = VirtioBalloon(
+        pc.board,
+        pc.virtio_place(io=pc.board.worker("balloon")),
+        memory,
+        stats_interval=config.stats_interval,
+        reporting=config.reporting,
+    )
+    if config.target is not None:
+        balloon.target = config.target
+    pc.add("balloon", balloon)
 
 
 def add_vsock(pc: Pc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyvmm import Machine
-from pyvmm.config import PortConfig, RngConfig
+from pyvmm.config import BalloonConfig, PortConfig, RngConfig
 from pyvmm.devices.uart import SerialPort
 from pyvmm.devices.virtio import ConsolePort, VirtioRng
 from pyvmm.guests.cached import cached_initramfs
@@ -124,3 +125,43 @@ def test_console_and_ports(cloud_kernel: Path, tmp_path: Path, record_exercised:
         shell.run(f"echo to the file > {found['org.pyvmm.log']}; sleep 1")
         assert log.read_text() == "to the file\n"
         record_exercised(engine=machine.engine_name, guest="Debian cloud kernel, virtio-console")
+
+
+def host_memory(machine: Machine) -> int:
+    """Bytes of the host's memory that the guest's RAM takes."""
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            if "memfd:pyvmm-ram" in os.readlink(fd):
+                return os.stat(fd).st_blocks * 512
+        except FileNotFoundError:
+            continue
+    raise AssertionError(f"{machine}: no RAM")
+
+
+def test_balloon(cloud_kernel: Path, record_exercised: RecordExercised) -> None:
+    """Memory that the guest filled and freed comes back by reporting, more by the balloon; and it all works again."""
+    with linux(cloud_kernel, "virtio_balloon", balloon=BalloonConfig(stats_interval=0.5)) as shell:
+        machine, balloon = shell.machine, shell.machine.balloon
+        assert "PAGE_REPORTING" in balloon.driver_features
+        shell.run("mount -t tmpfs none /tmp; dd if=/dev/zero of=/tmp/x bs=1M count=100 2>/dev/null")
+        full = host_memory(machine)
+        assert full > 100 << 20
+        shell.run("rm /tmp/x")
+        machine.wait_for(lambda: host_memory(machine) < full - (80 << 20), TIMEOUT)
+        assert host_memory(machine) < full - (80 << 20)
+        assert balloon.given_back[1] >= 80 << 20
+
+        assert machine.wait_for(lambda: balloon.stats.get("count", 0) >= 3, TIMEOUT)
+        assert 200 << 20 < balloon.stats["total_memory"] < 256 << 20
+        free = balloon.stats["free_memory"]
+        balloon.target = 128 << 20
+        assert machine.wait_for(lambda: balloon.actual == 128 << 20, TIMEOUT)
+        count = balloon.stats["count"]
+        assert machine.wait_for(lambda: balloon.stats["count"] > count + 1, TIMEOUT)
+        assert balloon.stats["free_memory"] < free - (100 << 20)
+        assert host_memory(machine) < 128 << 20
+        balloon.target = 256 << 20
+        assert machine.wait_for(lambda: balloon.actual == 256 << 20, TIMEOUT)
+        shell.run("dd if=/dev/urandom of=/tmp/x bs=1M count=50 2>/dev/null; cp /tmp/x /tmp/y")
+        assert shell.run("cmp /tmp/x /tmp/y && echo same") == "same"
+        record_exercised(engine=machine.engine_name, guest="Debian cloud kernel, virtio-balloon")

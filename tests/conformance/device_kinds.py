@@ -34,7 +34,7 @@ from pyvmm.devices.ports import (
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.vga import Vga
-from pyvmm.devices.virtio import PciPlace, PortSetup, VirtioBlk, VirtioConsole, VirtioRng
+from pyvmm.devices.virtio import PciPlace, PortSetup, VirtioBalloon, VirtioBlk, VirtioConsole, VirtioRng
 from pyvmm.display.serial import CharSink
 from pyvmm.native import lib
 from tests.conformance import device_usable as usable
@@ -393,6 +393,11 @@ KINDS = [
         "virtio_console",
         lambda board, place: VirtioConsole(board, place, [PortSetup(is_console=True), PortSetup("agent")]),
         virtio_usable.console,
+    ),
+    _virtio(
+        "virtio_balloon",
+        lambda board, place: VirtioBalloon(board, place, RAM, stats_interval=1.0),
+        virtio_usable.balloon,
     ),
     _virtio(
         "virtio_rng",

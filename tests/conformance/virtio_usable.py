@@ -82,3 +82,15 @@ def console(p: Ports) -> None:
     driver.offer(3, 8, writable=False, address=DATA + 128)
     assert driver.used(2) == [8, 8]
     assert struct.unpack("<IHH", driver.board.memory.read(DATA + 64, 8)) == (1, 1, 1)
+
+
+def balloon(p: Ports) -> None:
+    """A page goes into the balloon, and comes back empty."""
+    driver = Driver(p, 2)
+    driver.board.memory.write(DATA, struct.pack("<I", 0xC))
+    driver.board.memory.write(0xC000, b"full")
+    driver.offer(0, 4, writable=False)
+    assert driver.used(0) == [0]
+    assert driver.board.memory.read(0xC000, 4) == bytes(4)
+    driver.offer(1, 4, writable=False)
+    assert driver.used(1) == [0]

@@ -211,6 +211,7 @@ def settle(plan: Plan) -> MachineConfig:
         hpet=not plan.no_hpet,
         console="virtio" if any(name == "virtconsole" for name, _ in plan.console_ports) else "serial",
         ports=output.ports(plan),
+        balloon=plan.balloon,
         rng=plan.rng,
         shares=shares.connect(plan),
         keyboard=plan.keyboard,

@@ -57,6 +57,14 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
         "a named port of characters",
         (_ID, _CHARDEV, Sub("name", "the guest's /dev/virtio-ports/NAME")),
     ),
+    "virtio-balloon-pci": (
+        "memory that the guest lends to the host",
+        (
+            _ID,
+            Sub("deflate-on-oom", "the guest may take it back", "always so", values=("on",), instead="write on"),
+            Sub("free-page-reporting", "it tells of unused pages", values=("on", "off")),
+        ),
+    ),
     "virtio-rng-pci": ("random numbers of the host's", (_ID,)),
     "virtio-9p-pci": ("a folder of the host", (*shares.DEVICE_SUBS, _ID)),
     "VGA": ("the standard VGA", (_ID,)),
@@ -69,6 +77,7 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
     ),
 }  # fmt: skip
 DEVICES["virtio-blk"] = DEVICES["virtio-blk-pci"]
+DEVICES["virtio-balloon"] = DEVICES["virtio-balloon-pci"]
 DEVICES["virtio-serial"] = DEVICES["virtio-serial-pci"]
 DEVICES["ide-cd"] = ("a CD-ROM drive on the IDE controller", DEVICES["ide-hd"][1])
 
@@ -154,6 +163,11 @@ def add_device(plan: Plan, values: Values) -> str | None:
     if name == "VGA":
         plan.vga = "std"
         return "the VGA that -vga std is"
+    if name in ("virtio-balloon-pci", "virtio-balloon"):
+        from pyvmm.config import BalloonConfig
+
+        plan.balloon = BalloonConfig(reporting=properties.get("free-page-reporting") == "on")
+        return "machine.balloon in Python"
     if name == "virtio-rng-pci":
         from pyvmm.config import RngConfig
 

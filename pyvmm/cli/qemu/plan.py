@@ -6,7 +6,7 @@ from pyvmm.config import DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.config import RngConfig, ShareConfig, StrPath
+    from pyvmm.config import BalloonConfig, RngConfig, ShareConfig, StrPath
     from pyvmm.cpu.topology import Topology
 
 
@@ -80,6 +80,7 @@ class Plan:
         self.vga = ""
         self.chardevs: dict[str, str] = {}
         self.console_ports: list[tuple[str, dict[str, str]]] = []
+        self.balloon: BalloonConfig | None = None
         self.rng: RngConfig | None = None
         self.keyboard = "us"
         self.no_defaults = False

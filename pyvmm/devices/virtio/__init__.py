@@ -1,5 +1,6 @@
 """virtio devices: paravirtual devices that share memory queues with their driver (virtio 1.2)."""
 
+from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.base import MmioPlace, PciPlace, VirtioCounters, VirtioDevice
 from pyvmm.devices.virtio.blk import VirtioBlk, VirtioBlkCounters
 from pyvmm.devices.virtio.console import CharSocket, ConsolePort, PortSetup, VirtioConsole
@@ -12,6 +13,7 @@ __all__ = [
     "MmioPlace",
     "PciPlace",
     "PortSetup",
+    "VirtioBalloon",
     "VirtioBlk",
     "VirtioBlkCounters",
     "VirtioConsole",
