@@ -17,14 +17,7 @@ settings.load_profile("pyvmm")
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_EXERCISED = pytest.StashKey[Counter[tuple[str, str]]]()
-
 RecordExercised = Callable[..., None]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Start the list of what was exercised."""
-    config.stash[_EXERCISED] = Counter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,7 +33,9 @@ def record_exercised(request: pytest.FixtureRequest) -> RecordExercised:
     """``record_exercised(engine="translator", guest="built-in guest")``: a test says what it ran, once it did."""
 
     def record(*, engine: str, guest: str) -> None:
-        request.config.stash[_EXERCISED][engine, guest] += 1
+        request.node.user_properties.append(
+            ("exercised", (engine, guest))
+        )  # of the report: it crosses processes
 
     return record
 
@@ -48,7 +43,7 @@ def record_exercised(request: pytest.FixtureRequest) -> RecordExercised:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the engines and guests that were exercised, and skipped tests counted by reason."""
     terminalreporter.section("engines and guests exercised")
-    exercised = config.stash[_EXERCISED]
+    exercised = _exercised(terminalreporter)
     for (engine, guest), count in sorted(exercised.items()):
         terminalreporter.line(f"{engine:<12} {guest:<40} {count} tests")
     if not exercised:
@@ -58,6 +53,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.line(f"skipped: {sum(skipped.values())} tests")
     for reason, count in sorted(skipped.items()):
         terminalreporter.line(f"  {count} x {reason}")
+
+
+def _exercised(terminalreporter: pytest.TerminalReporter) -> Counter[tuple[str, str]]:
+    """How many tests said that they ran a guest on an engine. A test has several reports, the last with all it said."""
+    said: dict[str, set[tuple[str, str]]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "exercised":
+                    engine, guest = value
+                    said.setdefault(report.nodeid, set()).add((engine, guest))
+    return Counter(pair for pairs in said.values() for pair in pairs)
 
 
 def _write_engines(terminalreporter: pytest.TerminalReporter) -> None:
