@@ -83,6 +83,17 @@ def echoed(connection: socket.socket, data: bytes) -> bytes:
     return bytes(got)
 
 
+def sent_until_it_stands(connection: socket.socket, data: bytes) -> int:
+    """How many bytes were taken before none was for the connection's time-out."""
+    sent = 0
+    try:
+        while sent < len(data):
+            sent += connection.send(data[sent : sent + (1 << 16)])
+    except TimeoutError:
+        pass
+    return sent
+
+
 def test_host_connects(machine: Machine, record_exercised: RecordExercised) -> None:
     """Megabytes there and back, half-closed in between; and nobody where nobody listens."""
     data = hashlib.shake_256(b"host").digest(8 << 20)
@@ -118,6 +129,17 @@ def test_guest_connects(machine: Machine) -> None:
             assert counted.result() == size
         machine.serial.send("/vsock send 10 1\n")
         machine.serial.expect("vsock: connect: Connection reset by peer", timeout=TIMEOUT)
+
+
+def test_neither_side_reads_for_a_while(machine: Machine) -> None:
+    """The guest's echo stands still when nobody reads it, and so does who writes to it; nothing is lost."""
+    data = hashlib.shake_256(b"slow").digest(4 << 20)
+    with Running(machine), machine.vsock.connect(ECHO, timeout=TIMEOUT) as connection:
+        connection.settimeout(1)
+        sent = sent_until_it_stands(connection, data)
+        assert 0 < sent < len(data)
+        connection.settimeout(TIMEOUT)
+        assert echoed(connection, data[sent:]) == data
 
 
 def test_many_at_once(machine: Machine) -> None:
