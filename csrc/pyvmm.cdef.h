@@ -811,6 +811,27 @@ void virtio_balloon_set_target(Device *device, uint32_t pages);
 void virtio_balloon_poll(Device *device);
 void virtio_balloon_status(Device *device, VirtioBalloonStatus *status);
 
+/* virtio/virtio_python.h */
+typedef void (*VirtioPythonRequest)(void *handle, uint32_t queue, uint64_t ticket, const uint8_t *data, size_t size,
+                                    uint64_t room);
+typedef struct {
+    char name[32];
+    uint32_t device_id;
+    uint64_t features;
+    uint32_t queue_count;
+    uint32_t queue_size;
+    uint32_t config_size;
+    uint8_t config[256];
+    VirtioPythonRequest request;
+    void *handle;
+} VirtioPythonOptions;
+Device *virtio_python_new(Board *board, const VirtioPlace *place, const VirtioPythonOptions *options, Error *error);
+int virtio_python_answer(Device *device, uint64_t ticket, const uint8_t *data, size_t size);
+uint32_t virtio_python_pending(Device *device);
+int virtio_python_set_config(Device *device, uint32_t offset, const uint8_t *data, uint32_t size);
+extern "Python" void python_virtio_request(void *handle, uint32_t queue, uint64_t ticket, const uint8_t *data, size_t size,
+                                           uint64_t room);
+
 /* virtio/virtio_rng.h */
 typedef struct { uint64_t bytes_per_second; bool seeded; uint64_t seed; } VirtioRngOptions;
 typedef struct { uint64_t requests, bytes, waits; } VirtioRngCounters;

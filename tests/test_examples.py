@@ -18,6 +18,7 @@ SHOWS = {
     "01_builtin_guest.py": ["guest> ", "the guest ended: poweroff"],
     "02_python_device.py": ["the guest read 1 4 9 16 25", "exit code 33"],
     "03_exits_one_by_one.py": ["exits by reason", "0x03f8"],
+    "04_a_virtio_device.py": ["the driver got b'HELLO FROM THE GUEST'", "DRIVER_OK"],
 }
 
 

@@ -34,7 +34,15 @@ from pyvmm.devices.ports import (
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.vga import Vga
-from pyvmm.devices.virtio import PciPlace, PortSetup, VirtioBalloon, VirtioBlk, VirtioConsole, VirtioRng
+from pyvmm.devices.virtio import (
+    PciPlace,
+    PortSetup,
+    PythonVirtioDevice,
+    VirtioBalloon,
+    VirtioBlk,
+    VirtioConsole,
+    VirtioRng,
+)
 from pyvmm.display.serial import CharSink
 from pyvmm.native import lib
 from tests.conformance import device_usable as usable
@@ -399,6 +407,7 @@ KINDS = [
         lambda board, place: VirtioBalloon(board, place, RAM, stats_interval=1.0),
         virtio_usable.balloon,
     ),
+    _virtio("virtio_python", PythonVirtioDevice, virtio_usable.python),
     _virtio(
         "virtio_rng",
         lambda board, place: VirtioRng(board, place, bytes_per_second=1000, seed=1),

@@ -94,3 +94,10 @@ def balloon(p: Ports) -> None:
     assert driver.board.memory.read(0xC000, 4) == bytes(4)
     driver.offer(1, 4, writable=False)
     assert driver.used(1) == [0]
+
+
+def python(p: Ports) -> None:
+    """A request is answered, with nothing."""
+    driver = Driver(p, 1)
+    driver.offer(0, 16, writable=True)
+    assert driver.used(0) == [0]

@@ -5,14 +5,17 @@ from pyvmm.devices.virtio.base import MmioPlace, PciPlace, VirtioCounters, Virti
 from pyvmm.devices.virtio.blk import VirtioBlk, VirtioBlkCounters
 from pyvmm.devices.virtio.console import CharSocket, ConsolePort, PortSetup, VirtioConsole
 from pyvmm.devices.virtio.features import feature_names, status_names
+from pyvmm.devices.virtio.python import Later, PythonVirtioDevice
 from pyvmm.devices.virtio.rng import VirtioRng, VirtioRngCounters
 
 __all__ = [
     "CharSocket",
     "ConsolePort",
+    "Later",
     "MmioPlace",
     "PciPlace",
     "PortSetup",
+    "PythonVirtioDevice",
     "VirtioBalloon",
     "VirtioBlk",
     "VirtioBlkCounters",
