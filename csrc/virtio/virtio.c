@@ -30,10 +30,11 @@ static void queue_ready(void *opaque)
     bool holds_lock = __atomic_load_n(&device->kicker, __ATOMIC_RELAXED) == (uintptr_t)pthread_self();
     if (!holds_lock)
         pthread_mutex_lock(&device->owner->lock);
+    bool kept = device->lock_kept; /* one queue's run may notify another */
     device->lock_kept = holds_lock;
     if (virtio_queue_is_live(queue))
         device->class->run(device, queue);
-    device->lock_kept = false;
+    device->lock_kept = kept;
     if (!holds_lock)
         pthread_mutex_unlock(&device->owner->lock);
 }
@@ -99,9 +100,10 @@ void virtio_notify(VirtioDevice *device, uint32_t index)
 {
     if (index >= device->queue_count || !device->queues[index].ring.enabled)
         return;
+    uintptr_t kicker = device->kicker;
     __atomic_store_n(&device->kicker, (uintptr_t)pthread_self(), __ATOMIC_RELAXED);
     io_notifier_kick(device->queues[index].notifier);
-    __atomic_store_n(&device->kicker, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&device->kicker, kicker, __ATOMIC_RELAXED);
 }
 
 void virtio_kick(VirtioDevice *device, uint32_t index)
@@ -173,11 +175,11 @@ static void drain(VirtioDevice *device)
 {
     if (!device->io_active)
         return;
-    device->draining = true;
+    device->draining++; /* of several vCPUs that wait none starts it again for the others */
     while (device->io_active)
         pthread_cond_wait(&device->idle, &device->owner->lock);
-    device->draining = false;
-    virtio_notify_all(device);
+    if (--device->draining == 0)
+        virtio_notify_all(device);
 }
 
 /* §2.1.2: the device says that it is in a state from which only a reset leads out. */
@@ -239,6 +241,19 @@ static void apply_features(VirtioDevice *device)
         device->class->features_changed(device);
 }
 
+/* §3.1.1: queues come after the features (steps 5 and 7). One that stands already cannot change its format. */
+static void check_formats(VirtioDevice *device)
+{
+    for (uint32_t i = 0; i < device->queue_count; i++) {
+        Virtqueue *ring = &device->queues[i].ring;
+        if (!ring->enabled || (virtqueue_is_packed(ring) == virtio_has(device, VIRTIO_F_RING_PACKED) &&
+                               ring->in_order == virtio_has(device, VIRTIO_F_IN_ORDER)))
+            continue;
+        virtqueue_reset(ring); /* it was never live */
+        virtio_fail(device, &device->queues[i], "enabled before its format was negotiated");
+    }
+}
+
 void virtio_write_features(VirtioDevice *device, uint64_t features, bool legacy)
 {
     if (device->status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK))
@@ -261,10 +276,13 @@ void virtio_write_status(VirtioDevice *device, uint8_t status)
     status = (uint8_t)((status & ~VIRTIO_STATUS_NEEDS_RESET) | before); /* §2.1.1: bits are only ever set */
     if ((status & ~before) & VIRTIO_STATUS_FEATURES_OK) {
         /* §2.2.2, §6.2: a subset of what was offered, and VERSION_1, which this interface is. */
-        if (device->driver_features & ~device->device_features || !virtio_has(device, VIRTIO_F_VERSION_1))
+        if (device->driver_features & ~device->device_features || !virtio_has(device, VIRTIO_F_VERSION_1)) {
             status &= (uint8_t)~VIRTIO_STATUS_FEATURES_OK;
-        else
+        } else {
             apply_features(device);
+            check_formats(device);
+            status |= device->status;
+        }
     }
     device->status = status;
     if ((status & ~before) & VIRTIO_STATUS_DRIVER_OK) {

@@ -99,9 +99,9 @@ struct VirtioDevice {
     uint32_t queue_count;
     uint8_t status;
     uint8_t generation; /* of the configuration space, §2.5.1 */
-    bool draining;      /* somebody waits for I/O to end: start no more */
     bool halted;        /* by its class: takes no chains until that changes */
     bool tell_kicks;    /* the class wants to hear of notifications */
+    uint32_t draining;  /* how many wait for I/O to end: start no more */
     bool lock_kept;     /* the queue runs inside a notification: the lock is not given up */
     uint32_t io_active; /* queues between begin_io and end_io */
     uintptr_t kicker;   /* thread that is giving a kick with the lock held */

@@ -187,36 +187,38 @@ static void set_half(gpa_t *address, bool high, uint32_t value)
     *address = high ? (*address & UINT32_MAX) | (uint64_t)value << 32 : (*address & ~(gpa_t)UINT32_MAX) | value;
 }
 
-static void stop_queue(VirtioMmio *mmio)
+static void stop_queue(VirtioMmio *mmio, uint32_t index)
 {
-    virtio_disable_queue(mmio->owner.virtio, mmio->queue_sel);
+    virtio_disable_queue(mmio->owner.virtio, index);
     update_notify(mmio);
 }
 
-static void start_queue(VirtioMmio *mmio)
+static void start_queue(VirtioMmio *mmio, uint32_t index)
 {
-    virtio_enable_queue(mmio->owner.virtio, mmio->queue_sel);
+    virtio_enable_queue(mmio->owner.virtio, index);
     update_notify(mmio);
 }
 
 /* §4.2.4: a page number, in pages of GuestPageSize, places the queue; 0 takes it away. The used ring is aligned to
- * QueueAlign, which every driver leaves at a page: another one is refused. */
+ * QueueAlign, which every driver leaves at a page: another one is refused. While I/O ends the lock is given up, and
+ * another vCPU may select another queue. */
 static void write_frame(VirtioMmio *mmio, Virtqueue *ring, uint32_t frame)
 {
     VirtioDevice *virtio = mmio->owner.virtio;
+    uint32_t index = mmio->queue_sel;
     if (ring->enabled) {
         uint16_t size = ring->size;
-        stop_queue(mmio);
+        stop_queue(mmio, index);
         ring->size = size;
     }
     if (!frame)
         return;
-    if (mmio->queue_align[mmio->queue_sel] != LEGACY_ALIGN) {
-        virtio_fail(virtio, &virtio->queues[mmio->queue_sel], "the used ring's alignment is not 4096");
+    if (mmio->queue_align[index] != LEGACY_ALIGN) {
+        virtio_fail(virtio, &virtio->queues[index], "the used ring's alignment is not 4096");
         return;
     }
     virtqueue_set_legacy_address(ring, (gpa_t)frame * mmio->guest_page_size);
-    start_queue(mmio);
+    start_queue(mmio, index);
 }
 
 /* §4.2.2.2: addresses and size are fixed while the queue is ready. */
@@ -238,7 +240,7 @@ static void write_queue(VirtioMmio *mmio, uint64_t offset, uint32_t value)
         bool reset = offset == MMIO_QUEUE_RESET && value == 1 &&
                      virtio_has(mmio->owner.virtio, VIRTIO_F_RING_RESET); /* §2.6.1 */
         if (reset || (offset == MMIO_QUEUE_READY && value == 0))
-            stop_queue(mmio);
+            stop_queue(mmio, mmio->queue_sel);
         return;
     }
     bool high = offset & 4;
@@ -258,7 +260,7 @@ static void write_queue(VirtioMmio *mmio, uint64_t offset, uint32_t value)
         break;
     case MMIO_QUEUE_READY & ~4:
         if (high && value == 1)
-            start_queue(mmio);
+            start_queue(mmio, mmio->queue_sel);
         break;
     }
 }

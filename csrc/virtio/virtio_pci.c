@@ -361,17 +361,19 @@ static uint64_t legacy_read(VirtioPci *pci, uint64_t offset, uint32_t size)
     }
 }
 
-/* A page frame number places the whole queue; 0 takes it away. */
+/* A page frame number places the whole queue; 0 takes it away. While I/O ends the lock is given up, and another
+ * vCPU may select another queue. */
 static void legacy_write_address(VirtioPci *pci, uint32_t frame)
 {
+    uint32_t index = pci->queue_select;
     Virtqueue *ring = selected(pci);
     if (!ring)
         return;
     if (ring->enabled)
-        virtio_disable_queue(pci->owner.virtio, pci->queue_select);
+        virtio_disable_queue(pci->owner.virtio, index);
     if (frame) {
         virtqueue_set_legacy_address(ring, (gpa_t)frame * GUEST_PAGE_SIZE);
-        virtio_enable_queue(pci->owner.virtio, pci->queue_select);
+        virtio_enable_queue(pci->owner.virtio, index);
     }
     update_notify(pci);
 }

@@ -25,7 +25,7 @@ void virtqueue_set_packed(Virtqueue *queue, bool packed)
     queue->format = packed ? &virtqueue_packed : &virtqueue_split;
 }
 
-static bool is_packed(const Virtqueue *queue) { return queue->format == &virtqueue_packed; }
+bool virtqueue_is_packed(const Virtqueue *queue) { return queue->format == &virtqueue_packed; }
 
 void virtqueue_set_legacy_address(Virtqueue *queue, gpa_t base)
 {
@@ -61,7 +61,7 @@ int virtqueue_enable(Virtqueue *queue)
 
 static uint16_t with_wrap(const Virtqueue *queue, uint16_t position, bool wrap)
 {
-    return is_packed(queue) ? (uint16_t)(position | wrap << 15) : position;
+    return virtqueue_is_packed(queue) ? (uint16_t)(position | wrap << 15) : position;
 }
 
 uint16_t virtqueue_last_avail(const Virtqueue *queue)
@@ -77,7 +77,7 @@ uint16_t virtqueue_next_used(const Virtqueue *queue)
 int virtqueue_set_indices(Virtqueue *queue, uint16_t last_avail, uint16_t next_used)
 {
     queue->signalled_valid = false;
-    if (is_packed(queue)) {
+    if (virtqueue_is_packed(queue)) {
         queue->avail_wrap = last_avail >> 15;
         queue->used_wrap = next_used >> 15;
         last_avail &= 0x7fff;

@@ -132,6 +132,7 @@ void virtqueue_init(Virtqueue *queue, GuestMemory *memory, uint16_t max_size);
 void virtqueue_reset(Virtqueue *queue);
 /* Which format, as negotiated; before enabling. */
 void virtqueue_set_packed(Virtqueue *queue, bool packed);
+bool virtqueue_is_packed(const Virtqueue *queue);
 
 /* Where the rings are, by themselves (modern), or one page-aligned block (legacy, §2.7.2). */
 void virtqueue_set_legacy_address(Virtqueue *queue, gpa_t base);
