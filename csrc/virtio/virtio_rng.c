@@ -6,6 +6,7 @@
 
 #define CHAIN_SEGMENTS (VIRTIO_RNG_QUEUE_SIZE + 16u)
 #define CHUNK          4096u
+#define TURN_REQUESTS  64u
 #define MAX_ANSWER     65536u /* of one request: a driver that wants more asks again (§5.4.6.1) */
 #define NS_PER_SECOND  1000000000ull
 #define BURST_MS       100u /* what a driver that has waited can have at once, but at least: */
@@ -151,7 +152,11 @@ static void rng_run(VirtioDevice *device, VirtioQueue *queue)
         virtio_serve(device, queue, answer_one);
         return;
     }
-    while (virtio_queue_is_live(queue)) {
+    for (uint32_t left = TURN_REQUESTS; virtio_queue_is_live(queue); left--) {
+        if (left == 0 && !device->lock_kept) { /* a driver that goes on asking: others have their turn */
+            virtio_notify(device, queue->index);
+            return;
+        }
         virtqueue_disable_notify(&queue->ring);
         if (virtqueue_is_empty(&queue->ring)) {
             if (!virtqueue_enable_notify(&queue->ring))
