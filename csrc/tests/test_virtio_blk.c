@@ -86,6 +86,24 @@ static void test_refusals(void)
     mock_free(&mock);
 }
 
+/* Memory that a request only names is not told to have changed: a refused request costs nothing. */
+static void test_unchanged_memory(void)
+{
+    Mock mock;
+    uint64_t dirty[MOCK_RAM_END / GUEST_PAGE_SIZE / 64];
+    mock_new(&mock, CLOCK_KIND_VIRTUAL, NULL, 0);
+    mock_assign(&mock, 11);
+    mock_start(&mock, true, VIRTIO_BLK_F_FLUSH);
+    guest_memory_take_dirty(mock.board->memory, 2, dirty); /* MOCK_DATA's */
+    CHECK_EQ(mock_do(&mock, VIRTIO_BLK_T_IN, MOCK_DISK / 512, MOCK_DATA, 65536), VIRTIO_BLK_S_IOERR);
+    CHECK_EQ(guest_memory_take_dirty(mock.board->memory, 2, dirty), 0);
+    CHECK_EQ(mock_do(&mock, VIRTIO_BLK_T_GET_ID, 0, MOCK_DATA, 65536), VIRTIO_BLK_S_OK);
+    CHECK_EQ(guest_memory_take_dirty(mock.board->memory, 2, dirty), 1);
+    CHECK_EQ(mock_do(&mock, VIRTIO_BLK_T_IN, 0, MOCK_DATA, 65536), VIRTIO_BLK_S_OK);
+    CHECK_EQ(guest_memory_take_dirty(mock.board->memory, 2, dirty), 16);
+    mock_free(&mock);
+}
+
 static void test_read_only(void)
 {
     Mock mock;
@@ -548,6 +566,7 @@ int main(void)
     RUN(test_read_write);
     RUN(test_get_id);
     RUN(test_refusals);
+    RUN(test_unchanged_memory);
     RUN(test_read_only);
     RUN(test_discard_and_zeroes);
     RUN(test_any_layout);

@@ -272,15 +272,27 @@ uint32_t blk_bytes_written(const BlkRequest *request)
     return request->type == VIRTIO_BLK_T_GET_ID ? VIRTIO_BLK_ID_BYTES : 0;
 }
 
+/* Bytes of guest memory that the request may have changed beside its status; a read that failed: all of them. What
+ * a request only names costs nothing. */
+static uint64_t bytes_changed(const BlkBatch *batch, const BlkRequest *request)
+{
+    if (request->type == VIRTIO_BLK_T_GET_ID)
+        return MIN(request->bytes, VIRTIO_BLK_ID_BYTES);
+    return request->type == VIRTIO_BLK_T_IN && is_transfer(batch, request) ? request->bytes : 0;
+}
+
 /* Tell memory's listeners of what was written, before the driver can see that it was. */
 static void write_results(BlkBatch *batch)
 {
     GuestMemory *memory = batch->blk->virtio.owner->board->memory;
     for (uint32_t i = 0; i < batch->keep; i++) {
         const BlkRequest *request = &batch->requests[i];
-        for (uint32_t s = 0; s < request->count && !blk_device_reads(request->type); s++)
-            guest_memory_written(memory, batch->data_gpa[request->first + s],
-                                 batch->data[request->first + s].iov_len);
+        uint64_t left = bytes_changed(batch, request);
+        for (uint32_t s = request->first; left; s++) {
+            uint64_t n = MIN(left, batch->data[s].iov_len);
+            guest_memory_written(memory, batch->data_gpa[s], n);
+            left -= n;
+        }
         *request->status_ptr = request->status;
         guest_memory_written(memory, request->status_gpa, 1);
     }
