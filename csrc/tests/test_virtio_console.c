@@ -108,6 +108,56 @@ static void test_one_port(void)
     driver_free(driver);
 }
 
+/* One chain of the whole memory, `times` over. */
+static void say_much(Driver *driver, uint32_t times)
+{
+    DriverQueue *queue = &driver->queues[1];
+    for (uint16_t i = 0; i < times; i++)
+        queue->desc[i] = (VirtqDesc){.len = DRIVER_RAM, .flags = i + 1u < times, .next = (uint16_t)(i + 1)};
+    queue->avail->ring[0] = 0;
+    __atomic_store_n(&queue->avail->idx, ++queue->made, __ATOMIC_SEQ_CST);
+    driver_kick(driver, 1);
+}
+
+/* A guest cannot keep the host's thread for longer than it takes to look at 64 MiB, nor its lock. */
+static void test_endless_output(void)
+{
+    Console console;
+    VirtioConsolePortStatus status;
+    console_up(&console, CLOCK_KIND_VIRTUAL, NULL);
+    driver_start(&console.driver, 0, 2);
+    virtio_console_set_open(console.driver.device, 0, false); /* nobody reads it */
+    say_much(&console.driver, DRIVER_SIZE);
+    CHECK(driver_status(&console.driver) & VIRTIO_STATUS_NEEDS_RESET);
+    console_down(&console);
+    driver_free(&console.driver);
+
+    console_up(&console, CLOCK_KIND_REALTIME, NULL);
+    driver_start(&console.driver, 0, 2);
+    virtio_console_set_open(console.driver.device, 0, false);
+    say_much(&console.driver, 16);
+    while (driver_used(&console.driver, 1) < 0)
+        usleep(100);
+    virtio_console_port_status(console.driver.device, 0, &status);
+    CHECK_EQ(status.from_guest, 16 * DRIVER_RAM);
+    CHECK_EQ(driver_status(&console.driver), 15);
+    console_down(&console);
+    driver_free(&console.driver);
+}
+
+static void test_unwritable_input(void)
+{
+    Console console;
+    console_up(&console, CLOCK_KIND_VIRTUAL, NULL);
+    driver_start(&console.driver, 0, 2);
+    CHECK_EQ(virtio_console_receive(console.driver.device, 0, (const uint8_t *)"typed", 5), 5);
+    driver_add(&console.driver, 0, DRIVER_DATA, 16, false);
+    driver_kick(&console.driver, 0);
+    CHECK(driver_status(&console.driver) & VIRTIO_STATUS_NEEDS_RESET);
+    console_down(&console);
+    driver_free(&console.driver);
+}
+
 static void test_ports(void)
 {
     Console console;
@@ -250,6 +300,8 @@ static void test_socket(void)
 int main(void)
 {
     RUN(test_one_port);
+    RUN(test_endless_output);
+    RUN(test_unwritable_input);
     RUN(test_ports);
     RUN(test_socket);
     return 0;

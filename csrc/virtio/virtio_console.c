@@ -7,6 +7,8 @@
 #define CHUNK          4096u
 #define CONTROL_BYTES  8u /* struct virtio_console_control: id, event, value */
 #define MAX_ROUNDS     (2u * VIRTQ_MAX_SIZE)
+#define TURN_BYTES     (1u << 20)  /* before the I/O thread's other work has its turn */
+#define KICK_BYTES     (64u << 20) /* inside one notification: more than any driver has in its ring */
 
 enum PendingMessage { /* control messages that a port still owes the driver, in the order in which they go */
                       PENDING_ADD = 1,
@@ -85,46 +87,61 @@ static size_t to_host(const Port *port, const void *data, size_t size)
     return port->options.sink && port->host_open ? char_sink_write(port->options.sink, data, size) : size;
 }
 
-/* What the host has taken of the chain; less than all of it: it has no room. */
-static uint64_t send_chain(Port *port, const VirtqChain *chain)
+/* What the host has taken of the chain; less than all of it: it has no room, or the turn (`left`, bytes) is over.
+ */
+static uint64_t send_chain(Port *port, const VirtqChain *chain, uint64_t *left)
 {
     VirtioConsole *console = port->console;
     uint64_t sent = MIN(port->state.sent, chain->readable_bytes); /* the driver may have changed it meanwhile */
-    while (sent < chain->readable_bytes) {
-        size_t n = virtio_chain_read(console->chain, chain, sent, console->chunk, CHUNK);
+    while (sent < chain->readable_bytes && *left) {
+        size_t n = virtio_chain_read(console->chain, chain, sent, console->chunk, MIN(CHUNK, *left));
         size_t taken = to_host(port, console->chunk, n);
         sent += taken;
+        *left -= taken;
         port->from_guest += taken;
-        if (taken < n || sent > UINT32_MAX - CHUNK)
+        if (taken < n)
             break;
     }
     return sent;
 }
 
-/* While the host has no room the chain stays the first of its ring, and the driver need not notify. */
-static void run_transmit(Port *port, VirtioQueue *queue)
+/* One chain, or a part of it; false when nothing can be done now. While the host has no room the chain stays the
+ * first of its ring, and the driver need not notify. */
+static bool transmit_one(Port *port, VirtioQueue *queue, uint64_t *left)
 {
     VirtioConsole *console = port->console;
-    for (uint32_t rounds = MAX_ROUNDS; virtio_queue_is_live(queue); rounds--) {
-        VirtqChain chain;
-        if (rounds == 0) {
-            virtio_fail(&console->virtio, queue, "the available ring never ends");
-            return;
-        }
-        virtqueue_disable_notify(&queue->ring);
-        if (take(console, queue, &chain)) {
-            uint64_t sent = send_chain(port, &chain);
-            if (sent < chain.readable_bytes) {
-                port->state.sent = (uint32_t)sent;
-                virtqueue_unpop(&queue->ring, chain.token);
-                return;
-            }
-            port->state.sent = 0;
-            virtqueue_push(&queue->ring, chain.token, 0);
-            virtio_publish(&console->virtio, queue);
-        } else if (!virtio_queue_is_live(queue) || !virtqueue_enable_notify(&queue->ring)) {
-            return;
-        }
+    VirtqChain chain;
+    virtqueue_disable_notify(&queue->ring);
+    if (!take(console, queue, &chain))
+        return virtio_queue_is_live(queue) && virtqueue_enable_notify(&queue->ring);
+    if (chain.readable_bytes > UINT32_MAX) {
+        virtio_fail(&console->virtio, queue, "a buffer of 4 GiB to be transmitted");
+        return false;
+    }
+    uint64_t sent = send_chain(port, &chain, left);
+    bool whole = sent == chain.readable_bytes;
+    port->state.sent = whole ? 0 : (uint32_t)sent;
+    if (!whole) {
+        virtqueue_unpop(&queue->ring, chain.token);
+        return *left == 0;
+    }
+    virtqueue_push(&queue->ring, chain.token, 0);
+    virtio_publish(&console->virtio, queue);
+    return true;
+}
+
+static void run_transmit(Port *port, VirtioQueue *queue)
+{
+    VirtioDevice *device = &port->console->virtio;
+    uint64_t left = device->lock_kept ? KICK_BYTES : TURN_BYTES;
+    for (uint32_t rounds = MAX_ROUNDS; virtio_queue_is_live(queue) && transmit_one(port, queue, &left);) {
+        if (left && --rounds)
+            continue;
+        if (device->lock_kept) /* the guest adds nothing meanwhile: the ring feeds itself */
+            virtio_fail(device, queue, "the available ring never ends");
+        else
+            virtio_notify(device, queue->index);
+        return;
     }
 }
 
@@ -157,6 +174,10 @@ static void run_receive(Port *port, VirtioQueue *queue)
         if (!port->count || !is_guest_open(port))
             return; /* nothing to give: new buffers need not be told of */
         if (take(console, queue, &chain)) {
+            if (!chain.writable) {
+                virtio_fail(&console->virtio, queue, "a receive buffer that is not writable");
+                return;
+            }
             uint32_t written = fill_buffer(port, &chain);
             virtqueue_push(&queue->ring, chain.token, written);
             virtio_publish(&console->virtio, queue);
