@@ -202,7 +202,7 @@ static void test_refusals(void)
     down(&guest);
 }
 
-/* §5.10.6.4: packets that belong to nothing are answered with a reset, resets with nothing. */
+/* §5.10.6.5: packets that belong to nothing are answered with a reset, resets with nothing. */
 static void test_strays(void)
 {
     Guest guest;

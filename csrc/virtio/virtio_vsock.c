@@ -150,7 +150,7 @@ static const char *receive_packet(VirtioVsock *vsock, const VirtqChain *chain)
     return NULL;
 }
 
-/* §5.10.6.2: packets are left in the ring while replies to earlier ones find no room. */
+/* §5.10.6.1: packets are left in the ring while replies to earlier ones find no room. */
 static void receive_packets(VirtioVsock *vsock)
 {
     VirtioDevice *device = &vsock->virtio;

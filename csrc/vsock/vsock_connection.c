@@ -245,7 +245,7 @@ void vsock_take_data(VsockHub *hub, VsockConnection *connection, const struct io
                      uint32_t bytes)
 {
     if (bytes > VSOCK_BUFFER - (connection->rx_cnt - connection->fwd_cnt)) {
-        vsock_reset(hub, connection); /* §5.10.6.3.2: more than it may */
+        vsock_reset(hub, connection); /* §5.10.6.3: more than it may */
         return;
     }
     connection->rx_cnt += bytes;
@@ -263,7 +263,7 @@ void vsock_take_data(VsockHub *hub, VsockConnection *connection, const struct io
     forwarded(hub, connection, taken);
 }
 
-/* Both sides agree that it is over: the answer to a whole shutdown is a reset (§5.10.6.6). */
+/* Both sides agree that it is over: the answer to a whole shutdown is a reset (§5.10.6.5). */
 static void finish(VsockHub *hub, VsockConnection *connection)
 {
     close_socket(connection);

@@ -130,7 +130,7 @@ int vsock_hub_fd(const VsockHub *hub) { return hub->epoll; }
 
 bool vsock_hub_is_full(const VsockHub *hub) { return hub->stray_count == VSOCK_STRAYS; }
 
-/* §5.10.6.4: who sends to nobody is told so. */
+/* §5.10.6.5: who sends to nobody is told so. */
 static void reset_stray(VsockHub *hub, const VsockHeader *header)
 {
     if (header->op == VSOCK_OP_RST || vsock_hub_is_full(hub))
@@ -245,7 +245,7 @@ static void receive_for(VsockHub *hub, VsockConnection *connection, const VsockH
 
 void vsock_hub_receive(VsockHub *hub, const VsockHeader *header, const struct iovec *data, uint32_t count)
 {
-    if (header->src_cid != hub->guest_cid) { /* §5.10.6.4.1: no other guest speaks through this device */
+    if (header->src_cid != hub->guest_cid) { /* §5.10.6.2: no other guest speaks through this device */
         hub->counters.malformed++;
         return;
     }
