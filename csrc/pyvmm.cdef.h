@@ -769,6 +769,57 @@ void virtio_net_unplug(Device *device);
 void virtio_net_counters(Device *device, VirtioNetCounters *counters);
 void virtio_net_announce(Device *device);
 
+/* devices/e1000.h */
+typedef struct {
+    uint8_t ipcss, ipcso;
+    uint16_t ipcse;
+    uint8_t tucss, tucso;
+    uint16_t tucse;
+    uint32_t paylen;
+    uint8_t tucmd, hdrlen;
+    uint16_t mss;
+} E1000Context;
+typedef struct {
+    uint32_t ctrl, ctrl_ext, eecd, eerd, mdic, fcal, fcah, fct, vet;
+    uint32_t icr, itr, ims, ait;
+    uint32_t rctl, fcttv, txcw, tctl, tipg, ledctl, pba, fcrtl, fcrth;
+    uint32_t rdbal, rdbah, rdlen, rdh, rdt, rdtr, rxdctl, radv, rsrpd;
+    uint32_t tdbal, tdbah, tdlen, tdh, tdt, tidv, txdctl, tadv, tspmt;
+    uint32_t rxcsum, wuc, wufc, manc;
+    uint32_t ra[32];
+    uint32_t mta[128];
+    uint32_t vfta[128];
+    uint32_t statistics[64];
+    uint16_t phy[32];
+} E1000Registers;
+typedef struct {
+    PciFunctionState pci;
+    E1000Registers registers;
+    E1000Context checksum, segmentation;
+    uint32_t io_address;
+    uint64_t irq_allowed;
+    uint32_t eeprom_in;
+    uint32_t eeprom_count;
+    uint8_t link;
+} E1000State;
+typedef struct {
+    uint64_t tx_frames;
+    uint64_t tx_bytes;
+    uint64_t tx_segmented;
+    uint64_t tx_drops;
+    uint64_t tx_waits;
+    uint64_t rx_frames;
+    uint64_t rx_bytes;
+    uint64_t rx_filtered;
+    uint64_t rx_drops;
+    uint64_t rx_waits;
+    uint64_t interrupts;
+    uint64_t faults;
+} E1000Counters;
+Device *e1000_new(Board *board, PciBus *bus, uint32_t devfn, NetBackend *backend, const uint8_t *mac, Error *error);
+void e1000_unplug(Device *device);
+void e1000_counters(Device *device, E1000Counters *counters);
+
 /* p9/p9_server.h, virtio/virtio_9p.h */
 typedef struct { const char *path; const char *tag; int security; bool read_only; uint32_t max_descriptors; ...; }
     Virtio9pOptions;

@@ -9,6 +9,7 @@
 #include "devices/acpi_pm.h"
 #include "devices/char_sink.h"
 #include "devices/device.h"
+#include "devices/e1000.h"
 #include "devices/fdc.h"
 #include "devices/hpet.h"
 #include "devices/i8042.h"

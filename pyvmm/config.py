@@ -126,7 +126,7 @@ class NetworkConfig:
     backend
         `pyvmm.net.User`, `Tap`, `Socket`, an end of a `Link`, or a class of your own.
     model
-        ``"virtio"``.
+        ``"virtio"``, or ``"e1000"`` (Intel 82540EM) for guests without virtio drivers.
     mac
         ``"52:54:00:12:34:56"``. None: that, and the following for further cards, behind a `User`, which is alone on its
         network; a random one of the same vendor elsewhere.
@@ -134,6 +134,12 @@ class NetworkConfig:
         A pcap file for all frames.
     snaplen
         Bytes of each frame that are kept in it; 0: all.
+    mtu
+        Told to a virtio driver, 68 to 65535; 0: not told.
+    place
+        PCI device number, 3 to 31; None: the first that is free.
+    features
+        Of a virtio card's rings: see `PciPlace`.
     """
 
     backend: NetBackend
@@ -141,6 +147,9 @@ class NetworkConfig:
     mac: str | None = None
     capture: StrPath | None = None
     snaplen: int = 0
+    mtu: int = 0
+    place: int | None = None
+    features: dict[str, bool] | None = None
 
 
 @record(slots=True)

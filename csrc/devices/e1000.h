@@ -1,10 +1,11 @@
 /*
  * Intel 82540EM Gigabit Ethernet controller ("e1000") on a NetBackend: for systems without virtio drivers.
  *
- * Source: Intel PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual 317453-006 (`SDM §n`):
- * §3 receive and transmit, §5 EEPROM, §13 registers; PHY registers as in §13 (M88E1011). Both descriptor formats of
- * the transmitter (legacy, extended: checksum and TCP segmentation contexts), receive filters (16 addresses, hash
- * table, VLAN), VLAN insertion and stripping, checksum offload both ways, interrupt throttling (ITR), statistics.
+ * Source: Intel PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual 317453 (`8254x
+ * §n`): §3 receive and transmit, §5 EEPROM, §13 registers; PHY registers as in §13 (M88E1011). Both descriptor
+ * formats of the transmitter (legacy, extended: checksum and TCP segmentation contexts), receive filters (16
+ * addresses, hash table, VLAN), VLAN insertion and stripping, checksum offload both ways, interrupt throttling
+ * (ITR), statistics.
  *
  * Left out: the packet buffer memory (a frame is in a descriptor or with the backend), flow control frames,
  * wake-up, power management, MSI, writing the EEPROM, the flash, TBI, jumbo frames above 16384 bytes. The receive
@@ -24,7 +25,7 @@
 enum E1000Region { E1000_REGION_MMIO = 0, E1000_REGION_IO = 1 };
 enum { E1000_MMIO_SIZE = 0x20000, E1000_IO_SIZE = 64, E1000_IOADDR = 0, E1000_IODATA = 4 };
 
-enum E1000Register { /* SDM §13.4 */
+enum E1000Register { /* 8254x §13.4 */
                      E1000_CTRL = 0x0000,
                      E1000_STATUS = 0x0008,
                      E1000_EECD = 0x0010,

@@ -8,7 +8,7 @@
 #define E1000_HEADERS    512u /* of a frame that are copied where the device changes them */
 #define E1000_DESCRIPTOR 16u
 
-/* Statistics by index in registers.statistics, SDM §13.7. */
+/* Statistics by index in registers.statistics, 8254x §13.7. */
 enum E1000Statistic {
     E1000_MPC = 4,
     E1000_PRC64 = 23, /* to PRC1522 */

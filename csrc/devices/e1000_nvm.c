@@ -1,4 +1,4 @@
-/* EEPROM (SDM §5: Microwire by EECD, or EERD) and PHY (MDIC, §13.4.8; registers of the M88E1011). */
+/* EEPROM (8254x §5: Microwire by EECD, or EERD) and PHY (MDIC, §13.4.8; registers of the M88E1011). */
 #include "devices/e1000_internal.h"
 
 #define MICROWIRE_COMMAND 9u /* start bit, two of opcode, six of address */

@@ -1,4 +1,4 @@
-/* The receiver, SDM §3.2: filters, descriptors, checksums, VLAN tags. */
+/* The receiver, 8254x §3.2: filters, descriptors, checksums, VLAN tags. */
 #include "devices/e1000_internal.h"
 #include "net/net_offload.h"
 

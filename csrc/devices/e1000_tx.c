@@ -1,4 +1,4 @@
-/* The transmitter, SDM §3.3 to §3.5: descriptors, checksum and segmentation contexts, VLAN tags. */
+/* The transmitter, 8254x §3.3 to §3.5: descriptors, checksum and segmentation contexts, VLAN tags. */
 #include "devices/e1000_internal.h"
 #include "net/net_offload.h"
 

@@ -1,4 +1,4 @@
-/* The 82540EM by hand, from the developer's manual (Intel 317453, `SDM §n`): EEPROM, PHY, both kinds of transmit
+/* The 82540EM by hand, from the developer's manual (Intel 317453, `8254x §n`): EEPROM, PHY, both kinds of transmit
  * descriptors, receive filters and descriptors, VLAN tags, interrupts and their throttling, statistics, saved
  * state. */
 #include "devices/e1000.h"
@@ -73,7 +73,7 @@ static void bench_free(Bench *bench)
     board_free(bench->board);
 }
 
-/* SDM §14.3 to §14.5: link up, rings, both directions on. */
+/* 8254x §14.3 to §14.5: link up, rings, both directions on. */
 static void start(Bench *bench, uint32_t rctl)
 {
     set(bench, E1000_CTRL, E1000_CTRL_RST);

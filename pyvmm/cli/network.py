@@ -1,7 +1,7 @@
 """``--net`` of ``pyvmm run``: a network card and what it is connected to, from one line.
 
-``KIND[,OPTION=VALUE]...``; the options are QEMU's of ``-netdev KIND``, and ``model=``, ``mac=``, ``capture=`` and
-``snaplen=`` of the card. A comma in a value is written twice.
+``KIND[,OPTION=VALUE]...``; the options are QEMU's of ``-netdev KIND``, and ``model=``, ``mac=``, ``mtu=``, ``capture=``
+and ``snaplen=`` of the card. A comma in a value is written twice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyvmm.net.backend import NetBackend
 
-CARD = ("model", "mac", "capture", "snaplen")
+CARD = ("model", "mac", "mtu", "capture", "snaplen")
 USER = (
     *("hostfwd", "restrict", "net", "host", "dhcpstart", "dns", "hostname", "domainname", "dnssearch"),
     *("tftp", "bootfile", "tftp-server-name", "ipv4", "ipv6", "ipv6-net", "ipv6-host", "ipv6-dns"),
@@ -29,7 +29,7 @@ OPTIONS = {
 }
 REPEATED = ("hostfwd", "dnssearch")
 SWITCHES = ("restrict", "ipv4", "ipv6", "vnet_hdr", "plain")
-NUMBERS = ("fd", "snaplen", "reconnect")
+NUMBERS = ("fd", "mtu", "snaplen", "reconnect")
 
 
 class Pairs:

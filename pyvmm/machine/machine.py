@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyvmm.display.vnc import VncServer
     from pyvmm.engine import ExitReason, Vcpu, VmExit
     from pyvmm.machine.events import EventKind, Events
+    from pyvmm.machine.network import Nic
     from pyvmm.machine.pc import Pc
     from pyvmm.machine.switch import SecondEngine
 
@@ -464,6 +465,12 @@ class Machine:
             assert isinstance(device, AcpiPm)
             device.power_button()
         self._emit("power-button")
+
+    @property
+    def nics(self) -> list[Nic]:
+        """The network cards in order: `counters`, `mac`, and the `backend` at the other end of the cable."""
+        devices = self._parts.devices
+        return [devices[f"net{index}"] for index in range(len(self.config.networks))]  # type: ignore[misc]
 
     @property
     def events(self) -> Events:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 
 from pyvmm.errors import ConfigError
+from pyvmm.machine import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.config import NetworkConfig
-    from pyvmm.devices.base import Device
-    from pyvmm.machine.pc import Pc
-    from pyvmm.net.backend import NetBackend
+    from typing import TypeAlias
 
-MODELS = ("virtio",)
+    from pyvmm.config import NetworkConfig
+    from pyvmm.devices.e1000 import E1000
+    from pyvmm.devices.virtio.net import VirtioNet
+    from pyvmm.machine.pc import Pc
+
+    Nic: TypeAlias = "VirtioNet | E1000"
+
+MODELS = ("virtio", "e1000")
 QEMU_MAC = 0x525400123456
 """QEMU's first card; those after it count up."""
 
@@ -66,11 +71,32 @@ def add_networks(pc: Pc) -> None:
         pc.networks.append(backend)
         if config.capture is not None:
             backend.capture(config.capture, config.snaplen)
-        pc.add(f"net{index}", make_card(pc, config.model, backend, mac))
+        pc.add(f"net{index}", make_card(pc, config, mac))
 
 
-def make_card(pc: Pc, model: str, backend: NetBackend, mac: bytes) -> Device:
-    """The card itself."""
-    from pyvmm.devices.virtio.net import VirtioNet
+def make_card(pc: Pc, config: NetworkConfig, mac: bytes) -> Nic:
+    """The card itself, at its own PCI device number or the first that is free.
 
-    return VirtioNet(pc.board, pc.virtio_place(), backend, mac)
+    Raises
+    ------
+    ConfigError
+        It is for a machine with PCI, or what was asked for is not for this model.
+    DeviceError
+        The place is taken, or a value out of range.
+    """
+    if config.model == "virtio":
+        from pyvmm.devices.virtio.net import VirtioNet
+
+        place = pc.virtio_place(config.place, features=config.features)
+        return VirtioNet(pc.board, place, config.backend, mac, mtu=config.mtu)
+    if config.mtu or config.features:
+        raise ConfigError(f"model={config.model}: mtu and features are for model=virtio; leave them away")
+    bus = pc.devices.get("pci")
+    if bus is None:
+        raise ConfigError(f"model={config.model}: this machine has no PCI; write model=virtio")
+    from pyvmm.devices.e1000 import E1000
+    from pyvmm.devices.pci import PciBus
+
+    assert isinstance(bus, PciBus)
+    slot = bus.free_slot(layout.PCI_FIRST_FREE_SLOT) if config.place is None else config.place
+    return E1000(pc.board, bus, slot, config.backend, mac)

@@ -13,6 +13,7 @@ from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import NativeDevice
 from pyvmm.devices.dma import Dma
+from pyvmm.devices.e1000 import E1000
 from pyvmm.devices.fdc import Fdc, FloppyMedium
 from pyvmm.devices.fw_cfg import FwCfg
 from pyvmm.devices.hpet import Hpet
@@ -43,8 +44,10 @@ from pyvmm.devices.virtio import (
     VirtioConsole,
     VirtioRng,
 )
+from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.display.serial import CharSink
 from pyvmm.native import lib
+from pyvmm.net import Custom
 from tests.conformance import device_usable as usable
 from tests.conformance import virtio_usable
 
@@ -294,6 +297,39 @@ def _virtio(name: str, make: Callable[[Board, PciPlace], Any], usable: Callable[
     return Kind(name, on_bus, regions, usable, 3 << 3, assign_virtio)
 
 
+MAC = bytes.fromhex("525400123456")
+
+
+class Frames(Custom):
+    """A network that keeps what it is sent."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.sent: list[bytes] = []
+        self.open(bench.board, bench.board.worker("net-0"))
+        bench.keep(self)
+
+    def send(self, frame: bytes) -> None:
+        """One more."""
+        self.sent.append(frame)
+
+
+def _make_e1000(bench: Bench) -> Any:
+    bus = bench.pci()
+    return _on_bus(bench, bus, E1000(bench.board, bus, 3, Frames(bench), MAC))
+
+
+def _make_virtio_net(bench: Bench) -> Any:
+    bus = bench.pci()
+    return _on_bus(bench, bus, VirtioNet(bench.board, PciPlace(bus, 3), Frames(bench), MAC))
+
+
+def assign_e1000(ports: Ports) -> None:
+    """What firmware does."""
+    ports.configure(0x10, 0xE0000000, 4)
+    ports.configure(0x14, 0xC000, 4)
+    ports.configure(4, 7, 2)
+
+
 class Messenger(PciDevice):
     """A function in Python that has nothing but messages."""
 
@@ -394,6 +430,22 @@ KINDS = [
         _make_virtio_blk,
         ((PIO, 0xC000, 64), (MMIO, 0xE0000000, 0x4000), (MMIO, MSIX_BAR, 0x1000), (CONFIG, 0, 256)),
         usable.virtio_blk,
+        3 << 3,
+        assign_virtio,
+    ),
+    Kind(
+        "e1000",
+        _make_e1000,
+        ((0, 0x600), (0, 0x5800), (1, 8), (CONFIG, 0, 256)),
+        usable.e1000,
+        3 << 3,
+        assign_e1000,
+    ),
+    Kind(
+        "virtio_net",
+        _make_virtio_net,
+        ((PIO, 0xC000, 64), (MMIO, 0xE0000000, 0x4000), (MMIO, MSIX_BAR, 0x1000), (CONFIG, 0, 256)),
+        virtio_usable.net,
         3 << 3,
         assign_virtio,
     ),

@@ -5,6 +5,7 @@ Each function gets the device's `Ports` (tests/conformance/device_kinds.py) as a
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -380,3 +381,40 @@ def pci_msi(p: Ports) -> None:
     assert memory.read(0x600, 8) == (0x1234).to_bytes(8, "little")
     p.board.mmio.write(table + 16 + 12, 4, 0)
     assert memory.read(0x604, 4) == (0x1235).to_bytes(4, "little")
+
+
+def e1000(p: Ports) -> None:
+    """Its EEPROM is whole, and a frame goes out and one comes in (82540EM manual §3.2, §3.3)."""
+    from tests.conformance.device_kinds import MAC, assign_e1000
+
+    assign_e1000(p)
+    memory, frame = p.board.memory, MAC[::-1] + MAC + b"\x88\xb5" + bytes(range(50))
+    words = []
+    for address in range(64):
+        p.write(0, 0x14, address << 8 | 1, 4)
+        words.append(p.read(0, 0x14, 4) >> 16)
+    assert sum(words) & 0xFFFF == 0xBABA
+    memory.write(0x1000, struct.pack("<QII", 0x4000, len(frame) | 9 << 24, 0))  # EOP, report status
+    memory.write(0x4000, frame)
+    memory.write(0x2000, struct.pack("<QQ", 0x5000, 0) * 8)
+    for offset, value in (
+        (0x0000, 0x40),  # CTRL: link up
+        *((0x3800, 0x1000), (0x3804, 0), (0x3808, 128), (0x3810, 0), (0x0400, 2)),  # transmit ring, TCTL
+        *(
+            (0x2800, 0x2000),
+            (0x2804, 0),
+            (0x2808, 128),
+            (0x2810, 0),
+            (0x0100, 2),
+            (0x2818, 7),
+        ),  # receive ring
+        (0x3818, 1),
+    ):
+        p.write(0, offset, value, 4)
+    p.advance(2_000_000)
+    assert p.device.backend.sent[-1] == frame
+    assert memory.read(0x100C, 1) == b"\1"
+    assert p.device.backend.deliver(MAC + frame[6:])
+    p.advance(2_000_000)
+    assert memory.read(0x5000, len(frame)) == MAC + frame[6:]
+    assert p.read(0, 0x2810, 4) == 1

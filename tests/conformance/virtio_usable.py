@@ -101,3 +101,21 @@ def python(p: Ports) -> None:
     driver = Driver(p, 1)
     driver.offer(0, 16, writable=True)
     assert driver.used(0) == [0]
+
+
+def net(p: Ports) -> None:
+    """A frame goes out, and one comes in (§5.1.6)."""
+    from tests.conformance.device_kinds import MAC
+
+    driver = Driver(p, 2)
+    frame = bytes(6) + MAC + b"\x88\xb5" + bytes(range(50))
+    p.board.memory.write(DATA, bytes(12) + frame)
+    driver.offer(1, 12 + len(frame), writable=False)
+    assert driver.used(1) == [0]
+    p.advance(2_000_000)
+    assert p.device.backend.sent[-1] == frame
+    driver.offer(0, 2048, writable=True, address=DATA + 0x1000)
+    assert p.device.backend.deliver(MAC + frame[6:])
+    p.advance(2_000_000)
+    assert driver.used(0) == [12 + len(frame)]
+    assert p.board.memory.read(DATA + 0x100C, len(frame)) == MAC + frame[6:]
