@@ -862,6 +862,12 @@ void virtio_balloon_set_target(Device *device, uint32_t pages);
 void virtio_balloon_poll(Device *device);
 void virtio_balloon_status(Device *device, VirtioBalloonStatus *status);
 
+/* virtio/virtio_input.h */
+typedef struct { uint16_t type; uint16_t code; uint32_t value; } VirtioInputEvent;
+Device *virtio_input_new(Board *board, const VirtioPlace *place, uint32_t kind, Error *error);
+int virtio_input_send(Device *device, const VirtioInputEvent *events, uint32_t count);
+uint32_t virtio_input_leds(Device *device);
+
 /* virtio/virtio_python.h */
 typedef void (*VirtioPythonRequest)(void *handle, uint32_t queue, uint64_t ticket, const uint8_t *data, size_t size,
                                     uint64_t room);

@@ -219,6 +219,9 @@ class MachineConfig:
         `serial` says, and what comes from there goes to it; COM1 is still written there.
     ports
         Named ports of characters, at most 15.
+    inputs
+        Virtio ``"keyboard"``, ``"mouse"`` and ``"tablet"`` (an absolute pointer), beside the PS/2 ones: what is typed
+        and pointed goes to them while the guest drives them.
     balloon
         Memory that the guest lends to the host, a virtio device; None: there is none.
     rng
@@ -263,6 +266,7 @@ class MachineConfig:
     shares: list[ShareConfig] = field(default_factory=list)
     console: Literal["serial", "virtio"] = "serial"
     ports: list[PortConfig] = field(default_factory=list)
+    inputs: list[Literal["keyboard", "mouse", "tablet"]] = field(default_factory=list)
     balloon: BalloonConfig | None = None
     rng: RngConfig | None = None
     vsock: VsockConfig | None = None

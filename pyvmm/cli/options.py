@@ -179,6 +179,12 @@ OPTIONS = (
     ),
     Option(
         "machine",
+        "--input",
+        metavar="keyboard,mouse,tablet",
+        help="virtio input devices; a tablet is where VNC's pointer is",
+    ),
+    Option(
+        "machine",
         "--rng",
         metavar="on|BYTES-PER-SECOND",
         help="random numbers of the host's for the guest, by virtio; limited to e.g. 64K a second",
@@ -410,6 +416,7 @@ def machine_config(options: RunOptions | argparse.Namespace) -> MachineConfig:
         rtc_base=parse_rtc(options.rtc),
         console=options.console,
         ports=[parse_port(text) for text in options.port],
+        inputs=parse_input(options.input),
         balloon=parse_balloon(options.balloon, parse_memory(options.memory)),
         rng=parse_rng(options.rng),
         keyboard=options.keyboard,
@@ -500,6 +507,15 @@ def parse_balloon(text: str | None, memory: int) -> BalloonConfig | None:
             "--balloon", text, "not a part of the machine's memory", "--balloon on or --balloon 128M"
         )
     return BalloonConfig(target=target)
+
+
+def parse_input(text: str | None) -> list[Literal["keyboard", "mouse", "tablet"]]:
+    """Read ``--input keyboard,tablet``."""
+    words = [] if text is None else text.split(",")
+    for word in words:
+        if word not in ("keyboard", "mouse", "tablet"):
+            raise _wrong("--input", text, f"{word!r} is not one of them", "--input keyboard,tablet")
+    return words  # type: ignore[return-value] # as checked
 
 
 def parse_rng(text: str | None) -> RngConfig | None:

@@ -186,14 +186,18 @@ class _Client:
         (self._pressed.add if down else self._pressed.discard)(name)
 
     def _point(self, mask: int, x: int, y: int) -> None:
-        """The client's pointer is at a place; a PS/2 mouse tells how far it moved."""
+        """The client's pointer is at a place; a mouse tells how far it moved, a tablet (`Inputs.point`) where it is."""
         dx, dy = (x - self._at[0], y - self._at[1]) if self._at is not None else (0, 0)
         self._at = (x, y)
         buttons = (mask & 1) | (mask & 4) >> 1 | (mask & 2) << 1
         turned = mask & ~self._wheel & 0x18  # buttons 4 and 5 are the wheel's steps, up and down
         self._wheel = mask & 0x18
         self._buttons = buttons
-        self._server.mouse.mouse(dx, dy, (turned >> 4 & 1) - (turned >> 3 & 1), buttons)
+        wheel = (turned >> 4 & 1) - (turned >> 3 & 1)
+        point = getattr(self._server.mouse, "point", None)
+        width, height = (max(1, size - 1) for size in self._size)
+        if point is None or not point(x / width, y / height, wheel, buttons):
+            self._server.mouse.mouse(dx, dy, wheel, buttons)
 
     # What they get (§7.6) -----------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.i8042 import I8042
     from pyvmm.devices.virtio import VirtioDevice
     from pyvmm.devices.virtio.balloon import VirtioBalloon
+    from pyvmm.devices.virtio.input import Inputs
     from pyvmm.devices.virtio.vsock import VirtioVsock
     from pyvmm.display.input import Keyboard, Mouse
     from pyvmm.display.picture import Picture
@@ -483,18 +484,18 @@ class Machine:
 
     @property
     def keyboard(self) -> Keyboard:
-        """The PS/2 keyboard: ``machine.keyboard.type("text")``, on the layout of the configuration."""
+        """The keyboard, virtio or PS/2: ``machine.keyboard.type("text")``, on the layout of the configuration."""
         from pyvmm.display.input import Keyboard
 
-        return Keyboard(self._i8042(), self._let_go_on, self.config.keyboard)
+        return Keyboard(self._inputs(), self._let_go_on, self.config.keyboard)
 
     @property
     def mouse(self) -> Mouse:
-        """The PS/2 mouse."""
+        """The mouse, virtio or PS/2."""
         if self._mouse is None:
             from pyvmm.display.input import Mouse
 
-            self._mouse = Mouse(self._i8042())
+            self._mouse = Mouse(self._inputs())
         return self._mouse
 
     def resize_terminal(self, columns: int, rows: int) -> None:
@@ -545,8 +546,8 @@ class Machine:
 
         server = VncServer(
             self.screen,
-            self._i8042(),
-            self._i8042(),
+            self._inputs(),
+            self._inputs(),
             parse_address(address),
             password=password,
             layout=self.config.keyboard,
@@ -554,6 +555,19 @@ class Machine:
         )
         self._servers.append(server)
         return server
+
+    def _inputs(self) -> I8042 | Inputs:
+        """Where keys and the mouse go."""
+        if not self.config.inputs:
+            return self._i8042()
+        from pyvmm.devices.virtio.input import Inputs, VirtioInput
+
+        found = {
+            kind: device
+            for kind in self.config.inputs
+            if isinstance(device := self.devices.get(f"virtio_{kind}"), VirtioInput)
+        }
+        return Inputs(self._i8042(), **found)
 
     def _i8042(self) -> I8042:
         from pyvmm.devices.i8042 import I8042

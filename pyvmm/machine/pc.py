@@ -541,6 +541,7 @@ def add_virtio(pc: Pc) -> None:
         config.ports,
         config.rng,
         config.balloon,
+        config.inputs,
         config.vsock,
         config.console == "virtio",
     )

@@ -19,6 +19,8 @@ def add_devices(pc: Pc) -> None:
         add_rng(pc)
     if pc.config.balloon is not None:
         add_balloon(pc)
+    if pc.config.inputs:
+        add_inputs(pc)
     if pc.config.vsock is not None:
         add_vsock(pc)
 
@@ -105,6 +107,14 @@ def add_balloon(pc: Pc) -> None:
     if config.target is not None:
         balloon.target = config.target
     pc.add("balloon", balloon)
+
+
+def add_inputs(pc: Pc) -> None:
+    """Keyboard, mouse and tablet, each at most once."""
+    from pyvmm.devices.virtio.input import VirtioInput
+
+    for kind in dict.fromkeys(pc.config.inputs):
+        pc.add(f"virtio_{kind}", VirtioInput(pc.board, pc.virtio_place(), kind))
 
 
 def add_vsock(pc: Pc) -> None:

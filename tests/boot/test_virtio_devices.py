@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from pyvmm import Machine
 from pyvmm.config import BalloonConfig, PortConfig, RngConfig
 from pyvmm.devices.uart import SerialPort
-from pyvmm.devices.virtio import ConsolePort, VirtioRng
+from pyvmm.devices.virtio import ConsolePort, VirtioInput, VirtioRng
 from pyvmm.guests.cached import cached_initramfs
 from tests.conftest import RecordExercised
 
@@ -165,3 +166,38 @@ def test_balloon(cloud_kernel: Path, record_exercised: RecordExercised) -> None:
         shell.run("dd if=/dev/urandom of=/tmp/x bs=1M count=50 2>/dev/null; cp /tmp/x /tmp/y")
         assert shell.run("cmp /tmp/x /tmp/y && echo same") == "same"
         record_exercised(engine=machine.engine_name, guest="Debian cloud kernel, virtio-balloon")
+
+
+def test_input(cloud_kernel: Path, record_exercised: RecordExercised) -> None:
+    """Linux's evdev has what was typed and pointed, and lights a LED."""
+    modules = ("virtio_input", "evdev")
+    with linux(cloud_kernel, *modules, inputs=["keyboard", "mouse", "tablet"]) as shell:
+        machine = shell.machine
+        listed = shell.run("cd /sys/class/input; for e in event*; do echo $e $(cat $e/device/name); done")
+        events = {name: event for event, _, name in (line.partition(" ") for line in listed.splitlines())}
+        for kind in ("keyboard", "mouse", "tablet"):
+            shell.run(f"(cat /dev/input/{events[f'pyvmm {kind}']} > /tmp/{kind} &)")
+
+        def seen(kind: str) -> list[tuple[int, int, int]]:
+            """Type, code and value of the events; struct input_event has 16 bytes of time in front."""
+            text = shell.run(f'sleep 1; hexdump -v -e \'24/1 "%02x" "\\n"\' /tmp/{kind}')
+            raw = [bytes.fromhex(line)[16:] for line in text.splitlines()]
+            return [struct.unpack("<HHi", one) for one in raw]  # type: ignore[misc]
+
+        machine.keyboard.type("aB")
+        keys = [(code, value) for kind, code, value in seen("keyboard") if kind == 1]
+        assert keys == [(30, 1), (30, 0), (42, 1), (48, 1), (48, 0), (42, 0)]
+        machine.mouse.move(5, -3, 1)
+        machine.mouse.down("right")
+        assert [one for one in seen("mouse") if one[0]] == [(2, 0, 5), (2, 1, -3), (2, 8, -1), (1, 0x111, 1)]
+        tablet = machine.devices["virtio_tablet"]
+        assert isinstance(tablet, VirtioInput)
+        tablet.point(0.5, 1.0, 0, 1)
+        assert [one for one in seen("tablet") if one[0]] == [(3, 0, 16384), (3, 1, 32767), (1, 0x110, 1)]
+
+        keyboard = machine.devices["virtio_keyboard"]
+        assert isinstance(keyboard, VirtioInput)
+        caps = "".join(f"\\{byte:03o}" for byte in bytes(16) + struct.pack("<HHi", 17, 1, 1))
+        shell.run(f"printf '{caps}' > /dev/input/{events['pyvmm keyboard']}; sleep 1")
+        assert keyboard.leds == 2
+        record_exercised(engine=machine.engine_name, guest="Debian cloud kernel, virtio-input")

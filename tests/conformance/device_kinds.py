@@ -42,6 +42,7 @@ from pyvmm.devices.virtio import (
     VirtioBalloon,
     VirtioBlk,
     VirtioConsole,
+    VirtioInput,
     VirtioRng,
 )
 from pyvmm.devices.virtio.net import VirtioNet
@@ -459,6 +460,7 @@ KINDS = [
         lambda board, place: VirtioBalloon(board, place, RAM, stats_interval=1.0),
         virtio_usable.balloon,
     ),
+    _virtio("virtio_input", lambda board, place: VirtioInput(board, place, "tablet"), virtio_usable.tablet),
     _virtio("virtio_python", PythonVirtioDevice, virtio_usable.python),
     _virtio(
         "virtio_rng",

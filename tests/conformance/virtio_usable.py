@@ -119,3 +119,13 @@ def net(p: Ports) -> None:
     p.advance(2_000_000)
     assert driver.used(0) == [12 + len(frame)]
     assert p.board.memory.read(DATA + 0x100C, len(frame)) == MAC + frame[6:]
+
+
+def tablet(p: Ports) -> None:
+    """It says that it has two axes, and takes a buffer for events."""
+    driver = Driver(p, 2)
+    driver.write(0x2000, 0x11, 1)
+    driver.write(0x2001, 3, 1)
+    assert (driver.read(0x2002, 1), driver.read(0x2008, 1)) == (1, 3)
+    driver.offer(0, 8, writable=True)
+    assert driver.used(0) == []

@@ -211,6 +211,7 @@ def settle(plan: Plan) -> MachineConfig:
         hpet=not plan.no_hpet,
         console="virtio" if any(name == "virtconsole" for name, _ in plan.console_ports) else "serial",
         ports=output.ports(plan),
+        inputs=plan.inputs,  # type: ignore[arg-type] # three names of the table
         balloon=plan.balloon,
         rng=plan.rng,
         shares=shares.connect(plan),

@@ -65,6 +65,9 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
             Sub("free-page-reporting", "it tells of unused pages", values=("on", "off")),
         ),
     ),
+    "virtio-keyboard-pci": ("a virtio keyboard", (_ID,)),
+    "virtio-mouse-pci": ("a virtio mouse", (_ID,)),
+    "virtio-tablet-pci": ("an absolute pointer", (_ID,)),
     "virtio-rng-pci": ("random numbers of the host's", (_ID,)),
     "virtio-9p-pci": ("a folder of the host", (*shares.DEVICE_SUBS, _ID)),
     "VGA": ("the standard VGA", (_ID,)),
@@ -168,6 +171,9 @@ def add_device(plan: Plan, values: Values) -> str | None:
 
         plan.balloon = BalloonConfig(reporting=properties.get("free-page-reporting") == "on")
         return "machine.balloon in Python"
+    if name in ("virtio-keyboard-pci", "virtio-mouse-pci", "virtio-tablet-pci"):
+        plan.inputs.append(name.split("-")[1])
+        return "it has what is typed and pointed while the guest drives it"
     if name == "virtio-rng-pci":
         from pyvmm.config import RngConfig
 

@@ -80,6 +80,7 @@ class Plan:
         self.vga = ""
         self.chardevs: dict[str, str] = {}
         self.console_ports: list[tuple[str, dict[str, str]]] = []
+        self.inputs: list[str] = []
         self.balloon: BalloonConfig | None = None
         self.rng: RngConfig | None = None
         self.keyboard = "us"

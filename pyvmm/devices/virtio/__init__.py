@@ -5,6 +5,7 @@ from pyvmm.devices.virtio.base import MmioPlace, PciPlace, VirtioCounters, Virti
 from pyvmm.devices.virtio.blk import VirtioBlk, VirtioBlkCounters
 from pyvmm.devices.virtio.console import CharSocket, ConsolePort, PortSetup, VirtioConsole
 from pyvmm.devices.virtio.features import feature_names, status_names
+from pyvmm.devices.virtio.input import VirtioInput
 from pyvmm.devices.virtio.python import Later, PythonVirtioDevice
 from pyvmm.devices.virtio.rng import VirtioRng, VirtioRngCounters
 
@@ -22,6 +23,7 @@ __all__ = [
     "VirtioConsole",
     "VirtioCounters",
     "VirtioDevice",
+    "VirtioInput",
     "VirtioRng",
     "VirtioRngCounters",
     "feature_names",
