@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from pyvmm.cli.notice import Notice
-from pyvmm.cli.qemu import drives, machine, output, shares
+from pyvmm.cli.qemu import drives, machine, network, output, shares
 from pyvmm.cli.qemu.explain import Row, print_rows
 from pyvmm.cli.qemu.plan import Plan
 from pyvmm.cli.qemu.refused import REFUSED, refusal
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyvmm.config import MachineConfig
 
 SUMMARY = "run a QEMU command line, or --explain it"
-_FIRST = ("M", "machine", "snapshot")
+_FIRST = ("M", "machine", "netdev", "snapshot")
 """Read before the others, which depend on them."""
 _QEMU_NAMES = (
     (r"--cpus", "-smp"),
@@ -197,6 +197,7 @@ def settle(plan: Plan) -> MachineConfig:
         engine=engine,
         irqchip=plan.irqchip or "auto",  # type: ignore[arg-type] # one of four
         disks=disks,
+        networks=network.settle(plan),
         boot_order=_boot_order(plan),
         boot_once=machine.boot_letters(plan, plan.boot_once) if plan.boot_once else "",
         boot_menu=bool(plan.boot_menu),

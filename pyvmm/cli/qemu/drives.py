@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.cli.qemu import shares
+from pyvmm.cli.qemu import network, shares
 from pyvmm.cli.qemu.plan import Drive
 from pyvmm.cli.qemu.words import Sub, number, read, refuse
 from pyvmm.config import DiskConfig
@@ -80,6 +80,8 @@ DEVICES: dict[str, tuple[str, tuple[Sub, ...]]] = {
     ),
 }  # fmt: skip
 DEVICES["virtio-blk"] = DEVICES["virtio-blk-pci"]
+for _card in network.CARDS:
+    DEVICES[_card] = ("a paravirtual network card", (*network.DEVICE_SUBS, _ID))
 DEVICES["virtio-balloon"] = DEVICES["virtio-balloon-pci"]
 DEVICES["virtio-serial"] = DEVICES["virtio-serial-pci"]
 DEVICES["ide-cd"] = ("a CD-ROM drive on the IDE controller", DEVICES["ide-hd"][1])
@@ -159,10 +161,12 @@ def add_device(plan: Plan, values: Values) -> str | None:
     """``-device``: what the machine has, or can have."""
     name, _, rest = values[""].partition(",")
     if name not in DEVICES:
-        why = "not in pyvmm, which has no network yet" if _is_network(name) else "not in pyvmm"
+        why = "this network card is not in pyvmm" if _is_network(name) else "not in pyvmm"
         raise refuse(f"-device {name}", why, f"it has {', '.join(DEVICES)}")
     meaning, subs = DEVICES[name]
     properties = read(f"-device {name}", rest, subs) if rest else {}
+    if network.is_card(name):
+        return network.add_card(plan, name, properties)
     if name == "VGA":
         plan.vga = "std"
         return "the VGA that -vga std is"

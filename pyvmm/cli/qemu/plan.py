@@ -6,7 +6,8 @@ from pyvmm.config import DiskConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.config import BalloonConfig, RngConfig, ShareConfig, StrPath
+    from pyvmm.cli.qemu.network import Netdev
+    from pyvmm.config import BalloonConfig, NetworkConfig, RngConfig, ShareConfig, StrPath
     from pyvmm.cpu.topology import Topology
 
 
@@ -59,6 +60,8 @@ class Plan:
         self.topology: Topology | None = None
         self.rtc_base = "utc"
         self.drives: list[Drive] = []
+        self.netdevs: dict[str, Netdev] = {}
+        self.networks: list[NetworkConfig] = []
         self.devices: list[tuple[str, dict[str, str]]] = []
         self.shares: list[ShareConfig] = []
         self.fsdevs: dict[str, ShareConfig] = {}

@@ -15,7 +15,8 @@ _LEAVE = "leave it away"
 
 # why, what to do, options without a value, options with one
 _GROUPS: tuple[tuple[str, str, str, str], ...] = (
-    ("there is no network yet", "leave it away, or write -nic none", "", "netdev nic-model tftp bootp redir smb"),
+    ("networks are said by -nic and -netdev", "write for example -nic user,hostfwd=tcp::2222-:22",
+     "", "nic-model tftp bootp redir smb"),
     ("there is no USB yet", _LEAVE, "usb", "usbdevice"),
     ("there is no sound", _LEAVE, "audio-help", "audio audiodev soundhw"),
     ("pyvmm opens no window", "use -vnc :0, or this terminal with -nographic",

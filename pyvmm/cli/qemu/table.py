@@ -5,7 +5,7 @@ Left out, and refused by name: what `refused` lists.
 
 from __future__ import annotations
 
-from pyvmm.cli.qemu import drives, files, machine, output, shares
+from pyvmm.cli.qemu import drives, files, machine, network, output, shares
 from pyvmm.cli.qemu.words import Option, Sub
 
 _ON_OFF = ("on", "off")
@@ -18,6 +18,7 @@ _CONSOLE = "pyvmm/cli/console.py: Console"
 _SERIAL = "pyvmm/machine/pc.py: add_serial"
 _PC = "pyvmm/machine/pc.py: build"
 _HERE = "pyvmm/cli/qemu/command.py: parse"
+_NETWORK = "pyvmm/machine/network.py: add_networks"
 _IRQCHIP = Sub(
     "kernel_irqchip kernel-irqchip",
     "KVM has the interrupt controllers: on, off; split: only the APICs",
@@ -173,8 +174,10 @@ OPTIONS = (
     Option("monitor", "stdio|none", "QEMU's monitor", "", _CONSOLE, output.set_monitor),
     Option("debugcon", "stdio", "what the guest writes to port 0xE9", "shown on standard error",
            "pyvmm/devices/ports.py: DebugConsole", output.set_debug_console),
-    Option("net", "none", "a network", "there is none", _HERE, output.accept_nothing("-net", "network yet")),
-    Option("nic", "none", "a network card", "there is none", _HERE, output.accept_nothing("-nic", "network yet")),
+    Option("net", "none", "a network", "there is none", _HERE,
+           output.accept_nothing("-net", "such hub; use -nic or -netdev")),
+    Option("nic", "KIND[,model=M][,mac=A][,...]|none", "a network, and its card", "", _NETWORK, network.add_nic),
+    Option("netdev", "KIND,id=ID[,...]", "a network, for a -device", "", _NETWORK, network.add_netdev),
     Option("nodefaults", "", "nothing that was not asked for: no screen, serial port or CD drive",
            "no VGA, COM1 connected to nothing", _CONFIG, machine.set_flag("no_defaults")),
     Option("no-user-config nodefconfig", "", "no configuration files", "pyvmm reads none", _HERE, machine.accept),

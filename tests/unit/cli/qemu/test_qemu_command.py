@@ -243,9 +243,14 @@ def test_bootindex_decides_what_is_tried_first() -> None:
     [
         ("-foo a", "-foo: not an option that pyvmm knows"),
         ("-usb a", "-usb: there is no USB yet"),
-        ("-netdev user,id=n a", "-netdev user,id=n: there is no network yet"),
-        ("-nic user a", "-nic user: there is no network yet"),
-        ("-device e1000 a", "-device e1000: not in pyvmm, which has no network yet"),
+        ("-netdev user a", "-netdev user: it has no id"),
+        ("-netdev vde,id=n a", "-netdev vde: not in pyvmm"),
+        ("-netdev user,id=n,smb=/x a", "-netdev user: smb is not known"),
+        ("-netdev tap,id=n,vhost=on a", "-netdev tap,vhost=on: not in pyvmm"),
+        ("-nic user,model=ne2k_pci a", "-nic model=ne2k_pci: this card is not in pyvmm"),
+        ("-device virtio-net-pci,netdev=n a", "-device virtio-net-pci,netdev=n: no -netdev has this id"),
+        ("-device rtl8139 a", "-device rtl8139: this network card is not in pyvmm"),
+        ("-net user a", "-net user: there is no such hub"),
         ("-device usb-kbd a", "-device usb-kbd: not in pyvmm; it has virtio-blk-pci"),
         ("-daemonize a", "-daemonize: pyvmm stays in the foreground"),
         ("-uuid 1 a", "-uuid 1: not a UUID"),
@@ -466,3 +471,22 @@ def test_no_words_raise_anything_but_one_line(words: list[str]) -> None:
         pass
     with contextlib.suppress(ConfigError):
         command.run(RunOptions({"words": ["--explain", *words]}))
+
+
+def test_networks() -> None:
+    """-netdev with its card in either order, and -nic; what each came to."""
+    from pyvmm.net import Socket, Tap, User
+
+    found = config(
+        "-device virtio-net-pci,netdev=n,mac=52:54:00:00:00:01 -netdev user,id=n,hostfwd=tcp::2222-:22"
+        " -nic tap,ifname=t0,script=no,downscript=no,model=virtio"
+        " -nic stream,addr.type=unix,addr.path=/tmp/x,server=on a"
+    )
+    user, tap, wire = (network.backend for network in found.networks)
+    assert isinstance(user, User)
+    assert user.hostfwd == ["tcp::2222-:22"]
+    assert isinstance(tap, Tap)
+    assert tap.wanted == "t0"
+    assert isinstance(wire, Socket)
+    assert wire.texts["listen"] == "unix:/tmp/x"
+    assert [network.mac for network in found.networks] == ["52:54:00:00:00:01", None, None]
