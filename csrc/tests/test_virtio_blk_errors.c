@@ -193,6 +193,96 @@ static void test_queues(void)
     mock_free(&mock);
 }
 
+/* Four queues on three threads, all busy at once, while the device is reset, saved and recorded. */
+enum { QUEUES = 4, ROUNDS = 60, IN_FLIGHT = 16, QUEUE_BYTES = 0x8000 };
+
+static void queue_memory(Mock *mock, Mock *own, uint32_t index)
+{
+    gpa_t base = MOCK_DATA + 0x80000 + index * (gpa_t)QUEUE_BYTES;
+    mock_modern_write(mock, COMMON_QUEUE_SELECT, 2, index);
+    mock_modern_write(mock, COMMON_QUEUE_SIZE, 2, mock->size);
+    mock_modern_write(mock, COMMON_QUEUE_DESC, 8, base);
+    mock_modern_write(mock, COMMON_QUEUE_DRIVER, 8, base + 16u * mock->size);
+    mock_modern_write(mock, COMMON_QUEUE_DEVICE, 8, base + 0x2000);
+    mock_modern_write(mock, COMMON_QUEUE_ENABLE, 2, 1);
+    *own = *mock;
+    own->desc = mock_ram(mock, base);
+    own->avail_ring = mock_ram(mock, base + 16u * mock->size);
+    own->used_ring = mock_ram(mock, base + 0x2000);
+    memset(own->desc, 0, QUEUE_BYTES);
+    own->avail = own->used = 0;
+}
+
+/* As mock_start, but with all queues before DRIVER_OK. */
+static void start_queues(Mock *mock, Mock *own)
+{
+    mock->modern = true;
+    mock->size = 64;
+    mock_set_status(mock, 0);
+    mock_set_status(mock, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
+    mock_write_features(mock, VIRTIO_BLK_F_MQ | VIRTIO_F_VERSION_1);
+    mock_set_status(mock, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK);
+    for (uint32_t i = 0; i < QUEUES; i++)
+        queue_memory(mock, &own[i], i);
+    mock_set_status(mock, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER | VIRTIO_STATUS_FEATURES_OK |
+                              VIRTIO_STATUS_DRIVER_OK);
+}
+
+static void fill_queues(Mock *mock, Mock *own)
+{
+    for (uint32_t i = 0; i < QUEUES; i++) {
+        for (uint16_t n = 0; n < IN_FLIGHT; n++) {
+            uint16_t tag = (uint16_t)(i * IN_FLIGHT + n), head = (uint16_t)(3 * n);
+            mock_header(&own[i], tag, n % 2 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT, 8u * tag);
+            mock_desc(&own[i], head, MOCK_HEADERS + 16u * tag, 16, VIRTQ_DESC_F_NEXT, (uint16_t)(head + 1));
+            mock_desc(&own[i], (uint16_t)(head + 1), MOCK_SEAM + 4096u * tag, 4096,
+                      VIRTQ_DESC_F_NEXT | (n % 2 ? VIRTQ_DESC_F_WRITE : 0), (uint16_t)(head + 2));
+            mock_desc(&own[i], (uint16_t)(head + 2), MOCK_STATUS + tag, 1, VIRTQ_DESC_F_WRITE, 0);
+            mock_make_available(&own[i], head);
+        }
+        mock_modern_write(mock, VIRTIO_PCI_NOTIFY + i * VIRTIO_PCI_NOTIFY_MULTIPLIER, 2, i);
+    }
+}
+
+static void test_queues_on_threads(void)
+{
+    Mock mock, own[QUEUES];
+    mock_new(&mock, CLOCK_KIND_REALTIME, NULL, 0); /* a disk of its own takes the place of this one */
+    board_stop_io(mock.board);
+    device_free(mock.blk);
+    Error error = {0};
+    IoThread *io[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        const char *names[] = {"blk-0", "blk-0.1", "blk-0.2"};
+        io[i] = board_add_worker(mock.board, names[i], &error);
+        CHECK(io[i]);
+    }
+    VirtioPlace place = mock_place(&mock, MOCK_SLOT);
+    VirtioBlkOptions options = {.num_queues = QUEUES, .io = io, .io_count = 3};
+    mock.blk = virtio_blk_new(mock.board, &place, mock.image, &options, &error);
+    CHECK(mock.blk);
+    CHECK_EQ(board_start_io(mock.board, &error), 0);
+    mock_assign(&mock, 11);
+    static VirtioPciState state;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        start_queues(&mock, own);
+        bool recorded = round % 3 == 0;
+        if (recorded)
+            CHECK_EQ(virtio_blk_record_start(mock.blk, 16), 0);
+        fill_queues(&mock, own);
+        if (round % 4 == 1)
+            device_save(mock.blk, &state);
+        if (round % 4 != 3) /* else the reset meets them under way */
+            for (uint32_t i = 0; i < QUEUES; i++)
+                while (mock_used_idx(&own[i]) != IN_FLIGHT)
+                    usleep(50);
+        if (recorded)
+            virtio_blk_record_stop(mock.blk);
+        CHECK(!(mock_status(&mock) & VIRTIO_STATUS_NEEDS_RESET));
+    }
+    mock_free(&mock);
+}
+
 static void test_recorder(void)
 {
     Mock mock;
@@ -278,6 +368,7 @@ int main(void)
     RUN(test_policies);
     RUN(test_truncated);
     RUN(test_queues);
+    RUN(test_queues_on_threads);
     RUN(test_recorder);
     RUN(test_view);
     return 0;

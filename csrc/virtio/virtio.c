@@ -22,12 +22,18 @@ void virtio_init(VirtioDevice *device, const VirtioClass *class, const VirtioSet
     }
 }
 
+/* Asked without the lock, too: another thread's value is never this one's. */
+static bool is_in_notification(const VirtioDevice *device)
+{
+    return __atomic_load_n(&device->kicker, __ATOMIC_RELAXED) == (uintptr_t)pthread_self();
+}
+
 /* The notifier's callback: on the I/O thread, or inside virtio_notify() on the thread that holds the lock. */
 static void queue_ready(void *opaque)
 {
     VirtioQueue *queue = opaque;
     VirtioDevice *device = queue->device;
-    bool holds_lock = __atomic_load_n(&device->kicker, __ATOMIC_RELAXED) == (uintptr_t)pthread_self();
+    bool holds_lock = is_in_notification(device);
     if (!holds_lock)
         pthread_mutex_lock(&device->owner->lock);
     bool kept = device->lock_kept; /* one queue's run may notify another */
@@ -84,13 +90,13 @@ bool virtio_queue_is_live(const VirtioQueue *queue)
 void virtio_begin_io(VirtioDevice *device)
 {
     device->io_active++;
-    if (!device->lock_kept)
+    if (!is_in_notification(device))
         pthread_mutex_unlock(&device->owner->lock);
 }
 
 void virtio_end_io(VirtioDevice *device)
 {
-    if (!device->lock_kept)
+    if (!is_in_notification(device))
         pthread_mutex_lock(&device->owner->lock);
     device->io_active--;
     pthread_cond_broadcast(&device->idle);
@@ -100,10 +106,9 @@ void virtio_notify(VirtioDevice *device, uint32_t index)
 {
     if (index >= device->queue_count || !device->queues[index].ring.enabled)
         return;
-    uintptr_t kicker = device->kicker;
-    __atomic_store_n(&device->kicker, (uintptr_t)pthread_self(), __ATOMIC_RELAXED);
+    uintptr_t outer = __atomic_exchange_n(&device->kicker, (uintptr_t)pthread_self(), __ATOMIC_RELAXED);
     io_notifier_kick(device->queues[index].notifier);
-    __atomic_store_n(&device->kicker, kicker, __ATOMIC_RELAXED);
+    __atomic_store_n(&device->kicker, outer, __ATOMIC_RELAXED);
 }
 
 void virtio_kick(VirtioDevice *device, uint32_t index)

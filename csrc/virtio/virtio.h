@@ -102,7 +102,7 @@ struct VirtioDevice {
     bool halted;        /* by its class: takes no chains until that changes */
     bool tell_kicks;    /* the class wants to hear of notifications */
     uint32_t draining;  /* how many wait for I/O to end: start no more */
-    bool lock_kept;     /* the queue runs inside a notification: the lock is not given up */
+    bool lock_kept;     /* with the lock: the queue runs inside a notification, and the lock is not given up */
     uint32_t io_active; /* queues between begin_io and end_io */
     uintptr_t kicker;   /* thread that is giving a kick with the lock held */
     pthread_cond_t idle;
