@@ -1,13 +1,17 @@
 /*
  * A driver that does anything: the input is a program of register accesses, writes to guest memory near the rings,
- * and kicks. The device must neither crash nor hang, and must work again after a reset.
+ * and kicks. The device must neither crash nor hang, and must work again after a reset. Now and then its file
+ * cannot be written, so that the machine stops and goes on; queues are looked at, requests are recorded.
  */
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "block/image.h"
 #include "devices/pci_bridges.h"
 #include "fuzz/input.h"
 #include "virtio/virtio_blk.h"
+#include "virtio/virtio_pci.h"
+#include "virtio/virtio_view.h"
 
 enum {
     RAM = 0x10000,
@@ -27,7 +31,21 @@ typedef struct Machine {
     BlockImage *image;
     uint8_t *ram;
     char path[32];
+    struct BadFormat *format;
+    int *write_error;
 } Machine;
+
+/* Raw, but for writes that may fail. */
+typedef struct BadFormat {
+    BlockFormat format;
+    int write_error;
+} BadFormat;
+
+static int bad_pwritev(BlockImage *image, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+    int error = container_of(image->format, BadFormat, format)->write_error;
+    return error ? error : raw_format.pwritev(image, iov, iovcnt, offset);
+}
 
 static void machine_new(Machine *machine)
 {
@@ -45,11 +63,16 @@ static void machine_new(Machine *machine)
     close(fd);
     machine->image = block_open(machine->path, "raw", BLOCK_CACHE_UNSAFE, 0, NULL);
     unlink(machine->path);
-    VirtioBlkOptions options = {.queue_size = QUEUE};
+    VirtioBlkOptions options = {.queue_size = QUEUE, .num_queues = 2, .on_write_error = VIRTIO_BLK_ON_ERROR_STOP};
     VirtioPlace place = {.bus = machine->bus, .devfn = PCI_DEVFN(3, 0)};
     machine->blk = virtio_blk_new(machine->board, &place, machine->image, &options, NULL);
-    if (!machine->image || !machine->blk)
+    machine->format = calloc(1, sizeof *machine->format);
+    if (!machine->image || !machine->blk || !machine->format)
         abort();
+    machine->format->format = raw_format;
+    machine->format->format.pwritev = bad_pwritev;
+    machine->image->format = &machine->format->format;
+    machine->write_error = &machine->format->write_error;
 }
 
 static void machine_free(Machine *machine)
@@ -57,6 +80,7 @@ static void machine_free(Machine *machine)
     device_free(machine->blk);
     device_free(pci_bus_device(machine->bus));
     block_close(machine->image);
+    free(machine->format);
     board_free(machine->board);
 }
 
@@ -139,7 +163,7 @@ static void step(Machine *machine, Input *input)
 {
     uint64_t value;
     uint32_t size;
-    switch (take(input, 1) % 14) {
+    switch (take(input, 1) % 17) {
     case 0:
     case 1:
         put_desc(machine, input);
@@ -186,6 +210,27 @@ static void step(Machine *machine, Input *input)
         device_restore(machine->blk, &state);
         break;
     }
+    case 14: {
+        static const uint32_t kinds[4] = {0, 1, 2, UINT32_MAX};
+        VirtioQueueView view;
+        VirtqDesc table[16];
+        virtio_queue_view(machine->blk, kinds[take(input, 1) & 3], &view);
+        virtio_queue_table(machine->blk, take(input, 8), 16, table);
+        break;
+    }
+    case 15:
+        *machine->write_error = take(input, 1) & 1 ? -ENOSPC : 0;
+        virtio_blk_go_on(machine->blk);
+        break;
+    case 16: {
+        VirtioBlkRecord record;
+        if (take(input, 1) & 1)
+            virtio_blk_record_start(machine->blk, 1 + (uint32_t)take(input, 1));
+        else
+            virtio_blk_record_stop(machine->blk);
+        virtio_blk_record_take(machine->blk, &record, 1, NULL);
+        break;
+    }
     }
 }
 
@@ -202,6 +247,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         step(&machine, &input);
 
     /* It lives: after a reset, one good request. */
+    *machine.write_error = 0;
     device_reset(machine.blk);
     memset(machine.ram, 0, RAM);
     assign(&machine);
