@@ -22,7 +22,8 @@ from tests.conftest import RecordExercised
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 
 APPEND = "console=ttyS0 quiet"
-TIMEOUT = 60
+TIMEOUT = 240
+"""Seconds; they only end a test that hangs."""
 
 
 class Shell:
