@@ -17,10 +17,11 @@ static int on_piece(void *opaque, const struct iovec *iov, uint32_t count)
 {
     Sum *sum = opaque;
     size_t length = 0;
-    volatile uint8_t seen = 0;
+    uint8_t seen = 0;
     for (uint32_t i = 0; i < count; length += iov[i++].iov_len)
         for (size_t b = 0; b < iov[i].iov_len; b++)
             seen ^= ((uint8_t *)iov[i].iov_base)[b];
+    __asm__ volatile("" : : "r"(seen)); /* every byte was read */
     if (length < NET_ETHERNET || length > NET_FRAME_MAX || ++sum->pieces > NET_MAX_PIECES)
         abort();
     sum->bytes += length;
