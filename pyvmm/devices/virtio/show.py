@@ -116,8 +116,12 @@ def svg(view: QueueView) -> Svg:
                 entry = ring.get(place)
                 title = f"{place}: head {entry.head}, {entry.state}" if entry else f"{place}"
                 _cell(view.size, picture, centre, radii, place, entry.state if entry else "", title)
-        _hand(view.size, picture, centre, view.avail_index, 140, "avail.idx")
-        _hand(view.size, picture, centre, view.last_avail, 140, "taken")
+        same = view.avail_index == view.last_avail
+        _hand(
+            view.size, picture, centre, view.avail_index, 140, "avail.idx, all taken" if same else "avail.idx"
+        )
+        if not same:
+            _hand(view.size, picture, centre, view.last_avail, 140, "taken")
         _hand(view.size, picture, centre, view.used_index, 60, "used.idx")
     picture.text(150, 146, view.name, anchor="middle")
     picture.text(150, 160, f"{view.waiting} waiting, {view.in_device} in device", anchor="middle")

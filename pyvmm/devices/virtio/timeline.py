@@ -163,8 +163,11 @@ class Recording:
         lines.append("medians in us: " + ", ".join(f"{name} {us:.1f}" for name, us in self.medians.items()))
         return "\n".join(lines)
 
-    def plot(self, limit: int = 40) -> Svg:
-        """A picture: a row for each of the first `limit` requests, its parts in colours; time goes right."""
+    def plot(self, limit: int = 40, *, aligned: bool = False) -> Svg:
+        """A picture: a row for each of the first `limit` requests, its parts in colours; time goes right.
+
+        `aligned`: each row begins with its own request, which shows more of requests that are far apart.
+        """
         shown = self.records[:limit]
         picture = Svg(760, 50 + 14 * len(shown))
         for n, (name, _, _, colour) in enumerate(PHASES):
@@ -172,10 +175,11 @@ class Recording:
             picture.text(144 + 110 * n, 17, name)
         if not shown:
             return picture
-        start, end = min(map(_begin, shown)), max(map(_end, shown))
-        scale = 600 / max(end - start, 1)
+        first = min(map(_begin, shown))
+        span = max(_end(r) - (_begin(r) if aligned else first) for r in shown)
+        scale = 600 / max(span, 1)
         for row, r in enumerate(shown):
-            y = 26 + 14 * row
+            y, start = 26 + 14 * row, _begin(r) if aligned else first
             picture.text(125, y + 10, f"{r.kind} {r.sector}", anchor="end")
             for name, begin, until, colour in PHASES:
                 a, b = getattr(r, begin), getattr(r, until)
@@ -185,7 +189,7 @@ class Recording:
                         130 + (a - start) * scale, y, max((b - a) * scale, 0.5), 11, colour, title
                     )
         picture.text(130, 44 + 14 * len(shown), "0")
-        picture.text(730, 44 + 14 * len(shown), f"{(end - start) / 1e3:.1f} us", anchor="end")
+        picture.text(730, 44 + 14 * len(shown), f"{span / 1e3:.1f} us", anchor="end")
         return picture
 
     def __repr__(self) -> str:

@@ -171,6 +171,12 @@ def test_recording(driver: Driver) -> None:
     assert lines[3] == "... and 1 more"
     picture = recording.plot()
     assert len(ET.fromstring(picture._repr_svg_())) > 15
+    own = [
+        float(e.get("x", ""))
+        for e in ET.fromstring(str(recording.plot(aligned=True)))
+        if e.get("height") == "11.00"
+    ]
+    assert own.count(130.0) >= 3  # each begins at the left
     with driver.blk.record(capacity=4) as recording:
         for sector in range(6):
             driver.request(0, sector, 512)
