@@ -40,11 +40,11 @@ static const NetBackendClass net_mock_class = {
     .name = "mock", .send = net_mock_send, .flush = net_mock_flush, .free = net_mock_free};
 
 /* `offloads`: what it takes as it is. */
-static inline NetMock *net_mock_new(Board *board, uint32_t offloads)
+static inline NetMock *net_mock_new(Board *board, IoThread *io, uint32_t offloads)
 {
     NetMock *mock = calloc(1, sizeof *mock);
     CHECK(mock);
-    CHECK_EQ(net_base_init(&mock->base, &net_mock_class, board, board->io, NULL), 0);
+    CHECK_EQ(net_base_init(&mock->base, &net_mock_class, board, io, NULL), 0);
     mock->base.offloads = offloads;
     return mock;
 }

@@ -57,7 +57,7 @@ static void bench_new(Bench *bench)
     irq_router_add_sink(bench->board->irqs, edge_counter_sink, &bench->irq);
     bench->bus = pci_bus_new(bench->board);
     pci_bus_route_link(bench->bus, pci_link(3, 0), IRQ);
-    bench->net = net_mock_new(bench->board, ~0u);
+    bench->net = net_mock_new(bench->board, bench->board->io, ~0u);
     bench->nic = e1000_new(bench->board, bench->bus, PCI_DEVFN(3, 0), &bench->net->base, mac, &error);
     CHECK(bench->nic);
     config(bench, PCI_BAR0, 4, MMIO);

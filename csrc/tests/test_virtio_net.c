@@ -1,5 +1,7 @@
 /* The network device by a driver written by hand: frames both ways, buffers that merge or run out, the control
  * queue and its filter, malformed chains, saved state (virtio 1.2 §5.1). */
+#include <unistd.h>
+
 #include "devices/pci_bridges.h"
 #include "net_mock.h"
 #include "virtio/virtio_net.h"
@@ -52,15 +54,16 @@ static void config(Bench *bench, uint32_t offset, uint32_t size, uint32_t value)
     pci_bus_config_write(bench->bus, PCI_DEVFN(3, 0), offset, size, value);
 }
 
-static void bench_new_with(Bench *bench, const VirtioNetOptions *options)
+static void bench_new_on(Bench *bench, enum ClockKind clock, const VirtioNetOptions *options)
 {
     Error error = {0};
     memset(bench, 0, sizeof *bench);
-    bench->board = test_board();
+    bench->board = board_new(clock, &error);
+    CHECK(bench->board);
     CHECK_EQ(guest_memory_add(bench->board->memory, 0, RAM, 0, &error), 0);
     bench->ram = guest_memory_ptr(bench->board->memory, 0, RAM, true);
     bench->bus = pci_bus_new(bench->board);
-    bench->net = net_mock_new(bench->board, ~0u);
+    bench->net = net_mock_new(bench->board, board_add_worker(bench->board, "net-0", &error), ~0u);
     VirtioPlace place = {.bus = bench->bus, .devfn = PCI_DEVFN(3, 0)};
     bench->nic = virtio_net_new(bench->board, &place, &bench->net->base, options, &error);
     CHECK(bench->nic);
@@ -73,7 +76,7 @@ static void bench_new_with(Bench *bench, const VirtioNetOptions *options)
 static void bench_new(Bench *bench)
 {
     VirtioNetOptions options = {.mac = {0x52, 0x54, 0, 0x12, 0x34, 0x56}};
-    bench_new_with(bench, &options);
+    bench_new_on(bench, CLOCK_KIND_VIRTUAL, &options);
 }
 
 static void bench_free(Bench *bench)
@@ -213,7 +216,7 @@ static void test_identity(void)
 {
     Bench bench;
     VirtioNetOptions options = {.mac = {0x52, 0x54, 0, 0x12, 0x34, 0x56}, .mtu = 9000};
-    bench_new_with(&bench, &options);
+    bench_new_on(&bench, CLOCK_KIND_VIRTUAL, &options);
     CHECK_EQ(pci_bus_config_read(bench.bus, PCI_DEVFN(3, 0), 0, 4), 0x10001af4);
     CHECK_EQ(pci_bus_config_read(bench.bus, PCI_DEVFN(3, 0), PCI_CLASS_CODE + 1, 2), 0x0200);
     uint64_t features = virtio_device_features(bench.nic);
@@ -676,39 +679,60 @@ static void test_interrupts(void)
     bench_free(&bench);
 }
 
-/* A driver that resets, breaks and feeds the device while frames come and go on the I/O thread. */
+/* A driver that resets, feeds and kicks the device while frames come and go on the I/O thread. */
 typedef struct Stress {
     Bench *bench;
+    IoNotifier *notifier;
+    uint32_t delivered;
     bool stop;
 } Stress;
 
-static void *keep_delivering(void *opaque)
+static void keep_delivering(void *opaque)
 {
     Stress *stress = opaque;
-    for (uint32_t i = 0; !__atomic_load_n(&stress->stop, __ATOMIC_RELAXED); i++)
-        receive(stress->bench, 60 + i * 97 % 3000, mac);
-    return NULL;
+    for (uint32_t i = 0; i < 20; i++)
+        receive(stress->bench, 60 + stress->delivered++ * 97 % 3000, mac);
+    if (!__atomic_load_n(&stress->stop, __ATOMIC_RELAXED))
+        io_notifier_post(stress->notifier);
 }
 
 static void test_reset_under_load(void)
 {
     Bench bench;
-    pthread_t thread;
+    VirtioNetOptions options = {.mac = {0x52, 0x54, 0, 0x12, 0x34, 0x56}};
+    bench_new_on(&bench, CLOCK_KIND_REALTIME, &options);
+    IoThread *io = net_backend_io(&bench.net->base);
     Stress stress = {.bench = &bench};
-    bench_new(&bench);
-    CHECK_EQ(pthread_create(&thread, NULL, keep_delivering, &stress), 0);
-    for (uint32_t round = 0; round < 200; round++) {
+    stress.notifier = io_notifier_new(io, keep_delivering, &stress);
+    CHECK_EQ(board_start_io(bench.board, NULL), 0);
+    io_notifier_post(stress.notifier);
+    for (uint32_t round = 0; round < 300; round++) {
         start(&bench, VIRTIO_NET_F_MRG_RXBUF | (round & 1 ? VIRTIO_F_EVENT_IDX : 0));
         for (uint16_t i = 0; i < 60; i += 20) {
             add_buffers(&bench, i, 20, 600);
             kick(&bench, VIRTIO_NET_RX);
             send_frame(&bench, VIRTIO_NET_HDR, 60);
         }
+        if (round % 7 == 0) {
+            VirtioPciState state = {0};
+            device_save(bench.nic, &state);
+            CHECK_EQ(device_restore(bench.nic, &state), 0);
+        }
+        if (round % 11 == 0)
+            net_backend_set_link(&bench.net->base, round & 1);
     }
+    net_backend_set_link(&bench.net->base, true);
+    CHECK(!needs_reset(&bench));
+    start(&bench, 0);
+    add_buffers(&bench, 0, 20, 4096);
+    kick(&bench, VIRTIO_NET_RX);
+    send_frame(&bench, VIRTIO_NET_HDR, 60);
+    while (__atomic_load_n(&bench.rings[VIRTIO_NET_TX].used->idx, __ATOMIC_ACQUIRE) != 1 ||
+           __atomic_load_n(&bench.rings[VIRTIO_NET_RX].used->idx, __ATOMIC_ACQUIRE) == 0)
+        usleep(100);
     __atomic_store_n(&stress.stop, true, __ATOMIC_RELAXED);
-    pthread_join(thread, NULL);
-    net_mock_settle(bench.net);
-    CHECK(!needs_reset(&bench) && bench.net->sent == 600);
+    board_stop_io(bench.board);
+    io_notifier_free(stress.notifier);
     bench_free(&bench);
 }
 
