@@ -10,7 +10,7 @@ import os
 import time
 
 from pyvmm.board import Board
-from pyvmm.config import MachineConfig
+from pyvmm.config import DiskConfig, MachineConfig
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.apic import IoApic, Lapic
 from pyvmm.devices.base import Device
@@ -485,6 +485,19 @@ def _find_vga_bios() -> bytes | None:
     return None
 
 
+def _check_disk(disk: DiskConfig) -> None:
+    """What images and devices cannot know."""
+    path = os.fsdecode(disk.path)
+    if disk.interface != "virtio" and (disk.read_error, disk.write_error) != ("report", "report"):
+        raise ConfigError(
+            f"{path}: only a virtio disk stops the machine when its host fails; use virtio, or report errors"
+        )
+    if not 1 <= disk.threads <= disk.queues <= 64:
+        raise ConfigError(
+            f"{path}: {disk.queues} queues, {disk.threads} threads: 1 to 64, no more threads than queues"
+        )
+
+
 def add_disks(pc: Pc) -> None:
     """Open every image; hard disks are virtio-blk functions or IDE drives, CDs IDE drives, floppies on the FDC.
 
@@ -498,6 +511,7 @@ def add_disks(pc: Pc) -> None:
 
     slots = virtio_slots(pc.config.disks)
     for disk in pc.config.disks:
+        _check_disk(disk)
         image = open_image(
             disk.path,
             disk.format,

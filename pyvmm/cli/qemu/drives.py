@@ -104,6 +104,8 @@ def add_drive(plan: Plan, values: Values) -> str | None:
         cache=values.get("cache", "writeback"),  # type: ignore[arg-type] # the table has pyvmm's
         read_only=cdrom or values.get("readonly") == "on",
         snapshot=not cdrom and values.get("snapshot", "on" if plan.snapshot else "off") == "on",
+        read_error=values.get("rerror", "report"),  # type: ignore[arg-type] # the table has pyvmm's
+        write_error=values.get("werror", "report"),  # type: ignore[arg-type] # the table has pyvmm's
     )
     drive = Drive(what, disk, kind, values.get("id", ""), cdrom)
     if drive.id and any(other.id == drive.id for other in plan.drives):

@@ -45,6 +45,11 @@ _CACHES = {
     "writethrough": "flushed with every write",
     "unsafe": "never flushed",
 }
+_ON_ERROR = {
+    "report": "the guest is told, the default",
+    "stop": "the guest is paused, and tries again when it goes on; a virtio disk",
+    "enospc": "paused when the host's disk is full, otherwise told; a virtio disk",
+}
 _DRIVE_SUBS = (
     Sub("file", "the image"),
     Sub("if", "what it hangs on", _INTERFACES, values=tuple(_INTERFACES)),
@@ -61,8 +66,8 @@ _DRIVE_SUBS = (
     Sub("discard", "freed blocks are given back", "always so", values=("unmap", "on"), instead="write discard=unmap"),
     _always("detect-zeroes", "zeroes are not stored", "off", "they are stored"),
     _always("copy-on-read", "backing data is copied when it is read", "off", "it is not"),
-    _always("werror", "what a failed write does", "report", "the guest is told"),
-    _always("rerror", "what a failed read does", "report", "the guest is told"),
+    Sub("werror", "what a failed write does (QEMU: enospc)", _ON_ERROR, values=tuple(_ON_ERROR)),
+    Sub("rerror", "what a failed read does", _ON_ERROR, values=tuple(_ON_ERROR)),
 )  # fmt: skip
 
 OPTIONS = (

@@ -205,6 +205,25 @@ def test_several_queues(driver: Driver) -> None:
             VirtioBlk(driver.board, PciPlace(driver.pci, 5), driver.image, **bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("disk", "message"),
+    [
+        ({"threads": 2}, "1 queues, 2 threads"),
+        ({"queues": 65, "threads": 65}, "1 to 64"),
+        ({"threads": 0}, "0 threads"),
+        ({"interface": "ide", "write_error": "stop"}, "only a virtio disk stops the machine"),
+    ],
+)
+def test_disks_that_cannot_be(tmp_path: Path, disk: dict[str, object], message: str) -> None:
+    from pyvmm import DiskConfig, Machine
+    from pyvmm.errors import ConfigError
+
+    (tmp_path / "disk.raw").write_bytes(bytes(65536))
+    config = DiskConfig(tmp_path / "disk.raw", format="raw", **disk)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        Machine(memory=1 << 20, disks=[config], engine="translator")
+
+
 def test_host_file_limit(tmp_path: Path) -> None:
     """A file that may not grow (RLIMIT_FSIZE, setrlimit(2)): the driver gets errors; with room it writes on."""
     import resource

@@ -226,6 +226,8 @@ def test_what_drives_are() -> None:
     assert [d.read_only for d in disks] == [True, False, True, False]
     assert [d.format for d in disks] == ["raw", None, "raw", None]
     assert disks[0].cache == "unsafe"
+    (disk,) = config("-drive file=a,if=virtio,werror=enospc,rerror=stop").disks
+    assert (disk.write_error, disk.read_error) == ("enospc", "stop")
 
 
 def test_bootindex_decides_what_is_tried_first() -> None:
