@@ -230,7 +230,8 @@ OPTIONS = (
         action="append",
         default=[],
         metavar="user|tap|socket|none[,OPTION=VALUE...]",
-        help="a network card, e.g. user,hostfwd=tcp::2222-:22 or tap,ifname=tap0; also model=, mac=, capture=FILE.pcap"
+        help="a network card, e.g. user,hostfwd=tcp::2222-:22 or tap,ifname=tap0;"
+        " also model=virtio or e1000, mac=, mtu=, capture=FILE.pcap"
         " (default: user, where libslirp is installed; may be repeated)",
     ),
     Option(
