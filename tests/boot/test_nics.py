@@ -3,12 +3,15 @@ forwarded in; bind and unbind, resets under load, a cable that is pulled, a peer
 
 from __future__ import annotations
 
+import concurrent.futures
+import ctypes
 import functools
 import hashlib
 import http.server
 import os
 import random
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +25,8 @@ from pyvmm.config import NetworkConfig
 from pyvmm.devices.e1000 import E1000
 from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.guests.cached import cached_initramfs, cached_kernel
+from pyvmm.net.backend import NetBackend
+from pyvmm.net.tap import Tap
 from pyvmm.net.user import User, availability
 from tests.boot.guests import need
 
@@ -70,10 +75,12 @@ class Guest:
 
 
 @contextmanager
-def booted(model: str, *hostfwd: str, features: dict[str, bool] | None = None) -> Iterator[Guest]:
-    """A guest at its shell."""
+def booted(
+    model: str, *hostfwd: str, features: dict[str, bool] | None = None, network: NetBackend | None = None
+) -> Iterator[Guest]:
+    """A guest at its shell, on user networking if nothing else is said."""
     usable, reason = availability()
-    if not usable:
+    if not usable and network is None:
         pytest.skip(reason)
     need("busybox")
     flavour, modules = MODELS[model]
@@ -82,7 +89,7 @@ def booted(model: str, *hostfwd: str, features: dict[str, bool] | None = None) -
         kernel=cached_kernel(flavour),
         initrd=cached_initramfs(modules=modules, flavour=flavour),
         append="console=ttyS0 quiet",
-        networks=[NetworkConfig(User(hostfwd=hostfwd), model=model, features=features)],
+        networks=[NetworkConfig(network or User(hostfwd=hostfwd), model=model, features=features)],
         serial="buffer",
         engine="translator",
     ) as machine:
@@ -93,10 +100,10 @@ def booted(model: str, *hostfwd: str, features: dict[str, bool] | None = None) -
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[int]:
+def served(folder: Path, host: str = "127.0.0.1") -> Iterator[int]:
     """A web server of the host; its port."""
     handler = functools.partial(_Quiet, directory=os.fspath(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer((host, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -114,8 +121,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 class Sink:
     """A port of the host that takes one connection and keeps its checksum."""
 
-    def __init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._server = socket.create_server((host, 0))
         self.port = self._server.getsockname()[1]
         self.digest = ""
         self._thread = threading.Thread(target=self._take)
@@ -294,3 +301,57 @@ def test_peer_goes_away(exercised: Callable[[str], None], guest_cache: Path) -> 
         assert "1 packets received" in guest.run("ping -c 1 -W 10 10.0.2.2")
         assert guest.nic.counters.tx_drops == 0
     exercised("virtio-net: peers that go away")
+
+
+CLONE_NEWNET = 0x40000000
+
+
+def in_own_network(body: Callable[[], None]) -> None:
+    """Run on a thread in a network namespace of its own: what it opens is there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def run() -> str:
+        if libc.unshare(CLONE_NEWNET) < 0 or not os.access("/dev/net/tun", os.W_OK):
+            return "network namespaces and /dev/net/tun need root, or CAP_NET_ADMIN"
+        body()
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        if reason := pool.submit(run).result():
+            pytest.skip(reason)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tap(exercised: Callable[[str], None], guest_cache: Path, tmp_path: Path, model: str) -> None:
+    """Big transfers both ways over a tap interface; then it is taken away, and the guest goes on without a carrier."""
+    need("ip")
+    contents = random.Random(7).randbytes(4 * MIB)
+    (tmp_path / "big").write_bytes(contents)
+    digest, host = hashlib.sha256(contents).hexdigest(), "192.168.77.1"
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def use() -> None:
+        tap = Tap("pyvmm-test")
+        with booted(model, network=tap) as guest:
+            ip("addr", "add", f"{host}/24", "dev", tap.ifname)
+            ip("link", "set", tap.ifname, "up")
+            guest.run("ip addr add 192.168.77.2/24 dev eth0; ip link set eth0 up; sleep 1")
+            assert "3 packets received" in guest.run(f"ping -c 3 -W 10 {host}")
+            with served(tmp_path, host) as port:
+                assert digest in guest.run(
+                    f"wget -q -O /tmp/big http://{host}:{port}/big; sha256sum /tmp/big"
+                )
+            sink = Sink(host)
+            guest.run(f"nc {host} {sink.port} < /tmp/big")
+            assert sink.result() == digest
+            ip("link", "del", tap.ifname)
+            guest.run(
+                "for i in $(seq 50); do [ $(cat /sys/class/net/eth0/carrier) = 0 ] && break; sleep 0.2; done"
+            )
+            assert "0" in guest.run("cat /sys/class/net/eth0/carrier").split()
+            guest.run(f"! ping -c 1 -W 1 {host}")
+
+    in_own_network(use)
+    exercised(f"Linux {model} network card, tap")
