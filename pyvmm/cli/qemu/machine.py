@@ -62,6 +62,8 @@ def _accelerators(what: str, names: list[str]) -> list[str]:
 
 def add_accelerator(plan: Plan, values: Values) -> None:
     """``-accel``: each one is tried after those before it."""
+    if "accel" not in values:
+        raise refuse("-accel", "it names no accelerator", "write -accel kvm or -accel tcg")
     plan.accelerators += _accelerators("-accel ", values["accel"].split(":"))
     _set_irqchip(plan, values)
 
