@@ -33,6 +33,7 @@ enum {
 #define EAX_ARAT (1u << 2) /* the APIC's timer never stops */
 /* Leaf 7 */
 #define EBX_SMAP (1u << 20)
+#define ECX_UMIP (1u << 2) /* umip.c */
 /* Leaf 0x80000001 */
 #define ECX_SVM      (1u << 2)
 #define ECX_EXT_APIC (1u << 3)
@@ -138,6 +139,8 @@ static void own_cpuid(TranslatorVcpu *vcpu, uint32_t leaf, uint32_t subleaf, uin
     case 7:
         /* SMAP would end a block at each STAC and CLAC: dear under translation, and no safety to the host. */
         r[EBX] &= ~EBX_SMAP;
+        if (subleaf == 0)
+            r[ECX] |= ECX_UMIP;
         break;
     case 0xd: /* XSAVE's components: x87 and SSE in the legacy region and a header, 576 bytes */
         if (subleaf > 1)

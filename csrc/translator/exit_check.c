@@ -18,8 +18,6 @@
 /* The intermediate code's numbers in this build of the library, as its own generators use them. */
 enum { OP_SET_LABEL = 1, OP_LD_I32 = 13, OP_ST_I64 = 77, COND_LT = 2, TYPE_I32 = 0, TB_EXIT_REQUESTED = 3 };
 
-static uint64_t cpu_env_of(void *tcg) { return (uint64_t)tcg + *(uint64_t *)env_field(tcg, TCG_CPU_ENV); }
-
 /* The call that starts every block; all others are the library's business. */
 void tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, void **arguments)
 {
@@ -31,7 +29,7 @@ void tcg_gen_callN_x86_64(void *tcg, void *function, void *result, int count, vo
     void *asked = tcg_temp_new_internal_x86_64(tcg, TYPE_I32, false);
     int64_t offset = (int64_t)((char *)vcpu->icount_high - 2 - (char *)vcpu->env);
     vcpu->requested_label = gen_new_label_x86_64(tcg);
-    tcg_gen_op3_x86_64(tcg, OP_LD_I32, (uint64_t)asked, cpu_env_of(tcg), (uint64_t)offset);
+    tcg_gen_op3_x86_64(tcg, OP_LD_I32, (uint64_t)asked, tcg_cpu_env(tcg), (uint64_t)offset);
     tcg_gen_brcondi_i32_x86_64(tcg, COND_LT, (char *)asked - (char *)tcg, 0, vcpu->requested_label);
     tcg_temp_free_internal_x86_64(tcg, asked);
 }
@@ -46,7 +44,7 @@ void tcg_gen_exit_tb_x86_64(void *tcg, const uint64_t *block, unsigned index)
         *label |= LABEL_PRESENT;
         tcg_gen_op1_x86_64(tcg, OP_SET_LABEL, (uint64_t)label);
         char *rip = (char *)tcg + tcg_const_i64_x86_64(tcg, (int64_t)(block[TB_PC] - block[TB_CS_BASE]));
-        tcg_gen_op3_x86_64(tcg, OP_ST_I64, (uint64_t)rip, cpu_env_of(tcg), offsetof(Env, eip));
+        tcg_gen_op3_x86_64(tcg, OP_ST_I64, (uint64_t)rip, tcg_cpu_env(tcg), offsetof(Env, eip));
         tcg_temp_free_internal_x86_64(tcg, rip);
     }
     original_tcg_gen_exit_tb_x86_64(tcg, block, index);

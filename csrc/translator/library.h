@@ -39,10 +39,13 @@ void helper_check_exit_request_x86_64(uc_engine *uc, uint32_t delay_slot);
 void *gen_new_label_x86_64(void *tcg);
 void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local);
 void tcg_temp_free_internal_x86_64(void *tcg, void *temporary);
+int64_t tcg_const_i32_x86_64(void *tcg, int32_t value);
 int64_t tcg_const_i64_x86_64(void *tcg, int64_t value);
 void tcg_gen_op1_x86_64(void *tcg, int operation, uint64_t operand);
-void tcg_gen_op3_x86_64(void *tcg, int operation, uint64_t operand1, uint64_t operand2, uint64_t operand3);
 void tcg_gen_brcondi_i32_x86_64(void *tcg, int condition, int64_t value, int32_t immediate, void *label);
+
+/* The operand that is the CPU's structure. */
+static inline uint64_t tcg_cpu_env(void *tcg) { return (uint64_t)tcg + *(uint64_t *)env_field(tcg, TCG_CPU_ENV); }
 
 /*
  * Replaced: the library's calls of NAME, and its tables, reach ours; its own code is original_NAME. The list is
@@ -66,6 +69,7 @@ REPLACED(void, helper_write_crN_x86_64, Env *env, int number, uint64_t value);
 REPLACED(void, helper_xsetbv_x86_64, Env *env, uint32_t index, uint64_t value);
 REPLACED(void, helper_rdtsc_x86_64, Env *env);
 REPLACED(void, helper_rdtscp_x86_64, Env *env);
+REPLACED(void, helper_rdpmc_x86_64, Env *env);
 REPLACED(void, helper_cpuid_x86_64, Env *env);
 REPLACED(void, helper_syscall_x86_64, Env *env, int length);
 REPLACED(void, helper_sysenter_x86_64, Env *env, int length);
@@ -83,6 +87,9 @@ REPLACED(void, tcg_gen_exit_tb_x86_64, void *tcg, const uint64_t *block, unsigne
 REPLACED(uint32_t, x86_ldl_phys_x86_64, void *cpu, uint64_t address);
 REPLACED(uint64_t, x86_ldq_phys_x86_64, void *cpu, uint64_t address);
 REPLACED(void *, find_memory_mapping_x86_64, uc_engine *uc, uint64_t address);
+/* User-mode instruction prevention (umip.c): a generator, and a helper that the library calls only for SVM guests */
+REPLACED(void, tcg_gen_op3_x86_64, void *tcg, int operation, uint64_t operand1, uint64_t operand2, uint64_t operand3);
+REPLACED(void, helper_svm_check_intercept_param_x86_64, Env *env, uint32_t type, uint64_t param);
 /* Code pages (code_pages.c) */
 REPLACED(void, tlb_protect_code_x86_64, uc_engine *uc, uint64_t ram_addr);
 REPLACED(void, tlb_unprotect_code_x86_64, uc_engine *uc, uint64_t ram_addr);

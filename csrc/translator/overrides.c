@@ -221,6 +221,13 @@ void helper_rdtscp_x86_64(Env *env)
     env->regs[REG_CX] = (uint32_t)vcpu->tsc_aux;
 }
 
+/* SDM vol. 2B RDPMC: there is no counter, so that every number of one is #GP(0), in ring 0 too. */
+void helper_rdpmc_x86_64(Env *env)
+{
+    (void)env;
+    raise_gp(translator_current(), RETURN_ADDRESS);
+}
+
 void helper_cpuid_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();

@@ -2,8 +2,8 @@
 
 Each check takes the numbers that the processor compares and answers with a `Check`: allowed or not, the exception
 if not, and why. The sections are the Intel SDM's (volume 3A chapter 5 unless another is named). A smaller number is
-more privilege: CPL is the ring of the running code (the RPL of CS), DPL the ring that a descriptor belongs to, RPL the ring
-in whose name a selector is used.
+more privilege: CPL is the ring of the running code (the RPL of CS), DPL the ring that a descriptor belongs to, RPL the
+ring in whose name a selector is used.
 
 Left out: task gates and task switches, SMM, VMX, supervisor shadow stacks, protection keys, limits (`Descriptor.limit`
 is there to compare with).

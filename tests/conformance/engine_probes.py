@@ -208,6 +208,7 @@ PROBES: dict[str, Callable[[Engine], bool]] = {
     "1g-pages": _cpuid(0x80000001, "edx", 26),
     "smep": _cpuid(7, "ebx", 7),
     "smap": _cpuid(7, "ebx", 20),
+    "umip": _cpuid(7, "ecx", 2),
     "rdtscp": _cpuid(0x80000001, "edx", 27),
     "sse4.2": _cpuid(1, "ecx", 20),
     "popcnt": _cpuid(1, "ecx", 23),
