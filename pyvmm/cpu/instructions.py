@@ -4,8 +4,8 @@ The words are those of Popek and Goldberg (1974): an instruction is *privileged*
 not in supervisor mode; *control-sensitive* when it changes the machine's configuration; *behaviour-sensitive* when
 what it does depends on it. Their theorem: a machine can be virtualised by trap-and-emulate when every sensitive
 instruction is privileged. Robin and Irvine (2000) listed where the IA-32 breaks this. Their "seventeen instructions",
-as the list is always quoted, are 18 mnemonics: SGDT SIDT SLDT SMSW PUSHF POPF, LAR LSL VERR VERW POP PUSH CALL JMP INT n RET
-STR MOV. `Row.robin_irvine` marks them.
+as the list is always quoted, are 18 mnemonics: SGDT SIDT SLDT SMSW PUSHF POPF, LAR LSL VERR VERW POP PUSH CALL JMP
+INT n RET STR MOV. `Row.robin_irvine` marks them.
 
 Sections are the Intel SDM's. Left out: SMX, SGX, user interrupts, shadow stacks and protection keys for supervisor
 pages, which no guest of pyvmm has; data and code accesses as such (`rings.page_access`).
