@@ -9,7 +9,8 @@ enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_STATS, QUEUE_REPORTING, QUEUE_REPORTI
 
 #define CHAIN_SEGMENTS (VIRTIO_BALLOON_QUEUE_SIZE + 16u)
 #define BATCH_RANGES   1024u
-#define STAT_BYTES     10u /* tag (16 bits), value (64 bits) */
+#define STAT_BYTES     10u    /* tag (16 bits), value (64 bits) */
+#define MAX_NUMBERS    65536u /* of one request: 256 MiB */
 
 typedef struct BalloonState { /* of its own, in VirtioState.own */
     uint32_t target_pages;
@@ -79,7 +80,8 @@ static bool inflate_batch(VirtioDevice *device, VirtioQueue *queue)
         return false;
     balloon->range_count = 0;
     uint64_t offset = 0;
-    while (balloon->range_count < BATCH_RANGES - sizeof numbers / 4) { /* Linux sends 256 at once */
+    /* Linux sends 256 at once. What is beyond the limit is not given back: the host may leave it. */
+    while (balloon->range_count < BATCH_RANGES - sizeof numbers / 4 && offset < MAX_NUMBERS * 4) {
         size_t size = virtio_chain_read(balloon->chain, &chain, offset, numbers, sizeof numbers) & ~3u;
         for (size_t i = 0; i < size; i += 4)
             add_range(balloon, (gpa_t)load_le32(numbers + i) << GUEST_PAGE_BITS, GUEST_PAGE_SIZE);
