@@ -221,6 +221,8 @@ void virtio_enable_queue(VirtioDevice *device, uint32_t index)
 void virtio_disable_queue(VirtioDevice *device, uint32_t index)
 {
     drain(device);
+    if (device->class->queue_reset)
+        device->class->queue_reset(device, &device->queues[index]);
     virtqueue_reset(&device->queues[index].ring);
 }
 

@@ -58,6 +58,7 @@ typedef struct VirtioClass {
     void (*features_changed)(VirtioDevice *device);                             /* negotiated, or restored */
     void (*driver_ok)(VirtioDevice *device); /* the driver is ready; queues are looked at after it */
     void (*reset)(VirtioDevice *device);
+    void (*queue_reset)(VirtioDevice *device, VirtioQueue *queue); /* by itself: forget chains that were taken */
     size_t state_size; /* of its own state, at most VIRTIO_OWN_STATE_MAX */
     void (*save)(VirtioDevice *device, void *state);
     int (*restore)(VirtioDevice *device, const void *state); /* after features_changed; -EINVAL: out of range */

@@ -56,6 +56,16 @@ static void complete(VirtioPython *python, Request *request)
     forget(python, request);
 }
 
+/* What was answered while a request was handed out, be it this one or an older one. */
+static void complete_answered(VirtioPython *python)
+{
+    for (Request *request = python->requests, *next; request; request = next) {
+        next = request->next;
+        if (request->answered)
+            complete(python, request);
+    }
+}
+
 /* NULL with the device failed, or out of host memory. */
 static Request *new_request(VirtioPython *python, VirtioQueue *queue, const VirtqChain *chain)
 {
@@ -101,12 +111,10 @@ static bool hand_out(VirtioDevice *device, VirtioQueue *queue)
         python->options.request(python->options.handle, queue->index, ticket, data, size, chain.writable_bytes);
         virtio_end_io(device);
         __atomic_store_n(&python->runner, 0, __ATOMIC_RELAXED);
-        request = find(python, ticket); /* another thread may have answered it */
-        if (request && request->answered)
-            complete(python, request);
+        complete_answered(python);
     }
     free(data);
-    return request || virtio_queue_is_live(queue);
+    return virtio_queue_is_live(queue);
 }
 
 int virtio_python_answer(Device *device, uint64_t ticket, const uint8_t *data, size_t size)
@@ -160,8 +168,22 @@ static void python_reset(VirtioDevice *device)
         forget(python, python->requests);
 }
 
-static const VirtioClass python_class = {
-    .pci_class = 0x00ff00, .run = python_run, .reset = python_reset, .destroy = python_reset};
+/* §2.6.1: what was taken from the queue is the driver's again; the token means nothing to the ring that comes. */
+static void python_queue_reset(VirtioDevice *device, VirtioQueue *queue)
+{
+    VirtioPython *python = python_of(device);
+    for (Request *request = python->requests, *next; request; request = next) {
+        next = request->next;
+        if (request->queue == queue)
+            forget(python, request);
+    }
+}
+
+static const VirtioClass python_class = {.pci_class = 0x00ff00,
+                                         .run = python_run,
+                                         .reset = python_reset,
+                                         .queue_reset = python_queue_reset,
+                                         .destroy = python_reset};
 
 Device *virtio_python_new(Board *board, const VirtioPlace *place, const VirtioPythonOptions *options, Error *error)
 {
