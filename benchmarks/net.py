@@ -118,7 +118,7 @@ def initramfs(folder: Path) -> Path:
 def command_lines(kernel: Path, initrd: Path, port: int) -> dict[str, list[str]]:
     """How each machine is started."""
     append = f"console=ttyS0 quiet mitigations=off port={port}"  # the same work on both: QEMU's processor has others
-    ours = pyvmm("translator", "--net", "user", "--kernel", kernel, "--initrd", initrd, "--append", append)
+    ours = pyvmm("translator", "--kernel", kernel, "--initrd", initrd, "--append", append, net="user")
     peer = qemu("-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=")
     peer = [word for index, word in enumerate(peer) if "-nic" not in peer[max(0, index - 1) : index + 1]]
     return {"ours": ours, "peer": [*peer, "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]}
