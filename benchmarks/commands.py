@@ -12,7 +12,17 @@ def pyvmm(engine: str, *words: str | Path, net: str = "none") -> list[str]:
     """Return the command line of a pyvmm run; `net` as ``--net`` has it."""
     script = Path(sys.executable).with_name("pyvmm")  # what a user types, where it is installed
     program = [str(script)] if script.exists() else [sys.executable, "-m", "pyvmm.cli.main"]
-    machine = ["-m", f"{MEMORY_MIB}M", "--vga", "none", "--net", net, "--serial", "stdio", f"--engine={engine}"]
+    machine = [
+        "-m",
+        f"{MEMORY_MIB}M",
+        "--vga",
+        "none",
+        "--net",
+        net,
+        "--serial",
+        "stdio",
+        f"--engine={engine}",
+    ]
     return [*program, "run", *machine, *map(str, words)]
 
 

@@ -125,6 +125,11 @@ def check_microvm(config: MachineConfig) -> None:
             raise ConfigError(f"{disk.path}: a microvm has virtio disks only; use if=virtio or --machine pc")
         if disk.place is not None:
             raise ConfigError(f"{disk.path}: a microvm has no PCI device numbers; leave the place away")
+    for network in config.networks:
+        if network.model != "virtio" or network.place is not None:
+            raise ConfigError(
+                "--net: a microvm has no PCI; use model=virtio, without a place, or --machine pc"
+            )
 
 
 def map_virtio(vm: Microvm) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm import DiskConfig, Machine
-from pyvmm.config import RngConfig, VsockConfig
+from pyvmm.config import NetworkConfig, RngConfig, VsockConfig
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guests.cached import cached_initramfs, cached_kernel
+from pyvmm.net import User
 from tests.boot.guests import need
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
@@ -81,9 +82,9 @@ def test_linux_by_acpi(
 def test_other_devices(
     exercised: Callable[[str], None], cloud_kernel: Path, guest_cache: Path, tmp_path: Path
 ) -> None:
-    """What a PC has on PCI is there too: random numbers and sockets."""
+    """What a PC has on PCI is there too: random numbers, sockets, and a network."""
     need("busybox")
-    modules = ("virtio_mmio", "virtio_rng", "vmw_vsock_virtio_transport")
+    modules = ("virtio_mmio", "virtio_rng", "vmw_vsock_virtio_transport", "virtio_net")
     with Machine(
         machine="microvm",
         memory=192 * MIB,
@@ -92,16 +93,18 @@ def test_other_devices(
         append="console=ttyS0 quiet",
         rng=RngConfig(),
         vsock=VsockConfig(tmp_path / "vsock", 3),
+        networks=[NetworkConfig(User())],
         serial="buffer",
         engine="translator",
     ) as machine:
         machine.serial.expect(r"\nUP\r+\n", timeout=120)
         machine.serial.send(
             "stty -echo; cat /sys/class/misc/hw_random/rng_current; head -c 512 /dev/hwrng | wc -c; "
-            "ls -l /sys/bus/virtio/drivers/*/ | grep -c virtio[0-9]; echo over\r"
+            "ls -l /sys/bus/virtio/drivers/*/ | grep -c virtio[0-9]; "
+            "ip link set eth0 up; udhcpc -i eth0 -n -q 2>&1 | grep -c 10.0.2.15.obtained; echo over\r"
         )
         seen = bytes(machine.serial.expect(r"\nover", timeout=60)).decode(errors="replace")
-        assert re.search(r"virtio_rng\.0\r?\n512\r?\n2\r?\n", seen), seen
+        assert re.search(r"virtio_rng\.0\r?\n512\r?\n3\r?\n1\r?\n", seen), seen
         exercised("Linux on the microvm, rng and vsock by MMIO")
 
 
@@ -160,6 +163,7 @@ def test_devices_on_the_command_line(cloud_kernel: Path, tmp_path: Path) -> None
         ({"kernel": "k", "firmware": "seabios"}, "without any"),
         ({"kernel": "k", "disks": [DiskConfig("a.img", interface="ide")]}, "virtio disks only"),
         ({"kernel": "k", "disks": [DiskConfig("a.img", place=4)]}, "no PCI device numbers"),
+        ({"kernel": "k", "networks": [NetworkConfig(User(), model="e1000")]}, "use model=virtio"),
     ],
 )
 def test_what_it_does_not_have(fields: dict[str, object], words: str) -> None:
