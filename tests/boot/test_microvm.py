@@ -14,6 +14,7 @@ from pyvmm.config import NetworkConfig, RngConfig, VsockConfig
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guests.cached import cached_initramfs, cached_kernel
 from pyvmm.net import User
+from pyvmm.net.user import availability
 from tests.boot.guests import need
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
@@ -84,6 +85,9 @@ def test_other_devices(
 ) -> None:
     """What a PC has on PCI is there too: random numbers, sockets, and a network."""
     need("busybox")
+    usable, reason = availability()
+    if not usable:
+        pytest.skip(reason)
     modules = ("virtio_mmio", "virtio_rng", "vmw_vsock_virtio_transport", "virtio_net")
     with Machine(
         machine="microvm",
