@@ -48,11 +48,11 @@ typedef struct E1000 {
     uint32_t rx_causes; /* of a batch that is not over */
     /* The transmitter */
     IoNotifier *notifier;
-    uintptr_t kicker; /* thread that gives a kick with the lock held */
-    bool lock_kept;   /* it runs inside that kick */
-    bool sending;     /* the lock is given up */
-    bool draining;    /* somebody waits for that to end */
-    bool tx_blocked;  /* the backend has no room */
+    uintptr_t kicker;  /* thread that gives a kick with the lock held */
+    bool lock_kept;    /* it runs inside that kick */
+    bool sending;      /* the lock is given up */
+    uint32_t draining; /* how many wait for that to end */
+    bool tx_blocked;   /* the backend has no room */
     pthread_cond_t idle;
     uint8_t headers[E1000_HEADERS + 64];
     struct iovec iov[NET_MAX_SEGMENTS + 2];

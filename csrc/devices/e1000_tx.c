@@ -366,11 +366,11 @@ void e1000_drain(E1000 *nic)
 {
     if (!nic->sending)
         return;
-    nic->draining = true;
+    nic->draining++; /* of several vCPUs that wait none starts it again for the others */
     while (nic->sending)
         pthread_cond_wait(&nic->idle, &nic->device.lock);
-    nic->draining = false;
-    e1000_kick(nic);
+    if (--nic->draining == 0)
+        e1000_kick(nic);
 }
 
 void e1000_writable(void *opaque)
