@@ -35,7 +35,7 @@ static void select_queue(uint16_t index) { write_register(LEGACY_QUEUE_SELECT, 2
 static void place_queue(uint32_t frame) { write_register(LEGACY_QUEUE_ADDRESS, 4, MMIO_QUEUE_PFN, frame); }
 static void kick(uint16_t index) { write_register(LEGACY_QUEUE_NOTIFY, 2, MMIO_QUEUE_NOTIFY, index); }
 
-/* A legacy driver has started both queues; the first has a request. */
+/* A legacy driver has started both queues. */
 static void rig_new(bool mmio, enum ClockKind clock)
 {
     Error error = {0};
@@ -60,9 +60,16 @@ static void rig_new(bool mmio, enum ClockKind clock)
         place_queue(OLD_FRAME + 4u * i);
     }
     write_register(LEGACY_DEVICE_STATUS, 1, MMIO_STATUS, 7);
+}
+
+/* The I/O thread may be looking at the ring already: DRIVER_OK makes it. */
+static void make_request(void)
+{
+    VirtqAvail *avail = (VirtqAvail *)driver_ram(&rig.driver, DRIVER_RINGS + 16 * ECHO_QUEUE_SIZE);
     *(VirtqDesc *)driver_ram(&rig.driver, DRIVER_RINGS) =
         (VirtqDesc){.addr = DRIVER_DATA, .len = 16, .flags = VIRTQ_DESC_F_WRITE};
-    ((VirtqAvail *)driver_ram(&rig.driver, DRIVER_RINGS + 16 * ECHO_QUEUE_SIZE))->idx = 1;
+    __atomic_store_n(&avail->idx, 1, __ATOMIC_SEQ_CST);
+    kick(0);
 }
 
 static uint32_t waiters(void)
@@ -75,8 +82,10 @@ static uint32_t waiters(void)
 
 static void start_io(void)
 {
+    pthread_mutex_lock(&rig.driver.device->lock);
     rig.echo->in_io = wait_in_io;
-    kick(0);
+    pthread_mutex_unlock(&rig.driver.device->lock);
+    make_request();
     while (!__atomic_load_n(&rig.in_io, __ATOMIC_SEQ_CST))
         usleep(100);
 }
@@ -166,7 +175,7 @@ static void test_nested_notify(void)
     rig_new(false, CLOCK_KIND_VIRTUAL);
     rig.echo->in_run = notify_other;
     rig.echo->in_io = check_lock_is_held;
-    kick(0);
+    make_request();
     CHECK_EQ(rig.in_io, 1);
     CHECK_EQ(rig.echo->chains, 1);
     driver_free(&rig.driver);
