@@ -19,7 +19,7 @@ static void request(void *handle, uint32_t queue, uint64_t ticket, const uint8_t
         CHECK_EQ(virtio_python_answer(outside->driver.device, outside->tickets[0], (const uint8_t *)"ab", 2), 0);
 }
 
-static void outside_new(Outside *outside, uint64_t features)
+static void outside_new(Outside *outside, uint64_t features, uint32_t queues)
 {
     Error error = {0};
     *outside = (Outside){0};
@@ -27,7 +27,7 @@ static void outside_new(Outside *outside, uint64_t features)
     place.offer = VIRTIO_F_RING_PACKED;
     VirtioPythonOptions options = {.name = "outside",
                                    .device_id = 42,
-                                   .queue_count = 1,
+                                   .queue_count = queues,
                                    .queue_size = DRIVER_SIZE,
                                    .request = request,
                                    .handle = outside};
@@ -40,7 +40,7 @@ static void outside_new(Outside *outside, uint64_t features)
 static void test_older_answer(void)
 {
     Outside outside;
-    outside_new(&outside, 0);
+    outside_new(&outside, 0, 1);
     outside.answer_older = true;
     driver_add(&outside.driver, 0, DRIVER_DATA, 16, true);
     driver_kick(&outside.driver, 0);
@@ -62,7 +62,7 @@ static void test_older_answer(void)
 static void test_queue_reset(void)
 {
     Outside outside;
-    outside_new(&outside, VIRTIO_F_RING_PACKED | VIRTIO_F_RING_RESET);
+    outside_new(&outside, VIRTIO_F_RING_PACKED | VIRTIO_F_RING_RESET, 1);
     Driver *driver = &outside.driver;
     VirtqPackedDesc *ring = (VirtqPackedDesc *)driver->queues[0].desc;
     for (uint16_t i = 0; i < 40; i++)
@@ -85,9 +85,29 @@ static void test_queue_reset(void)
     driver_free(driver);
 }
 
+/* With more queues than there are vectors they share: a driver then gives one to several (§4.1.5.1.2). */
+static void test_many_queues(void)
+{
+    Outside outside;
+    outside_new(&outside, 0, VIRTIO_MAX_QUEUES);
+    PciBus *bus = outside.driver.bus;
+    uint32_t devfn = PCI_DEVFN(DRIVER_SLOT, 0), at = pci_bus_config_read(bus, devfn, PCI_CAPABILITIES, 1);
+    while (at && pci_bus_config_read(bus, devfn, at, 1) != PCI_CAP_MSIX)
+        at = pci_bus_config_read(bus, devfn, at + 1, 1);
+    CHECK(at);
+    CHECK_EQ(pci_bus_config_read(bus, devfn, at + 2, 2), 63);
+    driver_write(&outside.driver, COMMON_QUEUE_SELECT, 2, 63);
+    driver_write(&outside.driver, COMMON_QUEUE_MSIX_VECTOR, 2, 64);
+    CHECK_EQ(driver_read(&outside.driver, COMMON_QUEUE_MSIX_VECTOR, 2), VIRTIO_NO_VECTOR);
+    driver_write(&outside.driver, COMMON_QUEUE_MSIX_VECTOR, 2, 63);
+    CHECK_EQ(driver_read(&outside.driver, COMMON_QUEUE_MSIX_VECTOR, 2), 63);
+    driver_free(&outside.driver);
+}
+
 int main(void)
 {
     RUN(test_older_answer);
     RUN(test_queue_reset);
+    RUN(test_many_queues);
     return 0;
 }

@@ -634,8 +634,8 @@ static void add_function(VirtioPci *pci, bool modern_only, bool use_irqfd)
     pci_function_add_bar(&pci->function, VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_SIZE, PCI_BAR_MEMORY, &pci->class.ops,
                          pci, VIRTIO_PCI_MSIX_BAR, &pci->owner.device.lock);
     add_capabilities(pci);
-    pci_msix_init(&pci->msix, &pci->function, pci->owner.virtio->queue_count + 1, VIRTIO_PCI_MSIX_BAR,
-                  VIRTIO_PCI_MSIX_TABLE, VIRTIO_PCI_MSIX_PENDING);
+    pci_msix_init(&pci->msix, &pci->function, MIN(pci->owner.virtio->queue_count + 1, PCI_MSIX_VECTORS),
+                  VIRTIO_PCI_MSIX_BAR, VIRTIO_PCI_MSIX_TABLE, VIRTIO_PCI_MSIX_PENDING);
     pci->msix.use_irqfd = use_irqfd;
     forget_vectors(pci);
 }

@@ -10,8 +10,8 @@
  * (io/ioeventfd.h): the modern one, or the legacy one for a driver without VERSION_1.
  *
  * BAR 0 (transitional only): legacy registers, then the device's configuration. BAR 1: MSI-X's table and pending
- * bits, one vector for configuration changes and one for each queue. BAR 4: one page each for the common
- * configuration, ISR, device configuration and notifications (4 bytes a queue).
+ * bits, one vector for configuration changes and one for each queue, up to 64 in all. BAR 4: one page each for the
+ * common configuration, ISR, device configuration and notifications (4 bytes a queue).
  */
 #ifndef PYVMM_VIRTIO_VIRTIO_PCI_H
 #define PYVMM_VIRTIO_VIRTIO_PCI_H
