@@ -3,6 +3,7 @@
 #include "virtio/virtio.h"
 
 #define ROUNDS_PER_CALLBACK 4u
+#define MAX_UNPUBLISHED     16u
 
 /* Making and freeing
  * ------------------------------------------------------------------------------------------------- */
@@ -147,10 +148,25 @@ void virtio_notify_all(VirtioDevice *device)
 
 void virtio_publish(VirtioDevice *device, VirtioQueue *queue)
 {
+    queue->unpublished = 0;
     if (!virtqueue_publish(&queue->ring))
         return;
     device->interrupts++;
     device->transport->interrupt_queue(device->owner, queue->index);
+}
+
+void virtio_publish_soon(VirtioDevice *device, VirtioQueue *queue, uint32_t pushed)
+{
+    queue->unpublished += pushed;
+    if (queue->unpublished < MAX_UNPUBLISHED && virtio_queue_is_live(queue) && !virtqueue_is_empty(&queue->ring))
+        return; /* virtio_serve is called on: it publishes at the latest */
+    virtio_publish(device, queue);
+}
+
+static void publish_rest(VirtioDevice *device, VirtioQueue *queue)
+{
+    if (queue->unpublished)
+        virtio_publish(device, queue);
 }
 
 /* In a notification that is answered on the vCPU's own thread the guest adds nothing meanwhile, so a ring that does
@@ -160,6 +176,7 @@ void virtio_serve(VirtioDevice *device, VirtioQueue *queue, VirtioBatch batch)
     uint32_t rounds = device->lock_kept ? 2u * VIRTQ_MAX_SIZE : ROUNDS_PER_CALLBACK;
     while (virtio_queue_is_live(queue)) {
         if (rounds-- == 0) {
+            publish_rest(device, queue);
             if (device->lock_kept)
                 virtio_fail(device, queue, "the available ring never ends");
             else
@@ -169,9 +186,11 @@ void virtio_serve(VirtioDevice *device, VirtioQueue *queue, VirtioBatch batch)
         virtqueue_disable_notify(&queue->ring);
         if (batch(device, queue))
             continue;
+        publish_rest(device, queue);
         if (!virtio_queue_is_live(queue) || !virtqueue_enable_notify(&queue->ring))
             return;
     }
+    publish_rest(device, queue); /* it failed */
 }
 
 /* Wait until no chain is between begin_io and end_io. The lock is given up meanwhile: the runner takes it,

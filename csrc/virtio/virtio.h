@@ -86,7 +86,8 @@ struct VirtioQueue {
     Virtqueue ring;
     VirtioDevice *device;
     uint32_t index;
-    IoThread *io; /* who runs it; NULL: as the place says */
+    uint32_t unpublished; /* chains given back that the driver does not see yet; see virtio_publish_soon */
+    IoThread *io;         /* who runs it; NULL: as the place says */
     IoNotifier *notifier;
 };
 
@@ -186,7 +187,10 @@ uint64_t virtio_device_features(Device *device);                /* what it offer
 typedef bool (*VirtioBatch)(VirtioDevice *device, VirtioQueue *queue);
 void virtio_serve(VirtioDevice *device, VirtioQueue *queue, VirtioBatch batch);
 void virtio_publish(VirtioDevice *device, VirtioQueue *queue); /* what was pushed; interrupts if the driver waits */
-bool virtio_queue_is_live(const VirtioQueue *queue);           /* may chains be taken? */
+/* For a batch under virtio_serve: the same at once, or, while the ring has more and no more than 16 chains wait,
+ * with the next batch, so that a driver that goes on giving has one interrupt for several. */
+void virtio_publish_soon(VirtioDevice *device, VirtioQueue *queue, uint32_t pushed);
+bool virtio_queue_is_live(const VirtioQueue *queue); /* may chains be taken? */
 void virtio_begin_io(VirtioDevice *device);
 void virtio_end_io(VirtioDevice *device);
 void virtio_fail(VirtioDevice *device, const VirtioQueue *queue, const char *why); /* DEVICE_NEEDS_RESET */

@@ -57,7 +57,10 @@ static void complete_batch(VirtioBlk *blk, VirtioQueue *queue, BlkBatch *batch)
         blk_record_batch(blk, queue, batch);
         return;
     }
-    virtio_publish(&blk->virtio, queue);
+    if (batch->keep == batch->count)
+        virtio_publish_soon(&blk->virtio, queue, batch->keep);
+    else
+        virtio_publish(&blk->virtio, queue); /* the machine stops */
 }
 
 /* §5.2.5, §5.2.6.2: a cache exists for a driver that can flush it, unless it chose otherwise. */
