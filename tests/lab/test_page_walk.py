@@ -12,9 +12,9 @@ from tests.lab.experiment import rig
 
 PAGE, FRAME = 0x600000, 0x150000
 PROGRAMS = {
-    "read": f"mov eax, [{PAGE}]; ud2",
-    "write": f"mov [{PAGE}], eax; ud2",
-    "execute": f"mov eax, {PAGE}; jmp {{}}",
+    "read": f"mov eax, [{PAGE:#x}]; ud2",
+    "write": f"mov [{PAGE:#x}], eax; ud2",
+    "execute": f"mov eax, {PAGE:#x}; jmp {{}}",
 }
 MODES: tuple[Mode, ...] = ("paging32", "pae", "long")
 
