@@ -8,7 +8,6 @@ AT&T syntax.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
 Bits = Literal[16, 32, 64]
 
 _SYMBOL_MISSING = 144  # KS_ERR_ASM_SYMBOL_MISSING: the one error that may be cured by a later line
-# A string or a character, kept; or a comment. keystone itself takes `nop # text` for an operand.
-_COMMENT = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|(?:#|//).*""")
+_STRING = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')""")  # or a character
+# A string, kept; or a comment. keystone itself takes `nop # text` for an operand.
+_COMMENT = re.compile(_STRING.pattern + r"|(?:#|//).*")
 
 
 class AssemblyError(PyvmmError):
@@ -98,7 +98,7 @@ def assemble(text: str, *, bits: Bits = 64, address: int = 0) -> bytes:
     except keystone.KsError as error:
         reason = re.sub(r"\s*\(KS_ERR_\w+\)", "", str(error.message)).lower()
         number = _line_refused(assembler, source, address)
-        symbol = _missing_symbol(assembler, source) if error.errno == _SYMBOL_MISSING else ""
+        symbol = _missing_symbol(modes[bits], source) if error.errno == _SYMBOL_MISSING else ""
         if symbol:
             reason = f"no label or symbol {symbol!r}"
             number = _line_with_symbol(source, symbol)
@@ -151,22 +151,36 @@ def _line_refused(assembler: keystone.Ks, lines: list[str], address: int) -> int
     return 0
 
 
-def _missing_symbol(assembler: keystone.Ks, lines: list[str]) -> str:
-    """Ask keystone which symbol it looks for. The assembler is of no use afterwards: it then reads 10 as 0x10."""
+def _missing_symbol(bits: int, lines: list[str]) -> str:
+    """The first word that, as the target of a jump, is a symbol to keystone, and that no line defines.
+
+    keystone's own answer, a resolver that it asks, is of no use: every assembler of the process that is made after
+    such a question may read 10 as 0x10.
+    """
     import keystone
 
-    missing: list[str] = []
+    text = "\n".join(_STRING.sub('""', line) for line in lines)
+    defined = set(re.findall(r"([\w.$]+)\s*:", text)) | set(re.findall(r"\.set\s+([\w.$]+)", text))
+    words: list[str] = re.findall(r"(?<![\w.$])[A-Za-z_.$][\w.$]*", text)
+    for word in dict.fromkeys(words):
+        if word in defined:
+            continue
+        try:
+            keystone.Ks(keystone.KS_ARCH_X86, bits).asm(f"jmp {word}")
+        except keystone.KsError as error:
+            if error.errno == _SYMBOL_MISSING and _is_operand(word, text):
+                return word
+    return ""
 
-    def note(symbol: bytes, _value: object) -> bool:
-        missing.append(symbol.decode(errors="replace"))
-        return False
 
-    assembler.sym_resolver = note
-    with contextlib.suppress(keystone.KsError):
-        assembler.asm("\n".join(lines))
-    return missing[0] if missing else ""
+def _is_operand(word: str, text: str) -> bool:
+    """Whether `word` stands anywhere but first in a statement, where mnemonics and directives are."""
+    statements = (re.sub(r"^(\s*[\w.$]+\s*:)*\s*", "", part) for part in re.split(r"[;\n]", text))
+    return any(
+        re.search(rf"\s.*(?<![\w.$]){re.escape(word)}(?![\w.$])", statement) for statement in statements
+    )
 
 
 def _line_with_symbol(lines: list[str], symbol: str) -> int:
     word = re.compile(rf"(?<![\w.$]){re.escape(symbol)}(?![\w.$])")
-    return next((number for number, line in enumerate(lines, 1) if word.search(line)), 0)
+    return next((number for number, line in enumerate(lines, 1) if word.search(_STRING.sub('""', line))), 0)

@@ -36,6 +36,8 @@ def test_labels_count_from_the_address() -> None:
         ("nop\njmp end\nmov eax, eax, eax\nend: nop", 3, "operand"),
         ("nop\nend: jmp nowhere\ncall there\nnop", 2, "'nowhere'"),
         ("out 0x540, al", 1, "out 0x540, al"),
+        ("start: mov eax, [rbx + table]; .set limit, 5\nmov ecx, limit", 1, "'table'"),
+        ('.ascii "jmp lost"\nadd rsp, 8\njz lost', 3, "'lost'"),
     ],
 )
 def test_error_names_the_line(text: str, line: int, words: str) -> None:
@@ -46,6 +48,13 @@ def test_error_names_the_line(text: str, line: int, words: str) -> None:
     assert f"line {line}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, PyvmmError)
+
+
+def test_numbers_stay_decimal_after_an_error() -> None:
+    for _ in range(20):
+        with pytest.raises(AssemblyError):
+            assemble("jmp nowhere")
+        assert {assemble("mov eax, 10").hex() for _ in range(20)} == {"b80a000000"}
 
 
 def test_bits_are_checked() -> None:
