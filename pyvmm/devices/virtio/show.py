@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from pyvmm.devices.virtio.svg import Svg
+from pyvmm.svg import Svg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from statistics import median
 
-from pyvmm.devices.virtio.svg import Svg
 from pyvmm.errors import DeviceError
 from pyvmm.native import ffi, lib
 from pyvmm.record import record
+from pyvmm.svg import Svg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

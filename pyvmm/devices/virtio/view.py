@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, Literal, TypeAlias
 
     from pyvmm.devices.virtio.base import VirtioDevice
-    from pyvmm.devices.virtio.svg import Svg
+    from pyvmm.svg import Svg
 
     State: TypeAlias = Literal["waiting", "taken", "used", ""]
 
