@@ -1,15 +1,12 @@
-"""Every numbered example and notebook runs from an empty folder, and shows what it says it shows."""
+"""Every numbered example runs from an empty folder, and shows what it says it shows."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -41,22 +38,3 @@ def test_example(name: str, tmp_path: Path, record_exercised: Callable[..., None
     for text in SHOWS[name]:
         assert text in done.stdout
     record_exercised(engine="translator", guest=f"examples/{name}")
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("notebooks/*.ipynb")), ids=lambda path: path.name)
-def test_notebook(path: Path, tmp_path: Path, record_exercised: Callable[..., None]) -> None:
-    """Runs every cell; a notebook is kept without output, so that a diff of it can be read."""
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code
-    assert not any(cell.outputs for cell in code), "clear the outputs before committing"
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    for cell in code:
-        expected = re.findall(r"^# shows: (.*)$", cell.source, re.MULTILINE)
-        text = "".join(
-            output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
-            for output in cell.outputs
-        )
-        for words in expected:
-            assert words in text, f"{words!r} is not in the output of:\n{cell.source}"
-    record_exercised(engine="translator", guest=f"examples/notebooks/{path.name}")
