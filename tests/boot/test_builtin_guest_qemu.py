@@ -72,9 +72,11 @@ def test_session(disk: Path, interface: tuple[str, ...]) -> None:
     with qemu(disk, *interface) as child:
         session.expect_boot(child)
         answers = session.run_session(child)
+        # The last request's interrupt may come after its answer was seen: count when there were many.
+        counted = session.run_session(child, [session.Step("disk")])["disk"]
         assert session.power_off(child) == 0
     assert "modern interface" in answers["disk"]
-    assert not re.search(r"interrupts 0\b", answers["disk"]), "INTx never arrived"
+    assert not re.search(r"interrupts 0\b", counted), "INTx never arrived"
     assert "SYSCALL to ring 0, INT 80h to ring 0, INT3 to ring 0" in answers["ring3 none"]
 
     assert "No errors were found" in run("qemu-img", "check", disk)
