@@ -20,6 +20,7 @@ from pathlib import Path
 
 from commands import pyvmm, qemu
 from common import BenchmarkError, ratio
+from idle import cpu_seconds
 
 from pyvmm.guests.cached import cached_kernel
 from pyvmm.guests.initramfs import build_initramfs
@@ -44,11 +45,6 @@ sleep 1
 /net 10.0.2.2 $(sed 's/.*port=//; s/ .*//' /proc/cmdline)
 poweroff -f
 """
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of another process, all its threads (clock_getcpuclockid(3))."""
-    return time.clock_gettime((~pid << 3) | 2)
 
 
 class Run:
