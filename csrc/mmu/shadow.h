@@ -10,20 +10,22 @@
  *  - Guest tables with a shadow are *traced*: not writable in any shadow. A store into one comes as SHADOW_TRACED;
  *    the monitor emulates it and calls shadow_write(), or calls shadow_unsync() and lets it run.
  *  - Accessed and dirty bits are set in the guest's entries when the access that the fault was for is allowed; an
- * entry whose A is clear is not in the shadow, a page whose D is clear is not writable there.
+ *    entry whose A is clear is not in the shadow, a page whose D is clear is not writable there.
  *  - Large guest pages stay 2 MiB where nothing in them is traced and all of it is RAM (or none of it); else, and
- * those of 1 GiB always, they are splintered into shadow pages of their own.
+ *    those of 1 GiB always, they are splintered into shadow pages of their own.
  *  - Addresses outside RAM (devices) are mapped one to one. RAM from `guest_end` on is the monitor's: a guest
  *    that maps it gets SHADOW_MONITOR.
  *
- * What the monitor does, on the vCPU's thread (all functions but shadow_statistics are for that thread, or a
- * stopped vCPU):
+ * What the monitor does, on the vCPU's thread (shadow_statistics from any: figures a moment apart):
  *
- *    exit with #PF       shadow_fault(): FILLED: go back; GUEST_FAULT: inject #PF(error_code), CR2; TRACED: see
- * above; all others: an explained end, with `error` change of ring, CR3, WP, SMEP, SMAP, AC, NXE    shadow_root():
- * load what it returns into the real CR3 guest's INVLPG      shadow_invlpg(), and INVLPG for real guest's MOV to
- * CR3, toggles of CR4.PGE          shadow_sync(), and load CR3 for real before every IRETQ to the guest
- * shadow_flush_due(): load CR3 again; shadow_touches(): the list, if `touch`
+ *  - #PF: shadow_fault(). FILLED: go back. GUEST_FAULT: inject #PF(error_code) with CR2. TRACED: see above. All
+ *    others: an explained end, with `error`.
+ *  - The guest's ring, CR3, CR0.WP, CR4.SMEP, CR4.SMAP, EFLAGS.AC or EFER.NXE changes: shadow_root(), and load what
+ *    it returns into the real CR3.
+ *  - The guest's INVLPG: shadow_invlpg(), and INVLPG for real.
+ *  - The guest loads CR3 or toggles CR4.PGE: shadow_sync(), and load CR3 for real.
+ *  - Before every IRETQ to the guest: shadow_flush_due() says whether to load CR3 again; with `touch`,
+ *    shadow_touches() has what to store again.
  *
  * `touch`: a KVM without nested paging keeps shadows of *our* tables, and sees stores into them only when the
  * guest's processor makes them. What the host changes or removes there is listed; ring 0 code of the monitor has to
@@ -51,6 +53,8 @@ typedef struct ShadowConfig {
     uint64_t monitor_pml4e; /* what every root holds in `monitor_slot` */
     uint32_t monitor_slot;  /* 0 to 511 */
     uint32_t physical_bits; /* the real processor's MAXPHYADDR, which is the guest's */
+    uint32_t write_limit;   /* stores in a row into a table that nothing was filled from after which it is no longer
+                             * traced (until it is used again); 0: no limit */
     bool touch;             /* keep the list for shadow_touches() */
 } ShadowConfig;
 
@@ -67,13 +71,15 @@ enum ShadowResult {
     SHADOW_TRACED,      /* an allowed store, to `gpa`, in a page that is traced */
     SHADOW_BAD_TABLE,   /* a table outside RAM: `error` */
     SHADOW_MONITOR,     /* the guest maps the monitor's slot or memory: `error` */
-    SHADOW_UNSUPPORTED, /* paging off, or not of 4 levels; an engine that goes on faulting: `error` */
+    SHADOW_UNSUPPORTED, /* paging off, or not of 4 levels, protection keys; an execute-only page (SMAP without
+                         * SMEP); an engine that goes on faulting where nothing is missing: `error` */
 };
 
 typedef struct ShadowFault {
     gpa_t gpa;           /* of the access; not with SHADOW_GUEST_FAULT */
     uint32_t error_code; /* SHADOW_GUEST_FAULT: enum PageFault, as the guest's processor would push it */
     bool table, code;    /* SHADOW_TRACED: because of a table, because of shadow_trace() */
+    bool not_canonical;  /* SHADOW_GUEST_FAULT of shadow_translate(): #GP(0), or #SS(0), instead of #PF */
 } ShadowFault;
 
 typedef struct ShadowStatistics {
@@ -97,7 +103,7 @@ typedef struct ShadowStatistics {
     uint64_t invlpg;       /* shadow_invlpg() */
     uint64_t tlb_flushes;  /* shadow_flush_due() said yes */
     uint64_t touches;      /* entries listed for shadow_touches() */
-    uint64_t dma_zaps;     /* traced tables written by a device or the host */
+    uint64_t host_writes;  /* tables written by a device or the host, and compared */
     uint32_t pages, pages_peak, pages_total; /* of the pool, in use now, at most, at all */
     uint32_t traced;                         /* guest pages that are traced now */
 } ShadowStatistics;
