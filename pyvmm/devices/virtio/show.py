@@ -101,13 +101,13 @@ def html(view: QueueView) -> str:
 def svg(view: QueueView) -> Svg:
     """The rings as rings, clockwise from the top: outside the available one, inside the used one; of a packed ring
     the one that there is. Chains that wait stand beside it."""
-    picture = Svg(640, 300)
-    centre = (150.0, 150.0)
+    picture = Svg(760, 310, font_size=12)
+    centre = (220.0, 155.0)
+    hands: list[tuple[int, str]]
     if view.packed:
         for d in view.descriptors:
             _cell(view.size, picture, centre, (90, 130), d.index, d.state, f"{d.index}: {d.flag_names}")
-        _hand(view.size, picture, centre, view.last_avail, 140, "takes")
-        _hand(view.size, picture, centre, view.next_used, 85, "gives")
+        hands = [(view.last_avail, "takes"), (view.next_used, "gives")]
     else:
         avail = {entry.position % view.size: entry for entry in view.avail(every=True)}
         used = {entry.position % view.size: entry for entry in view.used(every=True)}
@@ -116,20 +116,15 @@ def svg(view: QueueView) -> Svg:
                 entry = ring.get(place)
                 title = f"{place}: head {entry.head}, {entry.state}" if entry else f"{place}"
                 _cell(view.size, picture, centre, radii, place, entry.state if entry else "", title)
-        same = view.avail_index == view.last_avail
-        _hand(
-            view.size, picture, centre, view.avail_index, 140, "avail.idx, all taken" if same else "avail.idx"
-        )
-        if not same:
-            _hand(view.size, picture, centre, view.last_avail, 140, "taken")
-        _hand(view.size, picture, centre, view.used_index, 60, "used.idx")
-    picture.text(150, 146, view.name, anchor="middle")
-    picture.text(150, 160, f"{view.waiting} waiting, {view.in_device} in device", anchor="middle")
+        hands = [(view.avail_index, "avail.idx"), (view.last_avail, "taken"), (view.used_index, "used.idx")]
+    _hands(view.size, picture, centre, hands)
+    for n, line in enumerate((view.name, f"{view.waiting} waiting", f"{view.in_device} in device")):
+        picture.text(centre[0], centre[1] - 10 + 15 * n, line, anchor="middle")
     for n, state in enumerate(("waiting", "taken", "used")):
-        picture.rectangle(300 + 90 * n, 8, 10, 10, COLOURS[state])
-        picture.text(314 + 90 * n, 17, state)
+        picture.rectangle(430 + 90 * n, 8, 10, 10, COLOURS[state])
+        picture.text(444 + 90 * n, 17, state)
     for n, entry in enumerate([e for e in view.avail() if e.state == "waiting"][:10]):
-        _draw_chain(view, picture, 300, 32 + 25 * n, entry.head)
+        _draw_chain(view, picture, 430, 32 + 25 * n, entry.head)
     return picture
 
 
@@ -145,15 +140,30 @@ def _cell(
     picture.arc(centre, radii, (place / size, (place + 1) / size), COLOURS[state], title)
 
 
-def _hand(
-    size: int, picture: Svg, centre: tuple[float, float], position: int, radius: float, text: str
+def _hands(
+    size: int, picture: Svg, centre: tuple[float, float], hands: list[tuple[int, str]], radius: float = 140
 ) -> None:
+    """A line for each position, from the innermost ring outwards; those that are close to each other share a label."""
     from math import cos, pi, sin
 
-    angle = 2 * pi * (position % size) / size
-    x, y = centre[0] + radius * sin(angle), centre[1] - radius * cos(angle)
-    picture.line(centre[0] + 75 * sin(angle), centre[1] - 75 * cos(angle), x, y, "black")
-    picture.text(x, y, text, anchor="start" if sin(angle) >= 0 else "end")
+    labels: list[tuple[float, list[str]]] = []
+    for position, name in sorted((position % size, name) for position, name in hands):
+        angle = 2 * pi * position / size
+        x, y = sin(angle), -cos(angle)
+        picture.line(
+            centre[0] + 73 * x, centre[1] + 73 * y, centre[0] + radius * x, centre[1] + radius * y, "black"
+        )
+        near = next((names for at, names in labels if cos(angle - at) > 0.97), None)
+        if near is None:
+            labels.append((angle, [name]))
+        else:
+            near.append(name)
+    for angle, names in labels:
+        side = 4 if sin(angle) >= 0 else -4
+        x, y = centre[0] + radius * sin(angle) + side, centre[1] - radius * cos(angle)
+        top = min(max(y + 4 - 7 * (len(names) - 1), 12), 300 - 14 * (len(names) - 1))
+        for n, name in enumerate(names):
+            picture.text(x, top + 14 * n, name, anchor="start" if side > 0 else "end")
 
 
 def _draw_chain(view: QueueView, picture: Svg, x: float, y: float, head: int) -> None:
