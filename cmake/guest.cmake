@@ -1,4 +1,5 @@
-# The built-in guest (csrc/guest): target guest_disk makes ${CMAKE_BINARY_DIR}/builtin.qcow2 and guest-kernel.elf.
+# The built-in guest (csrc/guest): target guest_disk makes ${CMAKE_BINARY_DIR}/builtin.qcow2 and guest-kernel.elf; and the
+# lab's kernel (csrc/guest/lab) as lab-kernel.elf and, for a monitor that it calls by name, lab-kernel-paravirt.elf.
 # The guest is a program for a bare x86-64 machine: it is compiled by custom commands, so that no flag of the host's
 # build (sanitizers, PIC, hardening) reaches it. Needs the C compiler, objcopy and Python; mkdisk.py packs the disk.
 
@@ -28,12 +29,13 @@ if(GUEST_BUILDABLE)
   set(GUEST_KERNEL_FLAGS -fno-pic -fno-pie -mcmodel=small -mgeneral-regs-only)
   set(GUEST_LINK -m64 -nostdlib -static -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096)
   file(MAKE_DIRECTORY ${GUEST_BUILD})
-  file(GLOB GUEST_HEADERS CONFIGURE_DEPENDS ${GUEST_SOURCE}/*.h ${GUEST_SOURCE}/kernel/*.h)
+  file(GLOB GUEST_HEADERS CONFIGURE_DEPENDS ${GUEST_SOURCE}/*.h ${GUEST_SOURCE}/kernel/*.h ${GUEST_SOURCE}/lab/*.h
+       ${GUEST_SOURCE}/lab/user/*.h)
   file(GLOB GUEST_KERNEL_SOURCES CONFIGURE_DEPENDS ${GUEST_SOURCE}/kernel/*.c ${GUEST_SOURCE}/kernel/*.S)
 
-  # guest_object(<list of objects> <source, relative> <further dependencies> <flags>...)
+  # guest_object(<list of objects> <source, relative> <further dependencies> <flags>...): the list's name is in the object's
   function(guest_object objects source depends)
-    string(REPLACE "/" "_" name ${source})
+    string(REPLACE "/" "_" name ${objects}_${source})
     set(object ${GUEST_BUILD}/${name}.o)
     add_custom_command(OUTPUT ${object}
       COMMAND ${GUEST_CC} ${GUEST_FLAGS} ${ARGN} -c ${GUEST_SOURCE}/${source} -o ${object}
@@ -68,6 +70,29 @@ if(GUEST_BUILDABLE)
   endforeach()
   guest_link(kernel -Wl,-T,${GUEST_SOURCE}/kernel/kernel.ld ${GUEST_KERNEL})
 
+  # The lab's kernel, twice of the same source; what it shares with the guest above it takes from there.
+  guest_object(LAB_USER lab/user/start.S "")
+  guest_object(LAB_USER lab/user/main.c "" ${GUEST_WARNINGS} -mgeneral-regs-only -fpie)
+  guest_link(lab-user -Wl,-T,${GUEST_SOURCE}/user/user.ld ${LAB_USER})
+  set(LAB_SHARED kernel/entry.S kernel/text.c kernel/print.c kernel/pci.c kernel/virtio.c kernel/virtio_blk.c)
+  file(GLOB LAB_SOURCES RELATIVE ${GUEST_SOURCE} CONFIGURE_DEPENDS ${GUEST_SOURCE}/lab/*.c ${GUEST_SOURCE}/lab/*.S)
+  foreach(source kernel/pic.c ${LAB_SHARED} ${LAB_SOURCES})
+    set(flags ${GUEST_WARNINGS} ${GUEST_KERNEL_FLAGS})
+    set(depends "")
+    if(source MATCHES "\\.S$")
+      set(flags "")
+      set(depends ${GUEST_BUILD}/lab-user.bin)
+    endif()
+    guest_object(LAB_PLAIN ${source} "${depends}" ${flags})
+    if(NOT source STREQUAL kernel/pic.c) # a paravirtual kernel has no 8259A: lab/paravirt.c
+      guest_object(LAB_PARAVIRT ${source} "${depends}" ${flags} -DLAB_PARAVIRT)
+    endif()
+  endforeach()
+  set(LAB_LINK -Wl,-T,${GUEST_SOURCE}/kernel/kernel.ld -Wl,-e,lab_entry)
+  guest_link(lab-kernel "${LAB_LINK}" ${LAB_PLAIN})
+  guest_link(lab-kernel-paravirt "${LAB_LINK}" ${LAB_PARAVIRT})
+  set(LAB_IMAGES ${GUEST_BUILD}/lab-kernel.elf ${GUEST_BUILD}/lab-kernel-paravirt.elf)
+
   add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/builtin.qcow2 ${CMAKE_BINARY_DIR}/guest-kernel.elf
     COMMAND ${Python_EXECUTABLE} ${GUEST_SOURCE}/mkdisk.py --mbr ${GUEST_BUILD}/mbr.bin
             --setup ${GUEST_BUILD}/setup.bin --kernel ${GUEST_BUILD}/kernel.bin
@@ -75,7 +100,8 @@ if(GUEST_BUILDABLE)
     COMMAND ${CMAKE_COMMAND} -E copy ${GUEST_BUILD}/kernel.elf ${CMAKE_BINARY_DIR}/guest-kernel.elf
     DEPENDS ${GUEST_SOURCE}/mkdisk.py ${GUEST_BUILD}/mbr.bin ${GUEST_BUILD}/setup.bin ${GUEST_BUILD}/kernel.bin
     COMMENT "Guest: builtin.qcow2" VERBATIM)
-  add_custom_target(guest_disk DEPENDS ${CMAKE_BINARY_DIR}/builtin.qcow2 ${CMAKE_BINARY_DIR}/guest-kernel.elf)
-  install(FILES ${CMAKE_BINARY_DIR}/builtin.qcow2 ${CMAKE_BINARY_DIR}/guest-kernel.elf
+  add_custom_target(guest_disk DEPENDS ${CMAKE_BINARY_DIR}/builtin.qcow2 ${CMAKE_BINARY_DIR}/guest-kernel.elf
+    ${LAB_IMAGES})
+  install(FILES ${CMAKE_BINARY_DIR}/builtin.qcow2 ${CMAKE_BINARY_DIR}/guest-kernel.elf ${LAB_IMAGES}
     DESTINATION pyvmm/data COMPONENT pyvmm)
 endif()

@@ -46,12 +46,16 @@ static inline uint32_t inl(uint16_t port)
     return value;
 }
 
+#ifdef LAB_PARAVIRT
+#include "../lab/paravirt_cpu.h" /* cli, sti, sti_hlt of a kernel that knows its monitor */
+#else
 static inline void cli(void) { __asm__ volatile("cli" : : : "memory"); }
 
 static inline void sti(void) { __asm__ volatile("sti" : : : "memory"); }
 
 /* STI takes effect after the next instruction, so no interrupt can slip in before HLT (Intel SDM 2B, STI). */
 static inline void sti_hlt(void) { __asm__ volatile("sti; hlt" : : : "memory"); }
+#endif
 
 static inline uint64_t rflags(void)
 {
