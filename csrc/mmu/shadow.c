@@ -181,8 +181,13 @@ static void take_written(Shadow *shadow)
         uint64_t bits = __atomic_exchange_n(&shadow->written[word], 0, __ATOMIC_RELAXED);
         for (; bits; bits &= bits - 1) {
             gpa_t table = (word * 64 + (uint32_t)__builtin_ctzll(bits)) * GUEST_PAGE_SIZE;
-            compare(shadow, table);
-            shadow->statistics.host_writes++;
+            Frame *frame = &shadow->frames[table >> GUEST_PAGE_BITS];
+            shadow->code_written += frame->code && !frame->code_written;
+            frame->code_written |= frame->code;
+            if (frame->tables) {
+                compare(shadow, table);
+                shadow->statistics.host_writes++;
+            }
         }
     }
 }
@@ -573,6 +578,21 @@ int shadow_trace(Shadow *shadow, gpa_t gpa, bool on)
     frame->code = on;
     shadow_frame_changed(shadow, FRAME_OF(gpa), was);
     return 0;
+}
+
+bool shadow_take_written_code(Shadow *shadow, gpa_t *page)
+{
+    take_written(shadow);
+    for (gpa_t at = 0; shadow->code_written; at += GUEST_PAGE_SIZE) {
+        Frame *frame = &shadow->frames[at >> GUEST_PAGE_BITS];
+        if (!frame->code_written)
+            continue;
+        frame->code_written = false;
+        shadow->code_written--;
+        *page = at;
+        return true;
+    }
+    return false;
 }
 
 bool shadow_is_traced(const Shadow *shadow, gpa_t gpa)

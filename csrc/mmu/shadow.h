@@ -139,6 +139,8 @@ void shadow_invlpg(Shadow *shadow, gva_t address);
 
 /* Stores into the page at `gpa` come as SHADOW_TRACED with `code` set while it is on (translated code). */
 int shadow_trace(Shadow *shadow, gpa_t gpa, bool on); /* -EFAULT: not the guest's RAM */
+/* A page of those that a device or the host wrote since the last call; false when there are no more. */
+bool shadow_take_written_code(Shadow *shadow, gpa_t *page);
 bool shadow_is_traced(const Shadow *shadow, gpa_t gpa);
 
 /* Throw the shadows of the table at `gpa` away, or all; always right, they come back by faults. */

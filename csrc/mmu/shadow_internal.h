@@ -38,6 +38,7 @@ typedef struct Frame {
     EntryRef writable; /* 4 KiB entries that let the guest write here */
     uint16_t tables;   /* shadow pages made of it */
     bool code;         /* shadow_trace() */
+    bool code_written; /* by a device or the host, not yet taken */
     bool unsync;
 } Frame;
 
@@ -59,13 +60,14 @@ struct Shadow {
     EntryRef *next, *previous; /* of each entry, in the list of what it points to */
     Frame *frames;
     LargeFrame *large;
-    uint64_t *watched; /* atomic: one bit a frame that is a table */
+    uint64_t *watched; /* atomic: one bit a frame that is a table, or code */
     uint64_t *written; /* atomic: of those, what a device or the host wrote */
     bool any_written;  /* atomic */
     pthread_t writer;  /* atomic: the thread that writes for the shadow itself */
     uint32_t unsync[UNSYNC_MAX];
     uint32_t unsync_count;
-    uint32_t *touched; /* pages with something to store again */
+    uint32_t code_written; /* frames */
+    uint32_t *touched;     /* pages with something to store again */
     uint32_t touched_count;
     bool flush;
     gva_t last_address; /* of the last fill that changed nothing */

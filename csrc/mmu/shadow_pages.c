@@ -126,7 +126,7 @@ void shadow_frame_changed(Shadow *shadow, gpa_t gpa, bool was)
     gpa_t number = gpa >> GUEST_PAGE_BITS;
     Frame *frame = &shadow->frames[number];
     uint64_t bit = 1ull << number % 64, *watched = &shadow->watched[number / 64];
-    if (frame->tables)
+    if (frame->tables || frame->code)
         __atomic_fetch_or(watched, bit, __ATOMIC_RELAXED);
     else
         __atomic_fetch_and(watched, ~bit, __ATOMIC_RELAXED);
