@@ -17,7 +17,7 @@ from pyvmm.errors import BootError
 from pyvmm.lab import boot
 from pyvmm.machine.machine import Machine
 
-RAM = 32 << 20
+RAM = 16 << 20  # a leak of pages would be noticed: a fork takes ten
 DISK_SIZE = 1 << 20
 READS = 16
 COUNTED = ("syscall", "in", "cr8wr", "callret", "pgfault", "ptemod", "divzero", "switch", "loop")
@@ -125,7 +125,7 @@ def test_on_qemu_it_reports_the_same(kernel: boot.LabKernel, disk: Path) -> None
         pytest.skip("no qemu-system-x86_64 (qemu-system-x86)")
     line = f"workload=checks,{','.join(COUNTED)},fork,disk count=16"
     done = subprocess.run(
-        [qemu, "-M", "pc", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none", "-no-reboot",
+        [qemu, "-M", "pc", "-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-no-reboot",
          "-serial", "stdio", "-device", "isa-debug-exit,iobase=0x501,iosize=1",
          "-drive", f"file={disk},format=raw,if=ide",
          "-kernel", kernel.path, "-append", line],

@@ -41,7 +41,6 @@ void switch_stacks(uint64_t *save, uint64_t load);
  */
 void lab_memory_init(uint64_t ram_end);
 uint64_t lab_ram_end(void);
-uint64_t lab_pages_used(void);
 void page_share(uint64_t page);   /* one more user of it */
 bool page_shared(uint64_t page);  /* by more than one */
 void page_release(uint64_t page); /* one user less; the last one frees it */

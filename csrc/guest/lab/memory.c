@@ -4,7 +4,7 @@
  */
 #include "lab_kernel.h"
 
-static uint64_t next_page, ram_end, pages_used;
+static uint64_t next_page, ram_end;
 static void *free_list;
 static uint8_t *users; /* by page number: how many beyond the first */
 
@@ -19,15 +19,12 @@ void lab_memory_init(uint64_t end)
 
 uint64_t lab_ram_end(void) { return ram_end; }
 
-uint64_t lab_pages_used(void) { return pages_used; }
-
 void *pages_alloc(size_t count)
 {
     if (next_page > ram_end || count > (ram_end - next_page) / PAGE_SIZE)
         return NULL;
     void *pages = (void *)next_page;
     next_page += count * PAGE_SIZE;
-    pages_used += count;
     return memset(pages, 0, count * PAGE_SIZE);
 }
 
@@ -37,7 +34,6 @@ void *page_alloc(void)
     if (!page)
         return pages_alloc(1);
     free_list = *(void **)page;
-    pages_used++;
     return memset(page, 0, PAGE_SIZE);
 }
 
@@ -45,7 +41,6 @@ void page_free(void *page)
 {
     *(void **)page = free_list;
     free_list = page;
-    pages_used--;
 }
 
 void page_share(uint64_t page) { users[page / PAGE_SIZE]++; }

@@ -17,17 +17,26 @@ uint64_t paging_root(void) { return (uint64_t)root; }
 
 static unsigned table_index(uint64_t va, int level) { return va >> (39 - 9 * level) & 511; }
 
-/* The entry for va at a level (0: PML4, 3: page table). */
+/*
+ * The entry for va at a level (0: PML4, 3: page table). Other spaces than the one in CR3 get new tables before they
+ * are first loaded: then those are memory like any other.
+ */
 static uint64_t *entry_at(uint64_t *table, uint64_t va, int level, uint64_t flags, bool make)
 {
+    bool live = (uint64_t)table == process_root();
     for (int l = 0; l < level; l++) {
         uint64_t *entry = &table[table_index(va, l)];
         if (!(*entry & PTE_PRESENT)) {
             uint64_t *next = make ? page_alloc() : NULL;
             if (!next)
                 return NULL;
-            pte_set(entry, (uint64_t)next | PTE_PRESENT | PTE_WRITE | (flags & PTE_USER));
-            paging_commit(); /* the way down goes through it */
+            uint64_t value = (uint64_t)next | PTE_PRESENT | PTE_WRITE | (flags & PTE_USER);
+            if (live) {
+                pte_set(entry, value);
+                paging_commit(); /* the way down goes through it */
+            } else {
+                *entry = value;
+            }
         } else if (*entry & PTE_LARGE) {
             return NULL;
         }

@@ -4,33 +4,30 @@
 
 #ifdef LAB_PARAVIRT
 
-#define BATCH 64u
-
-uint8_t lab_shared_page[PAGE_SIZE] __attribute__((aligned(4096)));
-static LabMmuUpdate batch[BATCH];
-static unsigned batched;
+LabShared lab_shared_page __attribute__((aligned(4096)));
 static uint32_t level_lines;
 
-static void batch_add(uint64_t entry, uint64_t value)
+static void queue_add(uint64_t entry, uint64_t value)
 {
-    if (batched == BATCH)
+    if (lab_shared.queued == LAB_QUEUE)
         paging_commit();
-    batch[batched++] = (LabMmuUpdate){entry, value};
+    volatile LabMmuUpdate *update = &lab_shared.queue[lab_shared.queued];
+    update->entry = entry;
+    update->value = value;
+    lab_shared.queued++;
 }
 
-void pte_set(uint64_t *entry, uint64_t value) { batch_add((uint64_t)entry, value); }
+void pte_set(uint64_t *entry, uint64_t value) { queue_add((uint64_t)entry, value); }
 
-void table_release(void *table) { batch_add((uint64_t)table | LAB_MMU_RELEASE, 0); }
+void table_release(void *table) { queue_add((uint64_t)table | LAB_MMU_RELEASE, 0); }
 
 void paging_commit(void)
 {
-    unsigned count = batched;
-    batched = 0;
-    if (count && hypercall(LAB_HC_MMU_UPDATE, (uint64_t)batch, count, 0) != (int64_t)count)
+    if (lab_shared.queued && hypercall(LAB_HC_FLUSH, 0, 0, 0))
         lab_exit(LAB_FAULT); /* the monitor refused one of the kernel's own tables */
 }
 
-/* The 8259A is the monitor's. A line is an event; the monitor serves the chip, and LAB_HC_EOI is for both kinds. */
+/* The 8259A is the monitor's, and a line is an event. */
 void pic_init(void) {}
 
 void pic_unmask(unsigned irq)

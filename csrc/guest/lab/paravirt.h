@@ -33,7 +33,8 @@ static inline uint64_t fault_address(void) { return lab_shared.cr2; }
 
 static inline void task_priority_set(uint64_t value) { *(volatile uint64_t *)&lab_shared.priority = value; }
 
-/* Entries of live tables; paging_commit() makes them so, in one hypercall. Until then they read as before. */
+/* Entries of live tables: queued until the next hypercall, the way back to a program at the latest. Before the
+   kernel reads one again, or uses what it maps, it calls paging_commit(). */
 void pte_set(uint64_t *entry, uint64_t value);
 void table_release(void *table);
 void paging_commit(void);

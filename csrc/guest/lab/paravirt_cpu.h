@@ -5,8 +5,8 @@
 
 #include "hypercall.h"
 
-extern uint8_t lab_shared_page[];
-#define lab_shared (*(volatile LabShared *)lab_shared_page)
+extern LabShared lab_shared_page;
+#define lab_shared (*(volatile LabShared *)&lab_shared_page)
 
 static inline int64_t hypercall(uint64_t number, uint64_t a, uint64_t b, uint64_t c)
 {

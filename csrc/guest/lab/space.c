@@ -39,51 +39,50 @@ uint64_t space_new(void)
 
 static bool page_private(uint64_t entry) { return entry & (PTE_WRITE | PTE_COW); } /* else the kernel's own image */
 
-/* f(entry) for each page table entry of the program's part. */
-static void for_each_table(uint64_t root, void (*f)(uint64_t *table, uint64_t va, void *context), void *context)
+typedef void (*LeafVisitor)(uint64_t *table, uint64_t va, void *context);
+
+/* The tables of the program's part: leaf() for each page table, then table() for it and, after all below, for
+ * others. */
+static void space_visit(uint64_t root, LeafVisitor leaf, void (*table)(void *), void *context)
 {
     uint64_t top = ((uint64_t *)root)[USER_INDEX];
     uint64_t *pdpt = (uint64_t *)(top & PTE_ADDRESS);
     for (unsigned i = 0; top & PTE_PRESENT && i < 512; i++) {
         uint64_t *pd = (uint64_t *)(pdpt[i] & PTE_ADDRESS);
-        for (unsigned k = 0; pdpt[i] & PTE_PRESENT && k < 512; k++)
-            if (pd[k] & PTE_PRESENT)
-                f((uint64_t *)(pd[k] & PTE_ADDRESS), USER_BASE + ((uint64_t)i << 30) + ((uint64_t)k << 21),
-                  context);
+        if (!(pdpt[i] & PTE_PRESENT))
+            continue;
+        for (unsigned k = 0; k < 512; k++) {
+            uint64_t *pt = (uint64_t *)(pd[k] & PTE_ADDRESS);
+            if (!(pd[k] & PTE_PRESENT))
+                continue;
+            if (leaf)
+                leaf(pt, USER_BASE + ((uint64_t)i << 30) + ((uint64_t)k << 21), context);
+            if (table)
+                table(pt);
+        }
+        if (table)
+            table(pd);
     }
+    if (table && top & PTE_PRESENT)
+        table(pdpt);
 }
 
-static void table_free(uint64_t *table, uint64_t va, void *context)
+static void pages_release(uint64_t *table, uint64_t va, void *context)
 {
     (void)va, (void)context;
     for (unsigned i = 0; i < 512; i++)
         if (table[i] & PTE_PRESENT && page_private(table[i]))
             page_release(table[i] & PTE_ADDRESS);
-    table_release(table);
-    paging_commit(); /* before it is somebody else's */
-    page_free(table);
 }
 
-static void directory_free(uint64_t *directory)
-{
-    table_release(directory);
-    paging_commit();
-    page_free(directory);
-}
-
-/* The space must not be in CR3. */
+/* The space must not be in CR3. Tables are given up before their pages are somebody else's. */
 void space_free(uint64_t root)
 {
-    uint64_t top = ((uint64_t *)root)[USER_INDEX];
-    for_each_table(root, table_free, NULL);
-    if (top & PTE_PRESENT) {
-        uint64_t *pdpt = (uint64_t *)(top & PTE_ADDRESS);
-        for (unsigned i = 0; i < 512; i++)
-            if (pdpt[i] & PTE_PRESENT)
-                directory_free((uint64_t *)(pdpt[i] & PTE_ADDRESS));
-        directory_free(pdpt);
-    }
-    directory_free((uint64_t *)root);
+    space_visit(root, pages_release, table_release, NULL);
+    table_release((void *)root);
+    paging_commit();
+    space_visit(root, NULL, page_free, NULL);
+    page_free((void *)root);
 }
 
 typedef struct Copy {
@@ -110,7 +109,6 @@ static void table_copy(uint64_t *table, uint64_t va, void *context)
         *to = entry & ~(PTE_ACCESSED | PTE_DIRTY);
         page_share(entry & PTE_ADDRESS);
     }
-    paging_commit();
 }
 
 uint64_t space_copy(uint64_t root)
@@ -118,7 +116,7 @@ uint64_t space_copy(uint64_t root)
     Copy copy = {.to = space_new()};
     if (!copy.to)
         return 0;
-    for_each_table(root, table_copy, &copy);
+    space_visit(root, table_copy, NULL, &copy);
     if (!PARAVIRT)
         write_cr3(root); /* rights went down in the live space */
     if (!copy.failed)
@@ -141,6 +139,7 @@ bool space_fault(uint64_t root, uint64_t va, uint64_t error)
     if (!entry)
         return false;
     uint64_t old = *entry, rights = PTE_PRESENT | PTE_WRITE | PTE_USER | paging_nx();
+    rights |= PTE_ACCESSED | (error & PF_WRITE ? PTE_DIRTY : 0); /* it is about to be: saves the CPU the store */
     if (!(old & PTE_PRESENT)) {
         uint64_t page = (uint64_t)page_alloc();
         if (!page)
@@ -160,7 +159,6 @@ bool space_fault(uint64_t root, uint64_t va, uint64_t error)
     } else if (error & PF_PRESENT && !(error & PF_WRITE && old & PTE_WRITE)) {
         return false; /* what the entry does not allow */
     }
-    paging_commit();
     return true;
 }
 
@@ -176,6 +174,5 @@ uint64_t space_trim(uint64_t root)
         paging_flush(va);
         count++;
     }
-    paging_commit();
     return count;
 }

@@ -123,7 +123,7 @@ void lab_main(const LabBoot *boot)
         for (size_t i = 0; i + 1 < sizeof(command_line) && ((const char *)line)[i]; i++)
             command_line[i] = ((const char *)line)[i];
 #ifdef LAB_PARAVIRT
-    hypercall(LAB_HC_SHARED, (uint64_t)lab_shared_page, 0, 0);
+    hypercall(LAB_HC_SHARED, (uint64_t)&lab_shared_page, 0, 0);
 #endif
     serial_init();
     segments_init();

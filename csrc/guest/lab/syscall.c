@@ -44,7 +44,10 @@ static int64_t sys_write(uint64_t text, uint64_t size)
 static int64_t sys_read_disk(uint64_t lba, uint64_t buffer)
 {
     uint64_t page = buffer & ~(PAGE_SIZE - 1);
-    if (buffer != page || !space_fault(process_root(), page, 0) || !user_readable(page, PAGE_SIZE))
+    if (buffer != page || !space_fault(process_root(), page, 0))
+        return -14;
+    paging_commit();
+    if (!user_readable(page, PAGE_SIZE))
         return -14;
     uint64_t *entry = paging_entry(process_root(), page, PTE_USER, false);
     /* Through the kernel's map: ring 0 need not write the program's page. */
