@@ -24,6 +24,7 @@ COMMANDS = {
     "image": ("pyvmm.cli.image", "create, inspect, convert and check disk images"),
     "qemu-kvm": ("pyvmm.cli.qemu.command", "run a QEMU command line, or --explain it"),
     "net": ("pyvmm.cli.net", "bridges, taps, VLANs and VXLANs of this host"),
+    "lab": ("pyvmm.cli.lab", "one kernel under four techniques of virtualisation, measured"),
     "doctor": ("pyvmm.cli.doctor", "say what this host can run, and how fast"),
 }
 

@@ -5,19 +5,37 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.lab.process import GuestThread, guest_ram, threads
+    from pyvmm.lab.results import Comparison, Result
+    from pyvmm.lab.runner import compare, run
     from pyvmm.lab.sandbox import RingComparison, Sandbox, Stop, compare_rings
 
 _HOME = {
+    "Comparison": "results",
     "GuestThread": "process",
+    "Result": "results",
     "RingComparison": "sandbox",
     "Sandbox": "sandbox",
     "Stop": "sandbox",
+    "compare": "runner",
     "compare_rings": "sandbox",
     "guest_ram": "process",
+    "run": "runner",
     "threads": "process",
 }
 
-__all__ = ["GuestThread", "RingComparison", "Sandbox", "Stop", "compare_rings", "guest_ram", "threads"]
+__all__ = [
+    "Comparison",
+    "GuestThread",
+    "Result",
+    "RingComparison",
+    "Sandbox",
+    "Stop",
+    "compare",
+    "compare_rings",
+    "guest_ram",
+    "run",
+    "threads",
+]
 
 
 def __getattr__(name: str) -> object:
