@@ -30,6 +30,51 @@ void guest_memory_ref(GuestMemory *memory);
 void guest_memory_free(GuestMemory *memory);
 int64_t guest_memory_take_dirty(GuestMemory *memory, size_t slot, uint64_t *bitmap);
 
+/* mmu/walk.h */
+typedef struct { uint64_t cr0, cr3, cr4, efer; uint32_t physical_bits; } PagingMode;
+typedef struct { uint64_t address; uint64_t value; uint32_t level; uint32_t index; uint32_t rights; } PageStep;
+typedef struct {
+    uint32_t kind; uint32_t end; uint32_t count; uint32_t page_bits; uint64_t physical; uint64_t reserved;
+    PageStep steps[5];
+} PageWalk;
+void page_walk(const GuestMemory *memory, const PagingMode *mode, uint64_t address, PageWalk *walk);
+int page_check(const PageWalk *walk, const PagingMode *mode, uint32_t access, bool ac);
+
+/* mmu/shadow.h */
+typedef struct Shadow Shadow;
+typedef struct {
+    uint64_t guest_end, pool, pool_size, monitor_pml4e;
+    uint32_t monitor_slot, physical_bits, write_limit;
+    bool touch;
+} ShadowConfig;
+typedef struct { PagingMode paging; bool user; bool ac; } ShadowMode;
+enum ShadowResult {
+    SHADOW_FILLED, SHADOW_GUEST_FAULT, SHADOW_TRACED, SHADOW_BAD_TABLE, SHADOW_MONITOR, SHADOW_UNSUPPORTED
+};
+typedef struct { uint64_t gpa; uint32_t error_code; bool table, code, not_canonical; } ShadowFault;
+typedef struct {
+    uint64_t faults, fills, guest_faults, trace_faults, mmio_fills, table_writes, prefetched, roots, roots_found;
+    uint64_t pages_made, pages_zapped, flushes, splintered, large_fills, unsyncs, synced, sync_drops, invlpg;
+    uint64_t tlb_flushes, touches, host_writes;
+    uint32_t pages, pages_peak, pages_total, traced;
+} ShadowStatistics;
+Shadow *shadow_new(GuestMemory *memory, const ShadowConfig *config, Error *error);
+void shadow_free(Shadow *shadow);
+uint64_t shadow_root(Shadow *shadow, const ShadowMode *mode, Error *error);
+enum ShadowResult shadow_fault(Shadow *shadow, const ShadowMode *mode, uint64_t address, uint32_t hardware_code,
+                               ShadowFault *fault, Error *error);
+int shadow_write(Shadow *shadow, uint64_t gpa, const void *data, uint32_t size);
+void shadow_unsync(Shadow *shadow, uint64_t gpa);
+void shadow_sync(Shadow *shadow);
+void shadow_invlpg(Shadow *shadow, uint64_t address);
+int shadow_trace(Shadow *shadow, uint64_t gpa, bool on);
+bool shadow_is_traced(const Shadow *shadow, uint64_t gpa);
+void shadow_zap(Shadow *shadow, uint64_t gpa);
+void shadow_flush(Shadow *shadow);
+bool shadow_flush_due(Shadow *shadow);
+int shadow_look(const Shadow *shadow, const ShadowMode *mode, uint64_t address, PageWalk *walk);
+ShadowStatistics shadow_statistics(const Shadow *shadow);
+
 /* io/bus.h */
 typedef struct {
     uint64_t base;

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.exits import ExitReason as ExitReason
     from pyvmm.exits import SystemRequest as SystemRequest
     from pyvmm.exits import VmExit as VmExit
+    from pyvmm.mmu import AddressSpace, Walk
 else:
     Protocol = object
 
@@ -45,7 +46,7 @@ def _exit_of(record: Any, vcpu: int) -> VmExit:
 class Vcpu:
     """One virtual CPU of a machine."""
 
-    def __init__(self, pointer: Any, index: int, owner: object) -> None:
+    def __init__(self, pointer: Any, index: int, owner: EngineVm) -> None:
         self.pointer = pointer
         self.index = index
         self._owner = owner
@@ -115,6 +116,18 @@ class Vcpu:
     def registers(self) -> Registers:
         """Registers that can be read and assigned one by one: ``vcpu.registers.rax = 5``."""
         return Registers(self)
+
+    def walk(self, address: int, *, physical_bits: int = 52) -> Walk:
+        """How its page tables translate a linear address, level by level. Only while it does not run."""
+        from pyvmm.mmu import walk
+
+        return walk(self._owner.board.memory, self.state, address, physical_bits=physical_bits)
+
+    def address_space(self, *, tables_limit: int = 8192) -> AddressSpace:
+        """All that its page tables map. Only while it does not run."""
+        from pyvmm.mmu import address_space
+
+        return address_space(self._owner.board.memory, self.state, tables_limit=tables_limit)
 
     @property
     def breakpoints(self) -> tuple[int, ...]:
@@ -202,9 +215,10 @@ class Registers:
 class EngineVm:
     """A machine in an engine: makes vCPUs."""
 
-    def __init__(self, pointer: Any, name: str, owner: object) -> None:
+    def __init__(self, pointer: Any, name: str, owner: object, board: Board) -> None:
         self.pointer = pointer
         self.name = name
+        self.board = board
         self._owner = owner
         self.vcpus: list[Vcpu] = []
         self.warning: str | None = None

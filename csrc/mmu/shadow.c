@@ -242,6 +242,7 @@ Shadow *shadow_new(GuestMemory *memory, const ShadowConfig *config, Error *error
     Shadow *shadow = calloc(1, sizeof *shadow);
     if (shadow) {
         shadow->memory = memory;
+        guest_memory_ref(memory);
         shadow->config = *config;
         shadow->pool = guest_memory_ptr(memory, config->pool, config->pool_size, true);
         shadow->count = shadow->free_count = shadow->statistics.pages_total = count;
@@ -276,6 +277,7 @@ void shadow_free(Shadow *shadow)
     if (!shadow)
         return;
     guest_memory_remove_listener(shadow->memory, shadow);
+    guest_memory_free(shadow->memory);
     free(shadow->pages);
     free(shadow->hash);
     free(shadow->next);

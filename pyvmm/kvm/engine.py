@@ -77,7 +77,7 @@ class KvmEngine:
             error,
             exception=EngineError,
         )
-        vm = EngineVm(pointer, self.name, (self, board))
+        vm = EngineVm(pointer, self.name, self, board)
         recommended = int(lib.kvm_vm_recommended_vcpus(pointer))
         if cpus > recommended:
             vm.warning = f"--cpus {cpus}: this KVM recommends at most {recommended} vCPUs; more are slow"

@@ -1,8 +1,8 @@
 """A page walk that explains itself: 32-bit, PAE, 4-level and 5-level paging (Intel SDM 3A §4.3, §4.4, §4.5).
 
-A walk has as many steps as the format has levels, so that tables that point at each other end it like any others; a
-table outside RAM, a reserved bit and an entry that is not present each end it with a reason. Nothing is written:
-accessed and dirty bits stay as they are.
+The walk is csrc/mmu/walk.c, the words are here. A walk has as many steps as the format has levels, so that tables that
+point at each other end it like any others; a table outside RAM, a reserved bit and an entry that is not present each
+end it with a reason. Nothing is written: accessed and dirty bits stay as they are.
 
 Left out: the PDPTE registers (PAE: the entries are read from memory, where a processor may still hold those of the
 last MOV to CR3), protection keys, nested paging, memory types.
@@ -10,34 +10,27 @@ last MOV to CR3), protection keys, nested paging, memory types.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.cpu.rings import Check, page_access
-from pyvmm.errors import GuestError
+from pyvmm.native import ffi, lib
 
 if TYPE_CHECKING:
     from pyvmm.cpu.state import CpuState
+    from pyvmm.memory import GuestMemory
 
-_P, _RW, _US, _PS, _G, _XD = 1 << 0, 1 << 1, 1 << 2, 1 << 7, 1 << 8, 1 << 63
-_CR0_WP, _CR0_PG = 1 << 16, 1 << 31
-_CR4_PSE, _CR4_PAE, _CR4_LA57, _CR4_SMEP, _CR4_SMAP = 1 << 4, 1 << 5, 1 << 12, 1 << 20, 1 << 21
-_EFER_LMA, _EFER_NXE = 1 << 10, 1 << 11
+_CR0_WP = 1 << 16
+_CR4_SMEP, _CR4_SMAP = 1 << 20, 1 << 21
+_EFER_LMA = 1 << 10
 _BITS = {0: "P", 1: "R/W", 2: "U/S", 3: "PWT", 4: "PCD", 5: "A", 6: "D", 7: "PS", 8: "G", 63: "XD"}
-
-
-class Memory(Protocol):
-    """What a walk reads: `pyvmm.GuestMemory`, or anything that has this."""
-
-    def read_integer(self, gpa: int, size: int) -> int:
-        """The little-endian integer at a guest physical address.
-
-        Raises
-        ------
-        GuestError
-            When there is no memory.
-        """
+_NAMES = ("", "PTE", "PDE", "PDPTE", "PML4E", "PML5E")
+_KINDS = ("none", "32-bit", "PAE", "4-level", "5-level")
+_SECTIONS = ("3A §4.1.1", "3A §4.3", "3A §4.4", "3A §4.5", "3A §4.5")
+_PAGE, _NOT_PRESENT, _RESERVED, _NO_RAM, _NOT_CANONICAL = range(5)  # enum PageWalkEnd
+_WRITE, _USER, _EXECUTE = 1, 2, 4  # enum PageRights
+_PF_WRITE, _PF_USER, _PF_FETCH = 2, 4, 16  # enum PageFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +49,8 @@ class Step:
         Names of the bits that are set (SDM 3A figure 4-11).
     writable, user, executable
         What is left of the rights, this level included.
+    depth
+        The level as a number: 1 for a PTE, to 5.
     """
 
     level: str
@@ -66,6 +61,7 @@ class Step:
     writable: bool
     user: bool
     executable: bool
+    depth: int
 
     @property
     def rights(self) -> str:
@@ -108,6 +104,16 @@ class Walk:
     why: str
     section: str
     modes: dict[str, bool]
+    native: tuple[Any, Any] = field(repr=False, compare=False)
+
+    def error_code(
+        self, cpl: int, *, write: bool = False, fetch: bool = False, ac: bool = False
+    ) -> int | None:
+        """The error code of the #PF that the access gets (3A §4.7), or None when there is none."""
+        found, mode = self.native
+        access = write * _PF_WRITE | fetch * _PF_FETCH | (cpl == 3) * _PF_USER
+        code = int(lib.page_check(found, mode, access, ac))
+        return None if code < 0 else code
 
     def access(self, cpl: int, *, write: bool = False, fetch: bool = False, ac: bool = False) -> Check:
         """Whether code of that ring may read, write or execute there (`pyvmm.cpu.rings.page_access`)."""
@@ -142,7 +148,7 @@ class Walk:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def walk(memory: Memory, state: CpuState, address: int, *, physical_bits: int = 52) -> Walk:
+def walk(memory: GuestMemory, state: CpuState, address: int, *, physical_bits: int = 52) -> Walk:
     """Walk the page tables of `state` for a linear address.
 
     Parameters
@@ -166,97 +172,57 @@ def walk(memory: Memory, state: CpuState, address: int, *, physical_bits: int = 
     long = bool(state.efer & _EFER_LMA)
     if not 0 <= address < 1 << (64 if long else 32):
         raise ValueError(f"no linear address {address:#x} in a mode of {64 if long else 32} bits")
+    mode = ffi.new("PagingMode *")
+    mode.cr0, mode.cr3, mode.cr4, mode.efer = state.cr0, state.cr3, state.cr4, state.efer
+    mode.physical_bits = physical_bits
+    found = ffi.new("PageWalk *")
+    lib.page_walk(memory.pointer, mode, address, found)
+    return explain(found, mode, address)
+
+
+def explain(found: Any, mode: Any, address: int) -> Walk:
+    """The words for what C's page_walk() found (`PageWalk *`) in a mode (`PagingMode *`)."""
     modes = {
-        "wp": bool(state.cr0 & _CR0_WP),
-        "smep": bool(state.cr4 & _CR4_SMEP),
-        "smap": bool(state.cr4 & _CR4_SMAP),
+        "wp": bool(mode.cr0 & _CR0_WP),
+        "smep": bool(mode.cr4 & _CR4_SMEP),
+        "smap": bool(mode.cr4 & _CR4_SMAP),
     }
-    if not state.cr0 & _CR0_PG:
-        return Walk(address, "none", (), address, 0, "linear addresses are physical ones", "3A §4.1.1", modes)
-    if long:
-        levels = 5 if state.cr4 & _CR4_LA57 else 4
-        kind, section = f"{levels}-level", "3A §4.5"
-        top = 12 + 9 * levels
-        if address >> top - 1 not in (0, (1 << 65 - top) - 1):
-            return Walk(
-                address,
-                kind,
-                (),
-                None,
-                0,
-                f"not canonical: bits {top - 1} to 63 differ",
-                "vol. 1 §3.3.7.1",
-                modes,
-            )
-        shifts, table = tuple(range(top - 9, 11, -9)), state.cr3 & (1 << physical_bits) - 0x1000
-    elif state.cr4 & _CR4_PAE:
-        kind, section, shifts, table = "PAE", "3A §4.4", (30, 21, 12), state.cr3 & 0xFFFFFFE0
+    steps = tuple(_step(found.steps[number]) for number in range(found.count))
+    physical = found.physical if found.end == _PAGE else None
+    size = 1 << found.page_bits if found.page_bits else 0
+    section = _SECTIONS[found.kind]
+    if found.end == _NOT_CANONICAL:
+        top = 56 if _KINDS[found.kind] == "5-level" else 47
+        why, section = f"not canonical: bits {top} to 63 differ", "vol. 1 §3.3.7.1"
+    elif found.end == _NO_RAM:
+        name = _NAMES[steps[-1].depth - 1] if steps else _NAMES[found.kind + 1]
+        why = f"the {name} would be at {found.physical:#x}, where there is no RAM"
+    elif found.end == _NOT_PRESENT:
+        why = f"#PF: {steps[-1].level} not present"
+    elif found.end == _RESERVED:
+        why = f"#PF: {steps[-1].level} has reserved bits set: {found.reserved:#x}"
+    elif not steps:
+        why = "linear addresses are physical ones"
     else:
-        kind, section, shifts, table = "32-bit", "3A §4.3", (22, 12), state.cr3 & 0xFFFFF000
-    steps, physical, size, why = _descend(memory, state, address, kind, shifts, table, physical_bits)
-    return Walk(address, kind, tuple(steps), physical, size, why, section, modes)
+        unit = (
+            f"{size >> 30} GiB" if size >> 30 else f"{size >> 20} MiB" if size >> 20 else f"{size >> 10} KiB"
+        )
+        why = f"a page of {unit}, {steps[-1].rights}"
+    return Walk(address, _KINDS[found.kind], steps, physical, size, why, section, modes, (found, mode))
 
 
-def _descend(
-    memory: Memory,
-    state: CpuState,
-    address: int,
-    kind: str,
-    shifts: tuple[int, ...],
-    table: int,
-    physical_bits: int,
-) -> tuple[list[Step], int | None, int, str]:
-    """Level by level; returns the steps, the physical address, the page's size and how it ended."""
-    wide = kind != "32-bit"
-    size = 8 if wide else 4
-    names = ("PTE", "PDE", "PDPTE", "PML4E", "PML5E")[: len(shifts)][::-1]
-    writable = user = executable = True
-    steps: list[Step] = []
-    for name, shift in zip(names, shifts, strict=True):
-        index = address >> shift & (3 if kind == "PAE" and shift == 30 else 0x1FF if wide else 0x3FF)
-        at = table + size * index
-        try:
-            value = memory.read_integer(at, size)
-        except GuestError:
-            return steps, None, 0, f"the {name} would be at {at:#x}, where there is no RAM"
-        if not (kind == "PAE" and shift == 30):  # a PAE PDPTE has no rights
-            writable, user = writable and bool(value & _RW), user and bool(value & _US)
-            executable = executable and not (value & _XD and state.efer & _EFER_NXE)
-        steps.append(Step(name, at, index, value, _bit_names(value), writable, user, executable))
-        if not value & _P:
-            return steps, None, 0, f"#PF: {name} not present"
-        large = bool(value & _PS) and (wide or bool(state.cr4 & _CR4_PSE)) and shift > 12
-        reserved = _reserved(value, kind, shift, large, state, physical_bits)
-        if reserved:
-            return steps, None, 0, f"#PF: {name} has reserved bits set: {reserved:#x}"
-        if large or shift == 12:
-            page = 1 << shift
-            base = value & (1 << physical_bits) - page if wide else value & 0x1_0000_0000 - page
-            if large and not wide:  # PSE-36: bits 13 to 20 are address bits 32 to 39
-                base |= (value >> 13 & 0xFF) << 32
-            unit = f"{page >> 30} GiB" if page >> 30 else f"{page >> 20} MiB" if page >> 20 else "4 KiB"
-            return steps, base | address & page - 1, page, f"a page of {unit}, {steps[-1].rights}"
-        table = value & ((1 << physical_bits) - 0x1000 if wide else 0xFFFFF000)
-    raise AssertionError("the last level is a page")
-
-
-def _reserved(value: int, kind: str, shift: int, large: bool, state: CpuState, physical_bits: int) -> int:
-    """Bits of a present entry that must be clear (3A §4.3, tables 4-8 to 4-20)."""
-    if kind == "32-bit":
-        beyond = min(max(physical_bits, 32), 40) - 32  # PSE-36
-        return value & ((0xFF << 13 & ~((1 << 13 + beyond) - 1)) | 1 << 21) if large else 0
-    mask = (1 << 52) - (1 << physical_bits)
-    if not state.efer & _EFER_NXE:
-        mask |= _XD
-    if kind == "PAE":
-        mask |= (1 << 63) - (1 << 52)
-        if shift == 30:
-            mask |= 0x1E6 | _XD
-    elif shift >= 39:
-        mask |= _PS
-    if large and shift <= 30:
-        mask |= (1 << shift) - (1 << 13)
-    return value & mask
+def _step(step: Any) -> Step:
+    return Step(
+        _NAMES[step.level],
+        step.address,
+        step.index,
+        step.value,
+        _bit_names(step.value),
+        bool(step.rights & _WRITE),
+        bool(step.rights & _USER),
+        bool(step.rights & _EXECUTE),
+        step.level,
+    )
 
 
 def _bit_names(value: int) -> str:

@@ -80,7 +80,7 @@ class TranslatorEngine:
         pointer = check_pointer(
             lib.translator_vm_new(board.pointer, slow, error), error, exception=EngineError
         )
-        return EngineVm(pointer, self.name, (self, board))
+        return EngineVm(pointer, self.name, self, board)
 
     def _tested_tier(self) -> Tier:
         with self._lock:

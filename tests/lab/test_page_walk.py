@@ -71,7 +71,7 @@ def test_a_vcpus_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     machine.forget()
     machine.memory.load(USER_CODE, b"\x0f\x0b")
     machine.vcpu.state = machine.state("long", USER_CODE, 3)
-    print(walk(machine.memory, machine.vcpu.state, machine.vcpu.state.linear_rip))
+    print(machine.vcpu.walk(machine.vcpu.state.linear_rip))
     shown = capsys.readouterr().out
     assert shown.startswith("0x20000, 4-level paging\n  PML4E ")
     assert shown.endswith("-> 0x20000: a page of 4 KiB, rwx user (SDM 3A §4.5)\n")

@@ -6,24 +6,14 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pyvmm.errors import GuestError
 from pyvmm.mmu import address_space, walk
 from tests.conformance.engine_tables import PageTables
-from tests.unit.mmu.test_walk import KINDS, LARGE, RAM, Memory, P, U, W, state_of
-
-
-class ReadableMemory(Memory):
-    """With whole tables at once, too."""
-
-    def read(self, gpa: int, size: int) -> bytes:
-        if gpa + size > RAM:
-            raise GuestError(f"no memory at {gpa:#x}")
-        return bytes(self.data[gpa : gpa + size])
+from tests.unit.mmu.test_walk import KINDS, LARGE, P, U, W, ram, state_of
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_ranges_are_what_walks_find(kind: str) -> None:
-    memory = ReadableMemory()
+    memory = ram()
     tables = PageTables(memory, kind, 0x10000, 0x40000)
     tables.map(0x400000, 0x5000, 0x3000, "PWU")
     tables.map(0x403000, 0x9000, 0x2000, "P")
@@ -52,7 +42,7 @@ def test_ranges_are_what_walks_find(kind: str) -> None:
 
 
 def test_upper_half_and_no_execute() -> None:
-    memory = ReadableMemory()
+    memory = ram()
     tables = PageTables(memory, "long", 0x10000, 0x40000)
     tables.map(0xFFFFFFFF80000000, 0x5000, 0x1000, "PWX")
     found = address_space(memory, state_of("long", tables.root))
@@ -60,7 +50,7 @@ def test_upper_half_and_no_execute() -> None:
 
 
 def test_loops_and_tables_outside_ram_end() -> None:
-    memory = ReadableMemory()
+    memory = ram()
     for index in range(512):
         memory.write_integer(0x10000 + 8 * index, 8, 0x10000 | P | W | U)
     found = address_space(memory, state_of("long", 0x10000), tables_limit=100)
@@ -77,4 +67,4 @@ def test_loops_and_tables_outside_ram_end() -> None:
 
 
 def test_paging_off() -> None:
-    assert "paging is off" in str(address_space(ReadableMemory(), state_of("long", 0, cr0=0x11)))
+    assert "paging is off" in str(address_space(ram(), state_of("long", 0, cr0=0x11)))

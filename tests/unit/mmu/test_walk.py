@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.board import Board
 from pyvmm.cpu.state import CpuState
-from pyvmm.errors import GuestError
+from pyvmm.memory import GuestMemory
 from pyvmm.mmu import walk
 from tests.conformance.engine_tables import PageTables
+from tests.unit.mmu import python_walker
 
 RAM = 0x100000
 P, W, U, LARGE, XD = 1, 2, 4, 0x80, 1 << 63
@@ -21,22 +25,11 @@ STATES = {
 KINDS = {"paging32": "32-bit", "pae": "PAE", "long": "4-level"}
 
 
-class Memory:
+def ram() -> GuestMemory:
     """A megabyte."""
-
-    def __init__(self) -> None:
-        self.data = bytearray(RAM)
-
-    def load(self, gpa: int, data: bytes) -> None:
-        self.data[gpa : gpa + len(data)] = data
-
-    def read_integer(self, gpa: int, size: int) -> int:
-        if gpa + size > len(self.data):
-            raise GuestError(f"no memory at {gpa:#x}")
-        return int.from_bytes(self.data[gpa : gpa + size], "little")
-
-    def write_integer(self, gpa: int, size: int, value: int) -> None:
-        self.load(gpa, value.to_bytes(size, "little"))
+    memory = Board("virtual").memory
+    memory.add(0, RAM)
+    return memory
 
 
 def state_of(kind: str, cr3: int, **changes: int) -> CpuState:
@@ -47,13 +40,13 @@ def state_of(kind: str, cr3: int, **changes: int) -> CpuState:
 
 
 @pytest.fixture(params=list(STATES))
-def made(request: pytest.FixtureRequest) -> tuple[str, Memory, PageTables, CpuState]:
-    memory = Memory()
+def made(request: pytest.FixtureRequest) -> tuple[str, GuestMemory, PageTables, CpuState]:
+    memory = ram()
     tables = PageTables(memory, request.param, 0x10000, 0x40000)
     return request.param, memory, tables, state_of(request.param, tables.root)
 
 
-def test_pages_and_rights(made: tuple[str, Memory, PageTables, CpuState]) -> None:
+def test_pages_and_rights(made: tuple[str, GuestMemory, PageTables, CpuState]) -> None:
     kind, memory, tables, state = made
     tables.map(0x400000, 0x5000, 0x1000, "PWU")
     tables.map(0x401000, 0x6000, 0x1000, "P")
@@ -72,7 +65,7 @@ def test_pages_and_rights(made: tuple[str, Memory, PageTables, CpuState]) -> Non
     assert "-> 0x5123: a page of 4 KiB, rwx user" in text
 
 
-def test_ends(made: tuple[str, Memory, PageTables, CpuState]) -> None:
+def test_ends(made: tuple[str, GuestMemory, PageTables, CpuState]) -> None:
     _, memory, tables, state = made
     tables.map(0x400000, 0x5000, 0x1000, "PW")
     absent = walk(memory, state, 0x403000)
@@ -87,7 +80,7 @@ def test_ends(made: tuple[str, Memory, PageTables, CpuState]) -> None:
 
 
 def test_large_pages() -> None:
-    memory = Memory()
+    memory = ram()
     tables = PageTables(memory, "paging32", 0x10000, 0x20000)
     tables.map_large(0x800000, 0x400000, "PW")
     state = state_of("paging32", tables.root)
@@ -108,7 +101,7 @@ def test_large_pages() -> None:
 
 
 def test_reserved_bits() -> None:
-    memory = Memory()
+    memory = ram()
     tables = PageTables(memory, "long", 0x10000, 0x20000)
     tables.map(0x1000, 0x1000, 0x1000, "PX")
     assert "0x8000000000000000" in walk(memory, state_of("long", tables.root, efer=0x501), 0x1000).why
@@ -122,7 +115,7 @@ def test_reserved_bits() -> None:
 
 
 def test_five_levels_and_canonical_addresses() -> None:
-    memory = Memory()
+    memory = ram()
     for table in range(0x10000, 0x15000, 0x1000):
         target = table + 0x1000 if table < 0x14000 else 0x9000
         memory.write_integer(table + 8 * 0x1FF, 8, target | P | W)
@@ -139,7 +132,7 @@ def test_five_levels_and_canonical_addresses() -> None:
 
 def test_tables_that_loop_end() -> None:
     """A table that is its own entry (a recursive mapping) ends after the format's levels."""
-    memory = Memory()
+    memory = ram()
     memory.write_integer(0x10000, 8, 0x10000 | P | W | U)
     found = walk(memory, state_of("long", 0x10000), 0x123)
     assert (len(found.steps), found.physical) == (4, 0x10123)
@@ -147,16 +140,85 @@ def test_tables_that_loop_end() -> None:
 
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(ValueError, match="32 bits"):
-        walk(Memory(), state_of("pae", 0), 1 << 32)
+        walk(ram(), state_of("pae", 0), 1 << 32)
     with pytest.raises(ValueError, match="physical_bits"):
-        walk(Memory(), state_of("pae", 0), 0, physical_bits=53)
+        walk(ram(), state_of("pae", 0), 0, physical_bits=53)
 
 
 @given(st.binary(min_size=64, max_size=512), st.integers(0, (1 << 64) - 1), st.sampled_from(list(STATES)))
 def test_any_tables_end_explained(junk: bytes, address: int, kind: str) -> None:
-    memory = Memory()
+    memory = ram()
     memory.load(0x1000, (junk * 128)[:0x8000])
     found = walk(memory, state_of(kind, 0x1000), address if kind == "long" else address & 0xFFFFFFFF)
     assert found.why
     assert str(found)
     assert found._repr_html_()
+
+
+MODES = [
+    {"cr0": 0x80010033, "cr4": 0, "efer": 0},
+    *STATES.values(),
+    {"cr0": 0x80010033, "cr4": 0x20, "efer": 0},  # PAE without NXE
+    {"cr0": 0x80010033, "cr4": 0x1020, "efer": 0xD01},  # 5 levels
+    {"cr0": 0x80000033, "cr4": 0x300020, "efer": 0x501},  # SMEP and SMAP, no WP, no NXE
+    {"cr0": 0x33, "cr4": 0x20, "efer": 0},
+]
+ENTRY = st.builds(
+    lambda low, high, table, keep: (low | 1 | (table << 12)) & keep | high,
+    st.integers(0, 0xFFF),
+    st.sampled_from([0, 0, 0, 0, 1 << 63, 1 << 52, 1 << 51, 1 << 40, 1 << 31, 1 << 13, 1 << 21]),
+    st.integers(1, 6) | st.integers(0, 0x1FF),
+    st.sampled_from([~0, ~0, ~0, ~0x80, ~0x80, ~1]),
+)
+
+
+@settings(max_examples=600)
+@given(
+    st.sampled_from(MODES),
+    st.lists(ENTRY, min_size=12, max_size=12),
+    st.tuples(*[st.sampled_from([0, 1, 0x1FF])] * 5),
+    st.sampled_from([32, 36, 40, 46, 52]),
+    st.booleans(),
+)
+def test_as_the_walker_in_python(
+    mode: dict[str, int], entries: list[int], indices: tuple[int, ...], physical_bits: int, odd: bool
+) -> None:
+    """Six tables, of which few entries are anything: what is found, how it ends, and each access's answer."""
+    memory = ram()
+    size = 8 if mode["cr4"] & 0x20 else 4
+    for number, entry in enumerate(entries):
+        index = (0, 1, 0x1FF if size == 8 else 0x3FF)[number % 3]
+        value = entry & (1 << 8 * size) - 1
+        for table in (0x1000 + 0x1000 * (number // 3), 0x5000, 0x6000):
+            memory.write_integer(table + size * index, size, value)
+    state = CpuState()
+    for name, setting in {**mode, "cr3": 0x1000}.items():
+        setattr(state, name, setting)
+    address = sum(index << shift for index, shift in zip(indices, (12, 21, 30, 39, 48), strict=True)) | 0x123
+    if mode["efer"] & 0x400:
+        top = 57 if mode["cr4"] & 0x1000 else 48
+        low = address & (1 << top) - 1
+        address = low | ((1 << 64) - (1 << top) if low >> top - 1 else 0) if not odd else address
+    else:
+        address &= 0xFFFFFFFF
+    found = walk(memory, state, address, physical_bits=physical_bits)
+    expected = python_walker.walk(memory, state, address, physical_bits=physical_bits)
+    assert str(found) == str(expected)
+    assert (found.physical, found.page_size, found.modes) == (
+        expected.physical,
+        expected.page_size,
+        expected.modes,
+    )
+    for cpl, write, fetch, ac in product((0, 3), (False, True), (False, True), (False, True)):
+        if write and fetch:
+            continue
+        check = expected.access(cpl, write=write, fetch=fetch, ac=ac)
+        code = found.error_code(cpl, write=write, fetch=fetch, ac=ac)
+        assert (code is None) == bool(check) == bool(found.access(cpl, write=write, fetch=fetch, ac=ac))
+        if code is not None:
+            tells = mode["cr4"] & 1 << 20 or (mode["cr4"] & 0x20 and mode["efer"] & 0x800)
+            present = expected.physical is not None or "reserved" in expected.why
+            assert code == (
+                present | write << 1 | (cpl == 3) << 2 | ("reserved" in expected.why) << 3
+                | (bool(tells) and fetch) << 4
+            )  # fmt: skip
