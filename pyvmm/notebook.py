@@ -18,6 +18,16 @@ _COLOURS = {"open": "#8a6d00", "not yet": "#b3261e", "right": "#1b6e2d"}
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """One entry of a comparison: its name, what was predicted and what was found, as text, and whether they agree."""
+
+    name: str
+    predicted: str
+    found: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a check came to; a notebook's cell that ends with it shows it.
 
@@ -28,18 +38,18 @@ class Outcome:
     message
         Why.
     rows
-        Of a comparison entry by entry: name, what was predicted, what was found, as text.
+        Of a comparison entry by entry.
     """
 
     status: Literal["open", "not yet", "right"]
     message: str
-    rows: tuple[tuple[str, str, str], ...] = field(default=())
+    rows: tuple[Row, ...] = field(default=())
 
     def __bool__(self) -> bool:
         return self.status == "right"
 
     def __str__(self) -> str:
-        lines = [f"  {name}: {found}, you said {predicted}" for name, predicted, found in self.rows]
+        lines = [f"  {row.name}: {row.found}, you said {row.predicted}" for row in self.rows]
         return "\n".join([f"{self.status}: {self.message}", *lines])
 
     __repr__ = __str__
@@ -54,10 +64,10 @@ class Outcome:
             cell = "style='text-align: left; padding: 2px 12px; color: #111111; background: {}'"
             heads = "".join(f"<th {cell.format('#ffffff')}>{head}</th>" for head in ("", "you said", "it is"))
             body = "".join(
-                f"<tr><td {cell.format('#ffffff')}><code style='color: #111111; background: none'>{escape(name)}"
-                f"</code></td><td {cell.format('#ffffff')}>{escape(predicted)}</td>"
-                f"<td {cell.format('#cfe8cf' if predicted == found else '#f4d58d')}>{escape(found)}</td></tr>"
-                for name, predicted, found in self.rows
+                f"<tr><td {cell.format('#ffffff')}><code style='color: #111111; background: none'>{escape(row.name)}"
+                f"</code></td><td {cell.format('#ffffff')}>{escape(row.predicted)}</td>"
+                f"<td {cell.format('#cfe8cf' if row.right else '#f4d58d')}>{escape(row.found)}</td></tr>"
+                for row in self.rows
             )
             table = f"<table><tr>{heads}</tr>{body}</table>"
         return f"<div style='{style}'><b>{self.status}</b>: {escape(self.message)}{table}</div>"
@@ -93,7 +103,7 @@ def exercise(check: Callable[..., object], *answers: object, praise: str = "the 
     return Outcome("right", praise)
 
 
-def compare(prediction: Any, found: Any) -> Outcome:
+def compare(prediction: Any, found: Any, *, within: float = 0.0) -> Outcome:
     """What the reader predicted beside what happened.
 
     Parameters
@@ -102,13 +112,21 @@ def compare(prediction: Any, found: Any) -> Outcome:
         ``...`` when none was made.
     found
         What the machine did. Mappings are compared entry by entry.
+    within
+        How far a number may be off.
     """
+
+    def same(guess: Any, value: Any) -> bool:
+        numbers = isinstance(guess, int | float) and isinstance(value, int | float)
+        return bool(abs(guess - value) <= within if numbers else guess == value)
+
     if isinstance(prediction, dict) and isinstance(found, dict):
+        guesses = [(name, prediction.get(name, ...), value) for name, value in found.items()]
         rows = tuple(
-            (str(name), _words(prediction.get(name, ...)), _words(value)) for name, value in found.items()
+            Row(str(name), _words(guess), _words(value), same(guess, value)) for name, guess, value in guesses
         )
         made = sum(value is not ... for value in prediction.values())
-        good = sum(prediction.get(name, ...) == value for name, value in found.items())
+        good = sum(row.right for row in rows)
         if not made:
             return Outcome("open", "no prediction", rows)
         return Outcome(
@@ -116,7 +134,7 @@ def compare(prediction: Any, found: Any) -> Outcome:
         )
     if prediction is ...:
         return Outcome("open", f"no prediction; it is {_words(found)}")
-    if prediction == found:
+    if same(prediction, found):
         return Outcome("right", f"it is {_words(found)}")
     return Outcome("not yet", f"you said {_words(prediction)}, it is {_words(found)}")
 

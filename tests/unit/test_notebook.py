@@ -59,3 +59,5 @@ def test_predictions() -> None:
     assert "<code style='color: #111111; background: none'>&lt;b&gt;" in outcome._repr_html_()
     assert compare({"cli": ...}, {"cli": "trap"}).status == "open"
     assert compare({"cli": "trap"}, {"cli": "trap"}).status == "right"
+    assert compare({"share": 55, "name": "a"}, {"share": 50, "name": "a"}, within=10).status == "right"
+    assert compare(39, 50, within=10).status == "not yet"
