@@ -26,7 +26,7 @@ class _HandOverVm(EngineVm):
     """KVM's machine, with another engine's beside it."""
 
     def __init__(self, vm: EngineVm, other: EngineVm) -> None:
-        super().__init__(vm.pointer, vm.name, (vm, other))
+        super().__init__(vm.pointer, vm.name, (vm, other), vm.board)
         self._other = other
 
     def create_vcpu(self, index: int) -> Vcpu:
