@@ -413,6 +413,8 @@ int vcpu_set_fallback(Vcpu *vcpu, Vcpu *fallback);
 bool vcpu_has_fallback(const Vcpu *vcpu);
 void vcpu_hand_over_counters(const Vcpu *vcpu, HandOverCounters *counters);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
+typedef struct { char name[48]; uint64_t value; } EngineStatistic;
+int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
 /* translator/translator.h */

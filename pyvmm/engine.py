@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.exits import ExitReason as ExitReason
     from pyvmm.exits import SystemRequest as SystemRequest
     from pyvmm.exits import VmExit as VmExit
-    from pyvmm.mmu import AddressSpace, Walk
+    from pyvmm.mmu import AddressSpace, TlbStatistics, Walk
 else:
     Protocol = object
 
@@ -189,6 +189,21 @@ class Vcpu:
         counters = ffi.new("ExitCounters *")
         lib.vcpu_counters(self.pointer, counters)
         return {reason: counters.exits[reason] for reason in ExitReason if counters.exits[reason]}
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """What the engine counts by itself, by its own names: `tlb` has what both engines know. Any thread."""
+        table = ffi.new("EngineStatistic[]", 256)
+        count = lib.vcpu_statistics(self.pointer, table, len(table))
+        self._check(min(count, 0), ": the engine's statistics")
+        return {ffi.string(each.name).decode(): int(each.value) for each in table[0 : min(count, len(table))]}
+
+    @property
+    def tlb(self) -> TlbStatistics:
+        """What the TLB did since the vCPU was made, as far as the engine sees it. Any thread."""
+        from pyvmm.mmu.tlb import TlbStatistics
+
+        return TlbStatistics.of(self.statistics)
 
     def __repr__(self) -> str:
         return f"Vcpu({self.index})"

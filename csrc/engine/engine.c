@@ -336,4 +336,10 @@ int vcpu_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count)
 
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters) { *counters = vcpu->counters; }
 
+int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity)
+{
+    const EngineOps *ops = vcpu->vm->ops;
+    return ops->vcpu_statistics ? ops->vcpu_statistics(vcpu, statistics, capacity) : 0;
+}
+
 uint64_t vcpu_instructions(const Vcpu *vcpu) { return vcpu->instructions; }

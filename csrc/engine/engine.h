@@ -54,6 +54,12 @@ typedef struct CpuidEntry {
 } CpuidEntry;
 #define CPUID_MAX_ENTRIES 256
 
+/* One of an engine's own counters of a vCPU; names are the engine's. */
+typedef struct EngineStatistic {
+    char name[48];
+    uint64_t value;
+} EngineStatistic;
+
 typedef struct EngineOps {
     const char *name;
     /* The engine's part of engine_vm_attach() and engine_vm_detach(), which move the board's hooks. */
@@ -83,6 +89,7 @@ typedef struct EngineOps {
     void (*vm_pause)(EngineVm *vm); /* the guest's own clocks stand still until a vCPU runs again */
     int (*vcpu_get_cpuid)(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
     int (*vcpu_set_cpuid)(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
+    int (*vcpu_statistics)(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity); /* NULL: none */
 } EngineOps;
 
 struct EngineVm {
@@ -206,6 +213,9 @@ int vcpu_hand_over(Vcpu *vcpu, const uint8_t *instruction, uint32_t size, VmExit
 int vcpu_get_cpuid(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
 int vcpu_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
+/* What the engine counts by itself: how many counters there are, of which the first `capacity` are stored, or -errno.
+ * Any thread, while the vCPU runs too. */
+int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
 #endif

@@ -166,4 +166,7 @@ int kvm_set_cpuid(KvmVcpu *vcpu, Error *error);
 int kvm_get_cpuid_entries(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
 int kvm_set_cpuid_entries(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 
+/* stats.c */
+int kvm_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
+
 #endif

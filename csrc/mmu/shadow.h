@@ -108,7 +108,8 @@ typedef struct ShadowStatistics {
     uint32_t traced;                         /* guest pages that are traced now */
 } ShadowStatistics;
 
-/* Made and freed while nothing writes to the memory (no vCPU, no device). NULL with `error` when the pool is not RAM above guest_end, or for want of host memory.
+/* Made and freed while nothing writes to the memory (no vCPU, no device). NULL with `error` when the pool is not
+ * RAM above guest_end, or for want of host memory.
  */
 Shadow *shadow_new(GuestMemory *memory, const ShadowConfig *config, Error *error);
 void shadow_free(Shadow *shadow);

@@ -141,6 +141,7 @@ void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, u
 {
     TranslatorVcpu *vcpu = fast_vcpu();
     original_tlb_set_page_with_attrs_x86_64(cpu, vaddr, paddr, attrs, prot, mmu_index, size);
+    translator_count_fill(translator_current(), mmu_index);
     uint64_t page;
     CodeSlot *code = vcpu && prot & PAGE_WRITE_PROT ? slot_of_gpa(vcpu, paddr, &page) : NULL;
     if (code && !has_code(code, page))

@@ -97,6 +97,9 @@ REPLACED(void, tlb_reset_dirty_by_vaddr_x86_64, void *cpu, uint64_t start, uint6
 REPLACED(void, tlb_set_page_with_attrs_x86_64, void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
          int mmu_index, uint64_t size);
 REPLACED(void, tlb_set_dirty_x86_64, void *cpu, uint64_t vaddr);
+/* Flushes of the TLB (tlb.c): all the others come down to these */
+REPLACED(void, tlb_flush_by_mmuidx_x86_64, void *cpu, uint16_t indices);
+REPLACED(void, tlb_flush_page_by_mmuidx_x86_64, void *cpu, uint64_t vaddr, uint16_t indices);
 REPLACED(void, tb_invalidate_phys_page_fast_x86_64, uc_engine *uc, void *pages, uint64_t ram_addr, int size,
          uintptr_t return_address);
 

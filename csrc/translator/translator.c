@@ -582,6 +582,7 @@ static const EngineOps OPS = {
     .vcpu_set_breakpoints = set_breakpoints,
     .vcpu_get_cpuid = translator_get_cpuid,
     .vcpu_set_cpuid = translator_set_cpuid,
+    .vcpu_statistics = translator_statistics,
 };
 
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error)

@@ -33,6 +33,12 @@ typedef struct TranslatorVm {
     struct TranslatorVcpu *vcpu; /* the only one, or NULL */
 } TranslatorVm;
 
+/* Written by the vCPU's thread, read by any. Hits are in translated code, and not counted. */
+typedef struct TlbCounters {
+    uint64_t fills_user, fills_kernel;
+    uint64_t flushes, page_flushes;
+} TlbCounters;
+
 typedef struct TranslatorVcpu {
     Vcpu base;
     Board *board;
@@ -88,6 +94,8 @@ typedef struct TranslatorVcpu {
         void *region;
     } mappings[MAPPINGS];
 
+    TlbCounters tlb; /* tlb.c */
+
     /* Code pages (code_pages.c) */
     CodeSlot slots[MAX_REGIONS];
     size_t slot_count;
@@ -129,6 +137,10 @@ void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool soft
 uint64_t translator_rip(const TranslatorVcpu *vcpu); /* linear; right at instruction and block boundaries */
 /* The same from inside a helper that translated code called: finds the instruction by the helper's return address. */
 uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address);
+
+/* tlb.c */
+int translator_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
+void translator_count_fill(TranslatorVcpu *vcpu, int mmu_index);
 
 /* state.c */
 int translator_get_state(Vcpu *vcpu, CpuState *state);

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pyvmm.mmu.address_space import AddressSpace, Range, address_space
 from pyvmm.mmu.shadow import Shadow, ShadowFault, ShadowStatistics
 from pyvmm.mmu.side_by_side import SideBySide
+from pyvmm.mmu.tlb import TlbStatistics
 from pyvmm.mmu.walker import Step, Walk, walk
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ShadowStatistics",
     "SideBySide",
     "Step",
+    "TlbStatistics",
     "Walk",
     "address_space",
     "walk",

@@ -1,0 +1,71 @@
+"""What a TLB did, as far as the engine sees it.
+
+The translator has a TLB of its own in software, and counts what makes it slow: fills and flushes
+(csrc/translator/tlb.c). Under KVM the TLB is the processor's; what KVM does to it and, without nested paging, to its shadow page tables is in
+KVM's binary statistics (csrc/kvm/stats.c). Hits are not counted by either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+_SHADOW = (
+    *("pf_taken", "pf_fixed", "pf_guest", "vm.mmu_shadow_zapped", "vm.mmu_pte_write", "vm.mmu_flooded"),
+    *("vm.mmu_recycled", "vm.mmu_cache_miss", "vm.mmu_unsync", "vm.pages_4k", "vm.pages_2m", "vm.pages_1g"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TlbStatistics:
+    """Counters since the vCPU was made.
+
+    Attributes
+    ----------
+    fills
+        Entries made, by ``"user"`` and ``"kernel"``; empty where the engine cannot see them (KVM).
+    flushes
+        Times all of it was dropped, by the guest's doing or the engine's.
+    page_flushes
+        Pages dropped one by one: INVLPG.
+    mmu
+        Under KVM: the counters of KVM's own MMU, by its names.
+    """
+
+    fills: Mapping[str, int]
+    flushes: int
+    page_flushes: int
+    mmu: Mapping[str, int]
+
+    @classmethod
+    def of(cls, statistics: Mapping[str, int]) -> Self:
+        """From an engine's statistics (`Vcpu.statistics`)."""
+        fills = {
+            name: statistics[f"tlb_fill_{name}"]
+            for name in ("user", "kernel")
+            if f"tlb_fill_{name}" in statistics
+        }
+        pages = statistics.get("tlb_flush_page", statistics.get("invlpg", 0))
+        mmu = {name: statistics[name] for name in _SHADOW if name in statistics}
+        return cls(fills, statistics.get("tlb_flush", 0), pages, mmu)
+
+    def __sub__(self, before: TlbStatistics) -> TlbStatistics:
+        """What was done since `before`."""
+        return TlbStatistics(
+            {name: count - before.fills.get(name, 0) for name, count in self.fills.items()},
+            self.flushes - before.flushes,
+            self.page_flushes - before.page_flushes,
+            {name: count - before.mmu.get(name, 0) for name, count in self.mmu.items()},
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.flushes} flushes, {self.page_flushes} pages dropped"
+        if self.fills:
+            text += ", fills: " + ", ".join(f"{count} {name}" for name, count in self.fills.items())
+        if self.mmu:
+            text += "\n" + ", ".join(f"{name} {count}" for name, count in self.mmu.items())
+        return text
