@@ -102,7 +102,7 @@ class AddressSpace:
         height = 22 * len(rows) + 4
         return (
             f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' font-family='monospace' "
-            f"font-size='12'>{''.join(rows)}</svg>"
+            f"font-size='12'><rect width='100%' height='100%' fill='white'/>{''.join(rows)}</svg>"
         )
 
     def _repr_svg_(self) -> str:
