@@ -981,6 +981,36 @@ int kvm_vm_fd(const EngineVm *vm);
 int kvm_vcpu_fd(const Vcpu *vcpu);
 bool kvm_vcpu_failure(const Vcpu *vcpu, KvmFailure *failure);
 
+/* csrc/lab/monitor.h */
+typedef struct { uint64_t base; uint32_t limit; uint16_t selector; ...; } VirtualSegment;
+typedef struct {
+    uint64_t cr0, cr2, cr3, cr4, cr8;
+    uint64_t efer, star, lstar, cstar, fmask, kernel_gs_base, fs_base, gs_base;
+    uint64_t dr[8];
+    DescriptorTable gdtr, idtr;
+    VirtualSegment ldtr, tr;
+    uint16_t selector[6];
+    uint8_t cpl, iopl, interrupts, shadow, halted;
+    ...;
+} VirtualCpu;
+typedef struct {
+    uint64_t exits[...], cycles[...], emulated[...], hypercalls[32];
+    uint64_t injected_exceptions, injected_interrupts, blocks, chained, flushes;
+    ...;
+} LabCounters;
+typedef struct { uint32_t ended; uint8_t size; uint8_t instruction[15]; uint64_t rip; char text[200]; ...; } LabEnd;
+typedef struct { const char *name; ...; } LabTechnique;
+typedef struct { Shadow *shadow; ...; } Monitor;
+const LabTechnique *lab_technique(const char *name);
+Monitor *monitor_new(Vcpu *vcpu, uint64_t guest_end, const LabTechnique *technique, Error *error);
+void monitor_free(Monitor *monitor);
+int monitor_start(Monitor *monitor, const CpuState *state, Error *error);
+LabCounters monitor_counters(const Monitor *monitor);
+LabEnd monitor_end(const Monitor *monitor);
+VirtualCpu monitor_virtual_cpu(const Monitor *monitor);
+const char *lab_reason_name(uint32_t reason);
+const char *lab_mnemonic_name(uint32_t mnemonic);
+
 /* linux/kvm.h: what the ioctls of pyvmm/kvm/ pass */
 struct kvm_userspace_memory_region {
     uint32_t slot;

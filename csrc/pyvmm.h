@@ -31,6 +31,7 @@
 #include "irq/ioapic.h"
 #include "irq/lapic.h"
 #include "kvm/kvm.h"
+#include "lab/monitor.h"
 #include "mmu/shadow.h"
 #include "net/net.h"
 #include "net/net_python.h"

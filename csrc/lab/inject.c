@@ -1,0 +1,295 @@
+/*
+ * Guest memory as the virtual CPU sees it, and exceptions and interrupts through the guest's own IDT (Intel SDM 3A
+ * §6.12, §6.14, §6.15).
+ */
+#include <string.h>
+
+#include "lab/monitor.h"
+
+#define VECTOR_DF 8
+#define VECTOR_TS 10
+#define VECTOR_NP 11
+#define VECTOR_SS 12
+#define VECTOR_GP 13
+#define VECTOR_PF 14
+
+#define ERROR_EXT 1u
+#define ERROR_IDT 2u
+
+enum Reach { REACH_DONE, REACH_FAULT /* error code in fault */, REACH_END };
+
+/* Part of an access within one page: its host address, or NULL for a device's. */
+static enum Reach reach(Monitor *monitor, gva_t address, uint32_t access, bool supervisor, gpa_t *gpa,
+                        uint32_t *error_code)
+{
+    ShadowMode mode = lab_mode(monitor);
+    ShadowFault fault = {0};
+    Error error = {0};
+    if (supervisor)
+        mode.user = false;
+    enum ShadowResult result = shadow_translate(monitor->shadow, &mode, address, access, &fault, &error);
+    *gpa = fault.gpa;
+    *error_code = fault.error_code;
+    if (result == SHADOW_FILLED || result == SHADOW_TRACED)
+        return REACH_DONE;
+    if (result == SHADOW_GUEST_FAULT)
+        return REACH_FAULT;
+    lab_end(monitor, "%s", error.text);
+    return REACH_END;
+}
+
+static uint32_t in_page(gva_t address, uint32_t size)
+{
+    uint32_t left = GUEST_PAGE_SIZE - (uint32_t)(address & (GUEST_PAGE_SIZE - 1));
+    return size < left ? size : left;
+}
+
+static bool canonical(gva_t address) { return (uint64_t)((int64_t)(address << 16) >> 16) == address; }
+
+/* One piece after the other; what faults leaves `*at` where. */
+static enum Reach transfer(Monitor *monitor, gva_t address, uint8_t *data, uint32_t size, uint32_t access,
+                           bool supervisor, gva_t *at, uint32_t *error_code)
+{
+    while (size) {
+        uint32_t now = in_page(address, size);
+        gpa_t gpa;
+        *at = address;
+        enum Reach reached = reach(monitor, address, access, supervisor, &gpa, error_code);
+        if (reached != REACH_DONE)
+            return reached;
+        if (access & PF_WRITE) {
+            int written = shadow_write(monitor->shadow, gpa, data, now);
+            if (written == 1 && monitor->technique->code_written)
+                monitor->technique->code_written(monitor, gpa);
+            if (written < 0 && now <= 8) {
+                uint64_t value = 0;
+                memcpy(&value, data, now);
+                bus_write(monitor->board->mmio, gpa, now, value);
+            }
+        } else if (guest_memory_read(monitor->board->memory, gpa, data, now) < 0) {
+            uint64_t value = UINT64_MAX;
+            if (now <= 8)
+                bus_read(monitor->board->mmio, gpa, now, &value);
+            memset(data, 0xff, now);
+            memcpy(data, &value, now < 8 ? now : 8);
+        }
+        address += now, data += now, size -= now;
+    }
+    return REACH_DONE;
+}
+
+static bool access_or_inject(Monitor *monitor, gva_t address, void *data, uint32_t size, uint32_t access,
+                             bool supervisor)
+{
+    gva_t at;
+    uint32_t error_code;
+    if (!canonical(address) || !canonical(address + size - 1)) {
+        lab_inject_gp(monitor, 0);
+        return false;
+    }
+    enum Reach reached = transfer(monitor, address, data, size, access, supervisor, &at, &error_code);
+    if (reached == REACH_FAULT) {
+        monitor->cpu.cr2 = at;
+        lab_inject(monitor, VECTOR_PF, true, error_code);
+    }
+    return reached == REACH_DONE;
+}
+
+bool lab_read(Monitor *monitor, gva_t address, void *data, uint32_t size, bool supervisor)
+{
+    return access_or_inject(monitor, address, data, size, 0, supervisor);
+}
+
+bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size, bool supervisor)
+{
+    uint8_t copy[64];
+    memcpy(copy, data, size);
+    return access_or_inject(monitor, address, copy, size, PF_WRITE, supervisor);
+}
+
+size_t lab_fetch(Monitor *monitor, uint8_t *bytes)
+{
+    gva_t address = monitor->trap->rip;
+    size_t got = 0;
+    ShadowMode mode = lab_mode(monitor);
+    while (got < INSTRUCTION_MAX) {
+        uint32_t now = in_page(address + got, (uint32_t)(INSTRUCTION_MAX - got));
+        ShadowFault fault = {0};
+        Error error = {0};
+        if (shadow_translate(monitor->shadow, &mode, address + got, PF_FETCH, &fault, &error) != SHADOW_FILLED ||
+            guest_memory_read(monitor->board->memory, fault.gpa, bytes + got, now) < 0)
+            break;
+        got += now;
+    }
+    return got;
+}
+
+/* ---- delivery --------------------------------------------------------------------------------------------------
+ */
+
+typedef struct Event {
+    uint8_t vector;
+    bool has_error, software, external;
+    uint32_t error;
+    uint64_t rip; /* to push */
+} Event;
+
+/* Why an event could not be delivered: another exception. */
+typedef struct Refusal {
+    uint8_t vector;
+    uint32_t error;
+} Refusal;
+
+static bool quiet(Monitor *monitor, gva_t address, void *data, uint32_t size, uint32_t access, Refusal *refusal)
+{
+    gva_t at = address;
+    uint32_t error_code = 0;
+    enum Reach reached =
+        canonical(address) ? transfer(monitor, address, data, size, access, true, &at, &error_code) : REACH_FAULT;
+    if (reached == REACH_FAULT) {
+        *refusal = canonical(address) ? (Refusal){VECTOR_PF, error_code} : (Refusal){VECTOR_GP, 0};
+        if (canonical(address))
+            monitor->cpu.cr2 = at;
+    }
+    return reached == REACH_DONE;
+}
+
+static bool stack_for(Monitor *monitor, uint8_t ist, bool inner, uint64_t *rsp, Refusal *refusal)
+{
+    const VirtualCpu *cpu = &monitor->cpu;
+    *rsp = monitor->trap->gpr[REG_RSP];
+    if (ist || inner) {
+        uint32_t offset = ist ? 28 + 8u * ist : 4; /* SDM 3A figure 8-11 */
+        if (offset + 7 > cpu->tr.limit) {
+            *refusal = (Refusal){VECTOR_TS, cpu->tr.selector & 0xfffcu};
+            return false;
+        }
+        if (!quiet(monitor, cpu->tr.base + offset, rsp, 8, 0, refusal))
+            return false;
+    }
+    *rsp &= ~15ull;
+    return true;
+}
+
+/* Through the gate: SDM 3A §6.14. False: `refusal` says which exception that is, or the guest has ended. */
+static bool deliver(Monitor *monitor, const Event *event, Refusal *refusal)
+{
+    VirtualCpu *cpu = &monitor->cpu;
+    uint64_t gate[2], descriptor, rsp;
+    uint32_t ext = event->software ? 0 : ERROR_EXT, gate_error = event->vector * 8u | ERROR_IDT | ext;
+    if (event->vector * 16u + 15 > cpu->idtr.limit) {
+        *refusal = (Refusal){VECTOR_GP, gate_error};
+        return false;
+    }
+    if (!quiet(monitor, cpu->idtr.base + event->vector * 16u, gate, sizeof gate, 0, refusal))
+        return false;
+    uint8_t type = gate[0] >> 40 & 0x1f, dpl = gate[0] >> 45 & 3, ist = gate[0] >> 32 & 7;
+    if ((type != 0xe && type != 0xf) || (event->software && dpl < cpu->cpl)) {
+        *refusal = (Refusal){VECTOR_GP, gate_error};
+        return false;
+    }
+    if (!(gate[0] >> 47 & 1)) {
+        *refusal = (Refusal){VECTOR_NP, gate_error};
+        return false;
+    }
+    uint16_t selector = (uint16_t)(gate[0] >> 16);
+    if (!(selector & ~3) || (selector & 4) || (selector | 7u) > cpu->gdtr.limit) {
+        *refusal = (Refusal){VECTOR_GP, (selector & 0xfffcu) | ext};
+        return false;
+    }
+    if (!quiet(monitor, cpu->gdtr.base + (selector & ~7u), &descriptor, 8, 0, refusal))
+        return false;
+    uint8_t code_dpl = descriptor >> 45 & 3;
+    bool conforming = descriptor >> 42 & 1;
+    uint8_t ring = conforming ? cpu->cpl : code_dpl;
+    if ((descriptor >> 43 & 3) != 3 || code_dpl > cpu->cpl || !(descriptor >> 53 & 1)) {
+        *refusal = (Refusal){VECTOR_GP, (selector & 0xfffcu) | ext};
+        return false;
+    }
+    if (!(descriptor >> 47 & 1)) {
+        *refusal = (Refusal){VECTOR_NP, (selector & 0xfffcu) | ext};
+        return false;
+    }
+    uint64_t flags = lab_rflags(monitor);
+    if (!stack_for(monitor, ist, ring < cpu->cpl, &rsp, refusal))
+        return false;
+    uint64_t pushed[6] = {
+        event->error, event->rip, cpu->selector[SEG_CS], flags, monitor->trap->gpr[REG_RSP], cpu->selector[SEG_SS]};
+    uint32_t first = event->has_error ? 0 : 1, size = 8 * (6 - first);
+    if (!quiet(monitor, rsp - size, &pushed[first], size, PF_WRITE, refusal))
+        return false;
+    if (ring < cpu->cpl)
+        cpu->selector[SEG_SS] = 0; /* null, RPL = CPL: SDM 3A §6.14.2 */
+    cpu->selector[SEG_CS] = (selector & ~3u) | ring;
+    monitor->trap->gpr[REG_RSP] = rsp - size;
+    monitor->trap->rip = (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000) | gate[1] << 32;
+    lab_set_rflags(monitor, flags & ~(uint64_t)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | (type == 0xe ? RFLAGS_IF : 0)),
+                   true);
+    cpu->shadow = 0;
+    cpu->halted = 0;
+    lab_set_ring(monitor, ring);
+    return true;
+}
+
+static bool contributory(uint8_t vector) { return vector == 0 || (vector >= 10 && vector <= 13); }
+
+/* An event, and what its delivery raises, to #DF and the triple fault (SDM 3A table 6-5). */
+static void deliver_or_fault(Monitor *monitor, Event event)
+{
+    for (;;) {
+        Refusal refusal = {0};
+        uint8_t before = event.external || event.software ? 0xff : event.vector;
+        if (deliver(monitor, &event, &refusal) || monitor->end.ended)
+            return;
+        if (before == VECTOR_DF) {
+            lab_end(monitor,
+                    "triple fault: the guest's double fault handler cannot be reached (vector %u, error %#x)",
+                    refusal.vector, refusal.error);
+            return;
+        }
+        bool twice = (contributory(before) && contributory(refusal.vector)) ||
+                     (before == VECTOR_PF && (contributory(refusal.vector) || refusal.vector == VECTOR_PF));
+        event = (Event){.vector = twice ? VECTOR_DF : refusal.vector,
+                        .has_error = true,
+                        .error = twice ? 0 : refusal.error,
+                        .rip = monitor->trap->rip};
+        monitor->counters.injected_exceptions++;
+    }
+}
+
+void lab_inject(Monitor *monitor, uint8_t vector, bool has_error, uint32_t error)
+{
+    monitor->counters.injected_exceptions++;
+    if (monitor->technique->deliver &&
+        monitor->technique->deliver(monitor, vector, has_error, error, false, monitor->trap->rip))
+        return;
+    deliver_or_fault(monitor, (Event){.vector = vector,
+                                      .has_error = has_error,
+                                      .error = error,
+                                      .software = vector == 3 || vector == 4,
+                                      .rip = monitor->trap->rip});
+}
+
+void lab_inject_gp(Monitor *monitor, uint32_t error) { lab_inject(monitor, VECTOR_GP, true, error); }
+
+void lab_software_interrupt(Monitor *monitor, uint8_t vector, uint64_t next_rip)
+{
+    if (monitor->technique->deliver && monitor->technique->deliver(monitor, vector, false, 0, true, next_rip))
+        return;
+    deliver_or_fault(monitor, (Event){.vector = vector, .software = true, .rip = next_rip});
+}
+
+void lab_deliver_interrupt(Monitor *monitor)
+{
+    for (int word = 3; word >= 0; word--) {
+        if (!monitor->pending[word])
+            continue;
+        unsigned bit = 63 - (unsigned)__builtin_clzll(monitor->pending[word]);
+        monitor->pending[word] &= ~(1ull << bit);
+        monitor->counters.injected_interrupts++;
+        deliver_or_fault(
+            monitor,
+            (Event){.vector = (uint8_t)(64 * (unsigned)word + bit), .external = true, .rip = monitor->trap->rip});
+        return;
+    }
+}
