@@ -38,7 +38,7 @@ def test_ranges_are_what_walks_find(kind: str) -> None:
     assert len(lines) == 5
     assert lines[-1].endswith(f"mapped in 4 ranges by {found.tables} tables")
     picture = ElementTree.fromstring(found.svg())
-    assert len(picture.findall("{http://www.w3.org/2000/svg}rect")) == 4
+    assert len(picture.findall("{http://www.w3.org/2000/svg}rect")) == 1 + 4  # the ground, and the ranges
 
 
 def test_upper_half_and_no_execute() -> None:
