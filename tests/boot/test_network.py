@@ -3,7 +3,6 @@ machines on one cable, the cable pulled, and a capture of it all."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
 import socket
@@ -21,6 +20,7 @@ from pyvmm.guests.cached import cached_initramfs
 from pyvmm.net import Link, User
 from pyvmm.net.user import availability
 from tests.boot.guests import need
+from tests.boot.shell import LISTENS, Shell, running
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 
@@ -42,23 +42,15 @@ def libslirp() -> None:
         pytest.skip(reason)
 
 
-class Guest:
-    """A machine with a busybox shell."""
+class Guest(Shell):
+    """A guest with a shell and one virtio network card."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+        super().__init__(machine)
         card = machine.devices["net0"]
         assert isinstance(card, VirtioNet)
         self.card = card
-        machine.serial.expect(r"\nUP\r+\n", timeout=TIMEOUT)
-        self.run("stty -echo; ip link set lo up; ip link set eth0 up")
-
-    def run(self, command: str) -> str:
-        """A command that must succeed; what it printed."""
-        self.machine.serial.send(f"{command}; echo done-$?\r")
-        output = bytes(self.machine.serial.expect(r"done-\d+\r?\n", timeout=TIMEOUT)).decode(errors="replace")
-        assert "done-0" in output, output
-        return output
+        self.run("ip link set lo up; ip link set eth0 up")
 
 
 def start(kernel: Path, initramfs: Path, network: NetworkConfig) -> Machine:
@@ -71,18 +63,6 @@ def start(kernel: Path, initramfs: Path, network: NetworkConfig) -> Machine:
         engine="translator",
         networks=[network],
     )
-
-
-@contextlib.contextmanager
-def running(machine: Machine) -> Iterator[None]:
-    """The machine runs on a thread of its own, without anybody at its console."""
-    thread = threading.Thread(target=machine.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        machine.stop()
-        thread.join(TIMEOUT)
 
 
 class Server:
@@ -153,7 +133,7 @@ def test_user_network(
         assert server.done.wait(TIMEOUT)
         assert hashlib.sha256(server.received).hexdigest() == wanted
 
-        guest.run("nc -l -p 7 -e cat & sleep 1")
+        guest.start("nc -l -p 7 -e cat", until=LISTENS.format(7))
         with (
             running(machine),
             socket.create_connection(("127.0.0.1", net.forwarded[0]), timeout=TIMEOUT) as peer,
@@ -190,9 +170,7 @@ def test_two_machines_on_a_cable(
             first.run("ip addr add 192.168.9.1/24 dev eth0")
             with running(one):
                 second.run("ip addr add 192.168.9.2/24 dev eth0; ping -c 1 192.168.9.1")
-            second.run(
-                "setsid sh -c 'tail -f /dev/null | nc -l -p 9 > /tmp/got' </dev/null >/dev/null 2>&1 & sleep 1"
-            )
+            second.start("tail -f /dev/null | nc -l -p 9 > /tmp/got", until=LISTENS.format(9))
             lines = b"".join(b"%d\n" % number for number in range(1, 300001))
             # Lines of busybox's own, so that nothing has to come from the host.
             made = first.run("seq 1 300000 > /tmp/lines; sha256sum /tmp/lines")

@@ -27,7 +27,8 @@ from pyvmm.errors import NetError
 from pyvmm.guests.cached import cached_initramfs
 from pyvmm.net import Tap, host
 from tests.boot.guests import need
-from tests.boot.test_network import MIB, TIMEOUT, Guest, running, start
+from tests.boot.shell import LISTENS, running
+from tests.boot.test_network import MIB, TIMEOUT, Guest, start
 from tests.boot.test_nics import in_own_network, served
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
@@ -89,9 +90,10 @@ class Drain:
         self.socket.close()
 
 
-def wait_until(happened: Callable[[], bool], what: str) -> None:
+def wait_until(happened: Callable[[], bool], runs: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + TIMEOUT
     while not happened():
+        assert runs(), f"the guest has ended; {what}"
         assert time.monotonic() < end, what
         time.sleep(0.02)
 
@@ -112,9 +114,8 @@ def guests(kernel: Path, initramfs: Path) -> Iterator[tuple[Guest, Guest]]:
 
 def copy_file(first: Guest, second: Guest, to: str, digest: str) -> None:
     """/tmp/big of the first guest to the second, which must get it as it was."""
-    second.run(
-        "rm -f /tmp/got; setsid sh -c 'tail -f /dev/null | nc -l -p 9 > /tmp/got' </dev/null >/dev/null 2>&1 & sleep 1"
-    )
+    second.run("rm -f /tmp/got")
+    second.start("tail -f /dev/null | nc -l -p 9 > /tmp/got", until=LISTENS.format(9))
     with running(second.machine):
         first.run(f"nc {to} 9 < /tmp/big")
     got = f"while [ $(stat -c %s /tmp/got) -lt {4 * MIB} ]; do sleep 0.1; done; sha256sum /tmp/got"
@@ -136,11 +137,11 @@ def take_tap_away(first: Guest, second: Guest) -> None:
     """Under load: the second guest loses its carrier and goes on, the first still reaches the host."""
     drain, before = Drain(), second.card.backend.counters
     assert before.link
-    second.run(f"setsid sh -c 'cat /dev/zero | nc {HOST} {drain.port}' </dev/null >/dev/null 2>&1 & sleep 1")
-    with running(second.machine):
-        wait_until(lambda: drain.received > MIB, "nothing came from the guest")
+    second.start(f"cat /dev/zero | nc {HOST} {drain.port}")
+    with running(second.machine) as runs:
+        wait_until(lambda: drain.received > MIB, runs, "nothing came from the guest")
         host.run(host.remove(TAPS[1]))
-        wait_until(lambda: not second.card.backend.link, "the tap is gone, its link is up")
+        wait_until(lambda: not second.card.backend.link, runs, "the tap is gone, its link is up")
     second.run("while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do sleep 0.1; done")
     assert second.card.backend.counters.link_changes == before.link_changes + 1
     second.run(f"! ping -c 1 -W 1 {HOST} && kill $(pidof nc)")

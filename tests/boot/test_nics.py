@@ -29,6 +29,7 @@ from pyvmm.net.backend import NetBackend
 from pyvmm.net.tap import Tap
 from pyvmm.net.user import User, availability
 from tests.boot.guests import need
+from tests.boot.shell import Shell
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 
@@ -43,18 +44,8 @@ echo nameserver $dns > /etc/resolv.conf;; esac
 """
 
 
-class Guest:
+class Guest(Shell):
     """A guest with a shell on its serial line and one network card."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def run(self, command: str, timeout: float = 120) -> str:
-        """Run a command that must succeed."""
-        self.machine.serial.send(f"{command}; echo done-$?\r")
-        said = bytes(self.machine.serial.expect(r"done-\d+\r?\n", timeout=timeout)).decode(errors="replace")
-        assert said.rstrip().endswith("done-0"), said
-        return said
 
     @property
     def nic(self) -> VirtioNet | E1000:
@@ -93,10 +84,7 @@ def booted(
         serial="buffer",
         engine="translator",
     ) as machine:
-        guest = Guest(machine)
-        machine.serial.expect(r"\nUP\r+\n", timeout=240)
-        guest.run("stty -echo")
-        yield guest
+        yield Guest(machine)
 
 
 @contextmanager
