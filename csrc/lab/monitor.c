@@ -24,6 +24,8 @@ extern const uint8_t lab_stub_start[], lab_stub_resume[], lab_stub_end[];
 
 #define VECTOR_UD 6
 #define VECTOR_DF 8
+#define VECTOR_NP 11
+#define VECTOR_SS 12
 #define VECTOR_GP 13
 #define VECTOR_PF 14
 
@@ -217,7 +219,8 @@ static void reflect(Monitor *monitor, uint8_t vector)
     lab_inject(monitor, vector, has_error, (uint32_t)monitor->trap->error);
 }
 
-/* #GP and #UD: what the guest meant. What the monitor knows nothing of is the guest's own exception. */
+/* #GP and #UD (and #NP, #SS): what the guest meant. What the monitor knows nothing of is the guest's own exception.
+ */
 static void trap_instruction(Monitor *monitor)
 {
     LabTrapFrame *trap = monitor->trap;
@@ -245,13 +248,20 @@ static void trap_instruction(Monitor *monitor)
                                trap->rip + (uint64_t)length);
         return;
     }
-    bool sysret = instruction.map == 1 && instruction.opcode == 0x07; /* #UD too: the real EFER.SCE is clear */
-    if (vector == VECTOR_GP || sysret) {
+    /* #UD is what SYSRET gives with the real EFER.SCE clear, and on some KVMs what far transfers give. */
+    if (!instruction.lock) {
         monitor->reason = LAB_PRIVILEGED;
         if (lab_emulate(monitor, &instruction))
             return;
     }
     reflect(monitor, vector);
+}
+
+/* #NP and #SS of a segment load: a KVM that runs ring 3 on its host's own GDT may say so of the guest's selectors.
+ */
+static bool selector_refused(const LabTrapFrame *trap)
+{
+    return (trap->vector == VECTOR_NP || trap->vector == VECTOR_SS) && trap->error;
 }
 
 /* The guest was halted: the stub waited in ring 0, and an interrupt found it there. */
@@ -288,7 +298,7 @@ static void handle(Monitor *monitor)
             lab_queue_interrupt(monitor, vector);
     } else if (vector == VECTOR_PF)
         trap_page_fault(monitor);
-    else if (vector == VECTOR_GP || vector == VECTOR_UD)
+    else if (vector == VECTOR_GP || vector == VECTOR_UD || selector_refused(trap))
         trap_instruction(monitor);
     else
         reflect(monitor, vector);
