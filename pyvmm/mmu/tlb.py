@@ -1,8 +1,8 @@
 """What a TLB did, as far as the engine sees it.
 
 The translator has a TLB of its own in software, and counts what makes it slow: fills and flushes
-(csrc/translator/tlb.c). Under KVM the TLB is the processor's; what KVM does to it and, without nested paging, to its shadow page tables is in
-KVM's binary statistics (csrc/kvm/stats.c). Hits are not counted by either.
+(csrc/translator/tlb.c). Under KVM the TLB is the processor's; what KVM does to it and, without nested paging, to its
+shadow page tables is in KVM's binary statistics (csrc/kvm/stats.c). Hits are not counted by either.
 """
 
 from __future__ import annotations
