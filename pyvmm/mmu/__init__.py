@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from pyvmm.mmu.address_space import AddressSpace, Range, address_space
+from pyvmm.mmu.address_space import LINUX_X86_64, AddressSpace, Range, address_space
 from pyvmm.mmu.shadow import Shadow, ShadowFault, ShadowStatistics
 from pyvmm.mmu.side_by_side import SideBySide
 from pyvmm.mmu.tlb import TlbStatistics
 from pyvmm.mmu.walker import Step, Walk, walk
 
 __all__ = [
+    "LINUX_X86_64",
     "AddressSpace",
     "Range",
     "Shadow",

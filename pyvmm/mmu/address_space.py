@@ -10,12 +10,12 @@ Left out: what `walker` leaves out; reserved bits (such an entry is shown as map
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Protocol
 
 from pyvmm.errors import GuestError
+from pyvmm.svg import Svg
 
 if TYPE_CHECKING:
     from pyvmm.cpu.state import CpuState
@@ -83,33 +83,73 @@ class AddressSpace:
         last = f"{_in_units(total)} mapped in {len(self.ranges)} ranges by {self.tables} tables"
         return "\n".join([*map(str, self.ranges), last, *self.remarks])
 
-    def svg(self, width: int = 760) -> str:
-        """A picture: one bar for each range, as long as the logarithm of its size, in the colour of its rights."""
-        rows = []
-        for number, each in enumerate(self.ranges[:_DRAWN]):
-            y = 22 * number
-            length = 12 * (each.size.bit_length() - 11)
-            rows.append(
-                f"<text x='0' y='{y + 14}'>{each.start:016x}</text>"
-                f"<rect x='150' y='{y + 2}' width='{length}' height='16' fill='{_COLOURS[each.rights]}'/>"
-                f"<text x='{156 + length}' y='{y + 14}'>{_in_units(each.size)} {each.rights}, {each.page}</text>"
-            )
-        left = len(self.ranges) - _DRAWN
-        if left > 0:
-            rows.append(f"<text x='0' y='{22 * _DRAWN + 14}'>and {left} more ranges</text>")
-        for number, remark in enumerate(self.remarks, len(rows)):
-            rows.append(f"<text x='0' y='{22 * number + 14}'>{escape(remark)}</text>")
-        height = 22 * len(rows) + 4
-        return (
-            f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' font-family='monospace' "
-            f"font-size='12'><rect width='100%' height='100%' fill='white'/>{''.join(rows)}</svg>"
-        )
+    def regions(self, gap: int = 64 << 20) -> list[tuple[Range, ...]]:
+        """The ranges in groups: those nearer to each other than `gap` bytes are of one."""
+        groups: list[list[Range]] = []
+        for each in self.ranges:
+            if groups and each.start - groups[-1][-1].end < gap:
+                groups[-1].append(each)
+            else:
+                groups.append([each])
+        return [tuple(group) for group in groups]
+
+    def svg(self, width: int = 900, names: Iterable[tuple[int, int, str]] = ()) -> str:
+        """A picture: one bar for each region, true to scale inside it, in the colours of the rights.
+
+        Parameters
+        ----------
+        width
+            In pixels.
+        names
+            (start, end, name) of addresses that have one, as `LINUX_X86_64`.
+        """
+        names, regions = tuple(names), self.regions()
+        drawn = regions[:_DRAWN]
+        used = [rights for rights in _COLOURS if any(each.rights == rights for each in self.ranges)]
+        height = 54 + 40 * len(drawn) + 18 * (len(self.remarks) + (len(regions) > _DRAWN))
+        picture = Svg(width, height)
+        for number, rights in enumerate(used):
+            picture.rectangle(10 + 110 * number, 8, 14, 14, _COLOURS[rights])
+            picture.text(28 + 110 * number, 19, rights)
+        y = 46
+        for region in drawn:
+            start, end = region[0].start, region[-1].end
+            name = next((name for first, last, name in names if first <= start < last), "")
+            pages = ", ".join(page for page in _SIZES.values() if any(each.page == page for each in region))
+            mapped = _in_units(sum(each.size for each in region))
+            within = "" if len(region) == 1 else f" in {_in_units(end - start)}"
+            picture.text(10, y, f"{start:#018x}", bold=True)
+            picture.text(160, y, f"{mapped}{within}, pages of {pages}" + (f": {name}" if name else ""))
+            scale = (width - 20) / (end - start)
+            picture.rectangle(10, y + 5, width - 20, 16, "#f4f4f4")
+            for each in region:
+                at, length = 10 + (each.start - start) * scale, max(each.size * scale, 1)
+                picture.rectangle(at, y + 5, length, 16, _COLOURS[each.rights], str(each))
+            y += 40
+        if len(regions) > _DRAWN:
+            picture.text(10, y, f"and {len(regions) - _DRAWN} more regions")
+            y += 18
+        for remark in self.remarks:
+            picture.text(10, y, remark)
+            y += 18
+        return str(picture)
 
     def _repr_svg_(self) -> str:
-        return self.svg()
+        return self.svg(names=LINUX_X86_64)
 
 
-_DRAWN = 100
+_DRAWN = 60
+LINUX_X86_64 = (
+    (0x0000000000000000, 0x0000800000000000, "a program"),
+    (0xFFFF888000000000, 0xFFFFC88000000000, "all physical memory"),
+    (0xFFFFC90000000000, 0xFFFFE90000000000, "vmalloc, stacks and devices"),
+    (0xFFFFEA0000000000, 0xFFFFEB0000000000, "a struct page for each page"),
+    (0xFFFFFE0000000000, 0xFFFFFE8000000000, "what entries from ring 3 need"),
+    (0xFFFFFFFF80000000, 0xFFFFFFFFA0000000, "the kernel: code, read-only data, data"),
+    (0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000, "modules and BPF"),
+    (0xFFFFFFFFFF000000, 0x10000000000000000, "fixed mappings"),
+)
+"""Who lives where in a Linux that does not choose at random (Linux Documentation/arch/x86/x86_64/mm.rst, nokaslr)."""
 
 
 def address_space(memory: Memory, state: CpuState, *, tables_limit: int = 8192) -> AddressSpace:

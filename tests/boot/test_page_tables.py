@@ -1,46 +1,143 @@
-"""A running Linux, looked at through `pyvmm.mmu`: its page tables are where it runs and what it promised."""
+"""A running Linux, looked at through `pyvmm.mmu`: its page tables are what the kernel itself says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from pyvmm import Machine, MachineConfig
-from pyvmm.mmu import address_space, walk
+from pyvmm.mmu import LINUX_X86_64, AddressSpace, Range, walk
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
+DIRECT_MAP, KERNEL_MAP = 0xFFFF888000000000, 0xFFFFFFFF80000000  # Documentation/arch/x86/x86_64/mm.rst
+ASKED = (
+    "cat /proc/iomem; grep DirectMap /proc/meminfo; cat /proc/$$/maps; echo as''ked; while :; do :; done\n"
+)
 
 
-def test_linux_address_space(exercised: Callable[[str], None], cloud_kernel: Path, initramfs: Path) -> None:
-    """Stopped at its shell: code is where RIP is, the kernel's half is no user's, its text cannot be written."""
+class Seen(NamedTuple):
+    """A guest stopped while its shell, PID `$$`, counts to no end; and what it had printed before."""
+
+    machine: Machine
+    text: str
+    found: AddressSpace
+
+    @property
+    def kernel(self) -> list[Range]:
+        """The ranges of the upper half."""
+        return [each for each in self.found.ranges if each.start >> 63]
+
+    def resource(self, name: str) -> tuple[int, int]:
+        """First and last address of a line of /proc/iomem."""
+        line = re.search(rf"([0-9a-f]+)-([0-9a-f]+) : {name}", self.text)
+        assert line, self.text[-3000:]
+        return int(line[1], 16), int(line[2], 16)
+
+
+@pytest.fixture(scope="module")
+def linux(cloud_kernel: Path, initramfs: Path) -> Iterator[Seen]:
     config = MachineConfig(
         memory=256 << 20, serial="buffer", kernel=cloud_kernel, initrd=initramfs,
         append="console=ttyS0 nokaslr", engine="translator",
     )  # fmt: skip
+    shown: list[str] = []
     with Machine(config) as machine:
-        shown: list[str] = []
 
-        def is_up() -> bool:
-            shown.append(machine.serial.read_text())
-            return "\nUP" in "".join(shown)
+        def says(word: str) -> Callable[[], bool]:
+            def look() -> bool:
+                shown.append(machine.serial.read_text())
+                return word in "".join(shown)
 
-        assert machine.wait_for(is_up, 120), "".join(shown)[-2000:]
-        state = machine.vcpu.state
-        here = walk(machine.memory, state, state.linear_rip)
-        assert here.kind == "4-level"
-        assert here.access(state.cpl, fetch=True), str(here)
-        found = address_space(machine.memory, state)
-        assert not found.remarks, str(found)
-        kernel = [each for each in found.ranges if each.start >> 63]
-        assert kernel
-        assert all(each.rights.endswith("kernel") for each in kernel)
-        text = next(each for each in kernel if each.start <= 0xFFFFFFFF81000000 < each.end)
-        assert (text.rights, text.page) == ("r-x kernel", "2 MiB")
-        assert (
-            walk(machine.memory, state, 0xFFFFFFFF81000000).physical
-            == text.physical + 0xFFFFFFFF81000000 - text.start
-        )
-        assert not walk(machine.memory, state, 0xFFFFFFFF81000000).access(3)
+            return look
+
+        assert machine.wait_for(says("\nUP"), 120), "".join(shown)[-2000:]
+        machine.serial.send(ASKED)
+        assert machine.wait_for(says("\nasked"), 60), "".join(shown)[-2000:]
+        machine.wait_for(lambda: machine.vcpu.state.cpl == 3, 20)
+        yield Seen(machine, "".join(shown).replace("\r", ""), machine.vcpu.address_space())
+
+
+def test_rings_and_rights(exercised: Callable[[str], None], linux: Seen) -> None:
+    """Code is where RIP is; the kernel's half is no user's, and none of it is both writable and executable."""
+    machine, found = linux.machine, linux.found
+    state = machine.vcpu.state
+    here = machine.vcpu.walk(state.linear_rip)
+    assert here.kind == "4-level"
+    assert here.access(state.cpl, fetch=True), str(here)
+    assert not found.remarks, str(found)
+    assert linux.kernel
+    assert all(each.rights.endswith("kernel") for each in linux.kernel)
+    assert not [each for each in linux.kernel if each.rights.startswith("rwx")]
+    assert not machine.vcpu.walk(KERNEL_MAP + 0x1000000).access(3)
+    assert machine.vcpu.tlb.fills["user"] > 100
     exercised("Debian cloud kernel")
+
+
+def test_the_kernels_image(linux: Seen) -> None:
+    """/proc/iomem says where code, constants and data are."""
+    for name, rights in (("Kernel code", "r-x"), ("Kernel rodata", "r--"), ("Kernel data", "rw-")):
+        first, last = (each + KERNEL_MAP for each in linux.resource(name))
+        there = [each for each in linux.kernel if each.start <= last and first < each.end]
+        assert there[0].start <= first
+        assert there[-1].end > last
+        assert {each.rights for each in there} == {f"{rights} kernel"}, "\n".join(map(str, there))
+    first, _ = linux.resource("Kernel code")
+    text = walk(linux.machine.memory, linux.machine.vcpu.state, KERNEL_MAP + first)
+    assert (text.physical, text.page_size) == (first, 2 << 20)
+
+
+def test_the_direct_map(linux: Seen) -> None:
+    """Each physical address at its own offset; as many pages of each size as /proc/meminfo counts.
+
+    Linux counts a 2 MiB page of the kernel's image that it splits there, too (__split_large_page()).
+    """
+    direct = [each for each in linux.kernel if DIRECT_MAP <= each.start < DIRECT_MAP + (1 << 46)]
+    image = [each for each in linux.kernel if KERNEL_MAP <= each.start < KERNEL_MAP + (512 << 20)]
+    assert all(each.physical == each.start - DIRECT_MAP for each in direct)
+
+    def small(ranges: list[Range]) -> int:
+        return sum(each.size for each in ranges if each.page == "4 KiB")
+
+    def counted(page: str) -> int:
+        line = re.search(rf"DirectMap{page}: +(\d+) kB", linux.text)
+        assert line
+        return int(line[1]) << 10
+
+    assert counted("4k") + counted("2M") == sum(each.size for each in direct)
+    assert counted("4k") == small(direct) + small(image)
+
+
+def test_a_process(linux: Seen) -> None:
+    """/proc/PID/maps allows each page that is there, and the shell's code is there."""
+    areas = [
+        (int(start, 16), int(end, 16), rights, name)
+        for start, end, rights, name in re.findall(
+            r"^([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-])p \S+ \S+ \d+ *(.*)$", linux.text, re.MULTILINE
+        )
+    ]
+    user = [each for each in linux.found.ranges if each.rights.endswith("user")]
+    assert {name for *_, name in areas} >= {"/bin/busybox", "[stack]", "[vdso]"}
+    assert user
+    for each in user:
+        for start in range(each.start, each.end, 0x1000):
+            allowed = next(rights for first, end, rights, _ in areas if first <= start < end)
+            given = each.rights.split()[0]
+            assert all(may != "-" for has, may in zip(given, allowed, strict=True) if has != "-")
+    rip = linux.machine.vcpu.state.linear_rip
+    if rip >> 63 == 0:
+        assert next(rights for first, end, rights, _ in areas if first <= rip < end) == "r-x"
+
+
+def test_its_picture(linux: Seen, tmp_path: Path) -> None:
+    """Each kind of region has its bar and its name."""
+    picture = linux.found.svg(names=LINUX_X86_64)
+    (tmp_path / "linux.svg").write_text(picture)
+    words = "".join(ElementTree.fromstring(picture).itertext())
+    for name in ("a program", "all physical memory", "vmalloc", "the kernel: code", "fixed mappings"):
+        assert name in words
+    assert "more regions" not in words

@@ -37,8 +37,11 @@ def test_ranges_are_what_walks_find(kind: str) -> None:
     lines = str(found).splitlines()
     assert len(lines) == 5
     assert lines[-1].endswith(f"mapped in 4 ranges by {found.tables} tables")
-    picture = ElementTree.fromstring(found.svg())
-    assert len(picture.findall("{http://www.w3.org/2000/svg}rect")) == 1 + 4  # the ground, and the ranges
+    assert [len(region) for region in found.regions()] == [2, 1, 1]
+    picture = ElementTree.fromstring(found.svg(names=[(0xC0000000, 0xD0000000, "<a large page>")]))
+    boxes = [each.get("fill") for each in picture.findall("{http://www.w3.org/2000/svg}rect")]
+    assert len(boxes) == 1 + 4 + 3 + 4  # the ground; rights that there are; regions; ranges
+    assert "<a large page>" in "".join(picture.itertext())
 
 
 def test_upper_half_and_no_execute() -> None:
