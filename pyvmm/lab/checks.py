@@ -48,7 +48,10 @@ USES = {
 CAUGHT = frozenset({"CALL far", "JMP far", "RET far", "IRET", "INT n"})
 """That trap by what the monitor has put into GDT and IDT."""
 
-LUCKY = {"pushf_on": "the monitor's own IF is always set, and so should the kernel's be"}
+LUCKY = {
+    "pushf_on": "the monitor's own IF is always set, and so should the kernel's be",
+    "smsw": "the monitor gives the processor the kernel's TS, for whoever's FPU it is, and the rest is alike",
+}
 """Not trapped, and right for once."""
 
 _ROWS = {row.name: row for row in TABLE}

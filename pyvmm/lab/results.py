@@ -59,6 +59,8 @@ class Result:
         CPU seconds of this process, user and system.
     exits
         How often the guest was left, by reason.
+    exit_cycles
+        The host's TSC cycles that a monitor took for them, by reason.
     emulated
         Instructions of the guest's kernel that a monitor executed for it, by mnemonic.
     shadow
@@ -89,6 +91,7 @@ class Result:
     value: int = 0
     cpu: float = 0.0
     exits: Mapping[str, int] = field(default_factory=dict)
+    exit_cycles: Mapping[str, int] = field(default_factory=dict)
     emulated: Mapping[str, int] = field(default_factory=dict)
     shadow: Mapping[str, int] = field(default_factory=dict)
     hypercalls: Mapping[str, int] = field(default_factory=dict)
@@ -147,6 +150,7 @@ class Result:
             cpu=max(self.cpu - start.cpu, 0.0),
             interrupts=max(self.interrupts - start.interrupts, 0),
             exits=_difference(self.exits, start.exits),
+            exit_cycles=_difference(self.exit_cycles, start.exit_cycles),
             emulated=_difference(self.emulated, start.emulated),
             shadow=_difference(self.shadow, start.shadow),
             hypercalls=_difference(self.hypercalls, start.hypercalls),
@@ -163,7 +167,11 @@ class Result:
             counts: Mapping[str, int] = getattr(self, name)
             if counts:
                 ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-                told = ", ".join(f"{what} {count}" for what, count in ordered)
+                taken = self.exit_cycles if name == "exits" else {}
+                told = ", ".join(
+                    f"{what} {count}" + (f" ({taken[what] // count} cycles)" if what in taken else "")
+                    for what, count in ordered
+                )
                 lines.append(f"  {name:<10} {sum(counts.values()):>9}: {told}")
         if self.checks:
             lines.append(f"  checks     {len(self.checks):>9}: {len(self.wrong)} wrong")
@@ -187,10 +195,8 @@ PACED = frozenset({"timer"})
 
 def _number(value: float) -> str:
     """Three figures, and no more zeros than they need."""
-    if value < 0.0005:
-        return "0"
     figures = f"{value:.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
-    return f"{value:.3f}" if value < 0.0995 else figures
+    return f"{value:.2g}" if value < 0.0995 else figures
 
 
 def _time(result: Result) -> str:

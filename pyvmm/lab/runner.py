@@ -30,12 +30,14 @@ from pyvmm.errors import EngineError, PyvmmError
 from pyvmm.lab.boot import LabKernel, prepare
 from pyvmm.lab.results import Comparison, Result
 from pyvmm.machine.machine import Machine
+from pyvmm.native import ffi, lib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Literal
+    from typing import Any, Literal
 
     from pyvmm.lab.boot import LabReport
+    from pyvmm.lab.monitor import Monitor
     from pyvmm.machine.machine import RunResult
 
     EngineName = Literal["auto", "translator", "kvm"]
@@ -66,6 +68,11 @@ MEMORY = 64 << 20
 RAM_END = 48 << 20
 """Of the machine, and the kernel's: what is above belongs to the monitor, or to nobody."""
 
+HYPERCALLS = (
+    "shared", "traps", "stack", "flush", "address", "iret", "block", "events", "irq", "timer", "console", "exit",
+)  # fmt: skip
+"""Their names by number (csrc/guest/lab/hypercall.h)."""
+
 _TIMER_HZ = 10_000
 _DISK_SECTORS = 4096
 _SHOWN = ("IO", "MMIO", "HLT", "CPUID", "MSR")
@@ -86,7 +93,7 @@ def usable(engine: str) -> tuple[str, ...]:
     if not found.usable:
         raise EngineError(f"{engine}: {found.reason}")
     first = "hardware" if engine == "kvm" and _has_hardware() else "bare"
-    return (first,)
+    return (first, *(name for name in TECHNIQUES[2:] if lib.lab_technique(name.encode()) != ffi.NULL))
 
 
 def usable_engines() -> tuple[EngineName, ...]:
@@ -259,11 +266,15 @@ def _start(machine: Machine, technique: str, kernel: LabKernel, line: str) -> _A
     if technique in ("bare", "hardware"):
         prepare(machine, kernel, ram_end=RAM_END, command_line=line)
         return _Attempt(machine, kernel)
-    raise PyvmmError(f"{technique}: not in this build")
+    from pyvmm.lab.monitor import Monitor
+
+    monitor = Monitor(machine, technique)
+    monitor.prepare(kernel, ram_end=RAM_END, command_line=line)
+    return _Monitored(machine, kernel, monitor)
 
 
 class _Attempt:
-    """A kernel in a machine with nobody between."""
+    """A kernel in a machine, with nobody between."""
 
     def __init__(self, machine: Machine, kernel: LabKernel) -> None:
         self.machine, self.kernel = machine, kernel
@@ -297,7 +308,7 @@ class _Attempt:
             **self.counted(),
         )
 
-    def counted(self) -> dict[str, dict[str, int]]:
+    def counted(self) -> dict[str, Any]:
         """The counters of `Result`."""
         exits = self.machine.vcpu.exit_counts
         return {"exits": {reason.name.lower(): exits[reason] for reason in exits if reason.name in _SHOWN}}
@@ -320,3 +331,33 @@ class _Attempt:
                 what = "triple fault" if left.reason == "shutdown" else "the engine cannot go on"
                 return f"{what} at {where}: {text}"
         return f"the machine ended by {left.reason!r} at {where}"
+
+
+class _Monitored(_Attempt):
+    """The same with a monitor that has ring 0."""
+
+    def __init__(self, machine: Machine, kernel: LabKernel, monitor: Monitor) -> None:
+        super().__init__(machine, kernel)
+        self.monitor = monitor
+
+    def counted(self) -> dict[str, Any]:
+        """The monitor's counters."""
+        done, shadow = self.monitor.counters, self.monitor.shadow.statistics
+        faults = {"fill": shadow.fills, "guest fault": shadow.guest_faults, "trace": shadow.trace_faults}
+        return {
+            "exits": done.exits,
+            "exit_cycles": done.cycles,
+            "emulated": done.emulated,
+            "shadow": {kind: count for kind, count in faults.items() if count},
+            "hypercalls": {
+                HYPERCALLS[n] if n < len(HYPERCALLS) else str(n): c for n, c in done.hypercalls.items()
+            },
+            "blocks": done.translation,
+        }
+
+    def why(self, left: RunResult, report: LabReport) -> str:
+        """What the monitor says; it knows where the guest was, the machine's own registers are the stub's."""
+        if self.monitor.end is not None:
+            where = self.kernel.symbol_at(self.monitor.end.rip)
+            return f"{self.monitor.end}" + ("" if where.startswith("0x") else f" in {where}")
+        return super().why(left, report)

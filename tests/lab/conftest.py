@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab import experiment, tables
+from tests.lab import experiment, tables, technique_tables
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of Popek and Goldberg's question, when its tests ran."""
-    ran = any(
-        "test_popek_goldberg.py" in report.nodeid
+    """The table of Popek and Goldberg's question, and that of the techniques, of the tests that ran."""
+    ran = [
+        report
         for outcome in ("passed", "failed", "xfailed")
         for report in terminalreporter.stats.get(outcome, [])
-    )
-    if not ran:
-        return
-    terminalreporter.section("Popek and Goldberg: a kernel in ring 3 (=: as the model says)")
-    for line in tables.as_text(tables.comparison()):
-        terminalreporter.line(line)
-    experiment.close_rigs()
+    ]
+    found, native = technique_tables.results_of(ran)
+    if found or native:
+        terminalreporter.section("one kernel, four techniques: what each operation takes")
+        for line in technique_tables.summary(found, native):
+            terminalreporter.line(line)
+    if any("test_popek_goldberg.py" in report.nodeid for report in ran):
+        terminalreporter.section("Popek and Goldberg: a kernel in ring 3 (=: as the model says)")
+        for line in tables.as_text(tables.comparison()):
+            terminalreporter.line(line)
+        experiment.close_rigs()

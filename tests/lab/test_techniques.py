@@ -1,0 +1,186 @@
+"""One kernel, four techniques: the same work under each, and the classic results, by counts.
+
+For every engine that can run here, each technique does each workload; what each operation took is printed at the end of
+the run, and docs/techniques.md has the translator's. Times are printed and never asserted: a busy host has others.
+A KVM that interprets ring 0 (`engine_variants.interprets`) does the same work, less of it.
+``PYVMM_WRITE_DOCS=1`` writes the page's tables from this run.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import pytest
+
+from pyvmm.errors import PyvmmError
+from pyvmm.lab import native
+from pyvmm.lab.checks import USES, deceived
+from pyvmm.lab.results import Comparison, Result
+from pyvmm.lab.runner import TECHNIQUES, WORKLOADS, cost, run, usable
+from tests.conformance.engine_variants import availability, interprets
+from tests.lab import tables, technique_tables
+
+ENGINES = ("translator", "kvm")
+COUNTS = {
+    "syscall": 10_000,
+    "in": 10_000,
+    "cr8wr": 10_000,
+    "callret": 100_000,
+    "pgfault": 10_000,
+    "divzero": 10_000,
+    "ptemod": 10_000,
+    "switch": 10_000,
+    "fork": 100,
+    "timer": 10_000,
+    "disk": 10_000 if os.environ.get("PYVMM_TEST_LONG") == "1" else 1_000,
+    "loop": 10_000_000,
+}
+FEW = {"fork": 4, "disk": 20, "loop": 10_000_000, "callret": 2_000}
+"""Where ring 0 is interpreted."""
+MONITORED = ("trap-and-emulate", "translation", "paravirtual")
+
+
+def _here(engine: str, technique: str) -> str:
+    """The technique as this engine has it, or the test ends."""
+    found, reason = availability(engine)
+    if not found:
+        pytest.skip(f"{engine}: {reason}")
+    names = usable(engine)
+    if technique == "bare":
+        return names[0]
+    if technique not in names:
+        pytest.skip(f"{technique}: not in this build")
+    return technique
+
+
+def _count(engine: str, workload: str) -> int:
+    return FEW.get(workload, 500) if interprets(engine) else COUNTS[workload]
+
+
+@cache
+def measured(engine: str, technique: str, workload: str) -> Result:
+    """What that many operations take by themselves."""
+    return cost(technique, workload, _count(engine, workload), engine)  # type: ignore[arg-type]
+
+
+@cache
+def checked(engine: str, technique: str) -> Result:
+    """The checks of sensitive instructions."""
+    return run(technique, "checks", engine=engine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("workload", COUNTS)
+@pytest.mark.parametrize("technique", ["bare", *MONITORED])
+def test_the_same_work(technique: str, workload: str, engine: str, request: pytest.FixtureRequest) -> None:
+    """Each technique does all of it, and the guest computes the same."""
+    name = _here(engine, technique)
+    result = measured(engine, name, workload)
+    assert result.ok, str(result)
+    request.node.user_properties.append((technique_tables.PROPERTY, technique_tables.packed(result)))
+    assert result.operations == _count(engine, workload)
+    if workload in ("ptemod", "fork", "disk", "loop", "pgfault", "syscall"):
+        assert result.value == measured("translator", "bare", workload).value or interprets(engine)
+    if technique == "bare":
+        assert not result.emulated
+        assert not result.hypercalls
+        assert not result.shadow
+    if technique == "paravirtual":
+        assert result.hypercalls or workload in ("in", "callret", "loop", "cr8wr", "pgfault")
+    else:
+        assert not result.hypercalls
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("technique", ["bare", *MONITORED])
+def test_sensitive_instructions(technique: str, engine: str, request: pytest.FixtureRequest) -> None:
+    """Trap-and-emulate deceives the kernel exactly where `pyvmm.cpu`'s table says; the others never do."""
+    name = _here(engine, technique)
+    result = checked(engine, name)
+    assert not result.end, result.end
+    request.node.user_properties.append((technique_tables.PROPERTY, technique_tables.packed(result)))
+    names = [check.name for check in result.checks]
+    if technique == "paravirtual":
+        assert names == ["pushf_off", "pushf_on", "popf_on", "popf_off"]
+    else:
+        assert names == list(USES)
+    predicted = {check for check in names if deceived(check)} if technique == "trap-and-emulate" else set()
+    if set(result.wrong) != predicted and interprets(engine):
+        pytest.xfail(f"{engine}: interpreter: differs in {sorted(set(result.wrong) ^ predicted)}")
+    assert set(result.wrong) == predicted, "\n".join(map(str, result.checks))
+
+
+# The classic results, on the translator -----------------------------------------------------------------------------
+
+
+def _each(technique: str, workload: str, metric: str = "exits") -> float:
+    return measured("translator", _here("translator", technique), workload).each(metric)
+
+
+@pytest.mark.parametrize("workload", ["ptemod", "switch", "fork", "disk"])
+def test_paravirtual_leaves_less_often_than_trap_and_emulate(workload: str) -> None:
+    """Barham et al. 2003: what is asked for in batches is not caught one by one."""
+    assert _each("paravirtual", workload) * 2 < _each("trap-and-emulate", workload)
+
+
+def test_the_page_is_current() -> None:
+    """docs/techniques.md shows the counts of the translator's run."""
+    names = [name for name in TECHNIQUES if name in usable("translator")]
+    if len(names) < 1 + len(MONITORED):
+        pytest.skip("not all techniques are in this build")
+    comparison = Comparison(
+        tuple(measured("translator", name, workload) for name in names for workload in COUNTS)
+    )
+    counts = technique_tables.counts_table(comparison, "translator", WORKLOADS)
+    checks = technique_tables.checks_table([checked("translator", name) for name in names], USES)
+    page = technique_tables.PAGE.read_text()
+    if os.environ.get("PYVMM_WRITE_DOCS") == "1":
+        page = tables.with_section("counts", page, counts)
+        page = tables.with_section("checks", page, checks)
+        technique_tables.PAGE.write_text(page)
+    advice = "write it again: PYVMM_WRITE_DOCS=1 ./dev test tests/lab/test_techniques.py"
+    assert tables.section("checks", page) == checks, advice
+    shown, found = _figures(tables.section("counts", page)), _figures(counts)
+    assert shown.keys() == found.keys(), advice
+    for cell, figures in found.items():
+        assert shown[cell] == pytest.approx(figures, rel=0.25, abs=0.15), f"{cell}: {advice}"
+
+
+def _figures(table: str) -> dict[tuple[str, str, str], float]:
+    """Each figure of the page's table, by operation, technique and what is counted."""
+    heading, _, *lines = table.splitlines()
+    names = [cell.strip() for cell in heading.strip("|").split("|")]
+    found = {}
+    for line in lines:
+        operation, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for name, cell in zip(names[1:], cells, strict=True):
+            for part in cell.split(", "):
+                figure, _, what = part.partition(" ")
+                found[operation.partition(":")[0], name, what] = float(figure)
+    return found
+
+
+# The same loop on the host -------------------------------------------------------------------------------------------
+
+TURNS = 100_000_000
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("technique", ["bare", *MONITORED])
+def test_a_programs_loop_beside_the_hosts_own(
+    technique: str, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """In one run: the host's processor, and ring 3 under each technique. Nobody has to do with it while it computes."""
+    name = _here(engine, technique)
+    try:
+        host = native.loop(TURNS)
+    except PyvmmError as error:
+        pytest.skip(str(error))
+    guest = cost(name, "loop", TURNS - 1, engine)  # type: ignore[arg-type]
+    assert guest.ok, str(guest)
+    assert guest.value == host.value
+    assert sum(guest.emulated.values()) < TURNS / 10_000, "a program that computes is left alone"
+    ns = guest.cpu / guest.operations * 1e9
+    line = [f"{name}, {engine}", ns, guest.cpu / host.cpu]
+    request.node.user_properties.append((technique_tables.NATIVE, line))
