@@ -1,4 +1,5 @@
-/* What shadow.c (what entries have to say) and shadow_pages.c (the pool, and who points where) share. */
+/* What shadow.c (faults), shadow_entries.c (what entries say) and shadow_pages.c (the pool, who points where)
+ * share. */
 #ifndef PYVMM_MMU_SHADOW_INTERNAL_H
 #define PYVMM_MMU_SHADOW_INTERNAL_H
 
@@ -69,7 +70,9 @@ struct Shadow {
     uint32_t code_written; /* frames */
     uint32_t *touched;     /* pages with something to store again */
     uint32_t touched_count;
-    bool flush;
+    bool flush;         /* the real TLB must go before the guest runs */
+    bool by_guest;      /* the guest changes its tables: what the TLB has may stay until its INVLPG */
+    bool stale;         /* and perhaps does: no page may be traced without a flush */
     gva_t last_address; /* of the last fill that changed nothing */
     uint32_t unchanged;
     ShadowStatistics statistics;
@@ -114,6 +117,20 @@ void shadow_page_clear(Shadow *shadow, uint32_t page);
 
 /* Make an entry say `value` (0: nothing); lists, flush and touch follow. False when it does already. */
 bool shadow_entry_set(Shadow *shadow, uint32_t page, uint32_t index, uint64_t value);
+
+/* What an entry says that leads to a shadow page. */
+uint64_t shadow_table_value(const Shadow *shadow, uint32_t page);
+/* Rights (ShadowPage.rights) of a guest's last entry below those of the levels above. */
+uint32_t shadow_leaf_rights(uint32_t role, uint32_t above, uint64_t entry);
+/* What an entry says of a guest page of 4 KiB with these rights; 0: nothing, the role may not read it. */
+uint64_t shadow_small_leaf(const Shadow *shadow, uint32_t role, uint32_t rights, gpa_t gpa);
+/* The same of 2 MiB; 0 also when it has to be splintered. */
+uint64_t shadow_large_leaf(const Shadow *shadow, uint32_t role, uint32_t rights, gpa_t gpa);
+/* Make one entry of every shadow page of a guest table right again, after the guest's became `guest`; with `fill`,
+ * a last-level entry is made without a fault. Returns how many were not right. */
+uint32_t shadow_refresh(Shadow *shadow, gpa_t table, uint32_t index, uint64_t guest, bool fill);
+/* All entries of the table, from memory. */
+void shadow_compare(Shadow *shadow, gpa_t table);
 
 /* After tables, code or unsync of a frame changed: `was` is frame_is_traced() before. */
 void shadow_frame_changed(Shadow *shadow, gpa_t gpa, bool was);

@@ -99,7 +99,8 @@ bool shadow_entry_set(Shadow *shadow, uint32_t page, uint32_t index, uint64_t va
     p->present = (uint16_t)(p->present + (value & PTE_P ? 1 : 0) - (old & PTE_P ? 1 : 0));
     bool only_more = FRAME_OF(old) == FRAME_OF(value) && !((old ^ PTE_XD) & ~(value ^ PTE_XD));
     if (old & PTE_P && !only_more) {
-        shadow->flush = true;
+        shadow->flush |= !shadow->by_guest;
+        shadow->stale |= shadow->by_guest;
         touch(shadow, page, index);
     }
     return true;
@@ -135,8 +136,10 @@ void shadow_frame_changed(Shadow *shadow, gpa_t gpa, bool was)
         return;
     shadow->large[gpa >> LARGE_BITS].traced += is ? 1 : -1u;
     shadow->statistics.traced += is ? 1 : -1u;
-    if (is)
-        protect(shadow, gpa);
+    if (!is)
+        return;
+    shadow->flush |= shadow->stale;
+    protect(shadow, gpa);
 }
 
 void shadow_page_clear(Shadow *shadow, uint32_t page)

@@ -85,7 +85,9 @@ static void test_accessed_and_dirty(void)
     CHECK(!shadow_flush_due(model->shadow));                     /* rights came, none went */
     put(model, PT + 8 * 0x40, 0x40000 | PTE_P | PTE_RW | PTE_A); /* D cleared: the next store is seen */
     CHECK_EQ(rights(model, KERNEL, 0x40000), PAGE_USER | PAGE_EXECUTE);
-    CHECK(shadow_flush_due(model->shadow) && !shadow_flush_due(model->shadow));
+    CHECK(!shadow_flush_due(model->shadow)); /* the guest has to say INVLPG */
+    CHECK_EQ(shadow_trace(model->shadow, 0x77000, true), 0);
+    CHECK(shadow_flush_due(model->shadow) && !shadow_flush_due(model->shadow)); /* but nothing that is traced */
     CHECK_EQ(fault(model, USER, 0x40000, 0, NULL), SHADOW_GUEST_FAULT);
     put(model, PT + 8 * 0x40, 0x40000 | PTE_P); /* A cleared: the next access is */
     CHECK_EQ(rights(model, KERNEL, 0x40000), 0);
