@@ -238,15 +238,15 @@ class Sandbox:
         self.last = self._stop(self.vcpu.state)
         return self.last
 
-    def resume(self, *, skip: bool = False, rip: int | None = None) -> None:
+    def resume(self, *, skip: bool = False, rip: int | None = None, rsp: int | None = None) -> None:
         """Go back to where the program was, with the registers that `vcpu.state` has now; `run` then goes on.
 
         Parameters
         ----------
         skip
             Behind the instruction that trapped: it has been emulated.
-        rip
-            Or somewhere else.
+        rip, rsp
+            Or somewhere else; with another stack pointer.
 
         Raises
         ------
@@ -260,7 +260,7 @@ class Sandbox:
             )
         state = self.vcpu.state
         _set_ring(state, stop.ring)
-        state.rsp, state.rflags = stop.rsp, stop.rflags
+        state.rsp, state.rflags = stop.rsp if rsp is None else rsp, stop.rflags
         state.rip = rip if rip is not None else stop.rip + (stop.size if skip else 0)
         state.halted = 0
         self.vcpu.state = state

@@ -79,8 +79,9 @@ def test_python_emulates() -> None:
         state = box.vcpu.state
         state.al = 0x42
         box.vcpu.state = state
-        box.resume(skip=True)
+        box.resume(skip=True, rsp=box.DATA + 0x800)
         assert box.run().state.ebx == 0x42
+        assert box.last.rsp == box.DATA + 0x800
         assert "in al, 0x60" in box.listing()
 
 
