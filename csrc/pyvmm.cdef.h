@@ -53,7 +53,7 @@ enum ShadowResult {
 };
 typedef struct { uint64_t gpa; uint32_t error_code; bool table, code, not_canonical; } ShadowFault;
 typedef struct {
-    uint64_t faults, fills, guest_faults, trace_faults, mmio_fills, table_writes, prefetched, roots, roots_found;
+    uint64_t faults, fills, guest_faults, trace_faults, spurious, mmio_fills, table_writes, prefetched, roots, roots_found;
     uint64_t pages_made, pages_zapped, flushes, splintered, large_fills, unsyncs, synced, sync_drops, invlpg;
     uint64_t tlb_flushes, touches, host_writes;
     uint32_t pages, pages_peak, pages_total, traced;

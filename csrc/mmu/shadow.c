@@ -328,6 +328,7 @@ static enum ShadowResult unchanged(Shadow *shadow, gva_t address, uint32_t hardw
 {
     shadow->unchanged = shadow->last_address == address ? shadow->unchanged + 1 : 1;
     shadow->last_address = address;
+    shadow->statistics.spurious++;
     if (shadow->unchanged < UNCHANGED_MAX)
         return SHADOW_FILLED;
     error_set(error, EFAULT,

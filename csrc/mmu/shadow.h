@@ -87,6 +87,7 @@ typedef struct ShadowStatistics {
     uint64_t fills;        /*   an entry was missing (or lacked a right) */
     uint64_t guest_faults; /*   the guest's own */
     uint64_t trace_faults; /*   a store into a traced page */
+    uint64_t spurious;     /*   nothing was missing: the processor had an old translation */
     uint64_t mmio_fills;   /* of the fills: outside RAM */
     uint64_t table_writes; /* entries of traced tables changed by shadow_write() */
     uint64_t prefetched;   /*   and filled at once, because their A was set */

@@ -58,6 +58,7 @@ class ShadowStatistics:
     fills: int
     guest_faults: int
     trace_faults: int
+    spurious: int
     mmio_fills: int
     table_writes: int
     prefetched: int
@@ -85,7 +86,8 @@ class ShadowStatistics:
             (
                 f"{self.faults} page faults",
                 f"{self.fills} filled ({self.mmio_fills} of devices, {self.large_fills} of 2 MiB), "
-                f"{self.guest_faults} the guest's own, {self.trace_faults} stores into traced pages",
+                f"{self.guest_faults} the guest's own, {self.trace_faults} stores into traced pages, "
+                f"{self.spurious} for nothing",
             ),
             (
                 f"{self.table_writes} entries written",

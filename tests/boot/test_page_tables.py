@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from pyvmm import Machine, MachineConfig
 from pyvmm.mmu import LINUX_X86_64, AddressSpace, Range, walk
 
+PICTURE = Path(__file__).parents[2] / "docs" / "images" / "address-space.svg"
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 DIRECT_MAP, KERNEL_MAP = 0xFFFF888000000000, 0xFFFFFFFF80000000  # Documentation/arch/x86/x86_64/mm.rst
 ASKED = (
@@ -134,9 +136,9 @@ def test_a_process(linux: Seen) -> None:
 
 
 def test_its_picture(linux: Seen, tmp_path: Path) -> None:
-    """Each kind of region has its bar and its name."""
+    """Each kind of region has its bar and its name. ``PYVMM_WRITE_DOCS=1`` writes the picture of docs/mmu.md."""
     picture = linux.found.svg(names=LINUX_X86_64)
-    (tmp_path / "linux.svg").write_text(picture)
+    (PICTURE if os.environ.get("PYVMM_WRITE_DOCS") else tmp_path / "linux.svg").write_text(picture)
     words = "".join(ElementTree.fromstring(picture).itertext())
     for name in ("a program", "all physical memory", "vmalloc", "the kernel: code", "fixed mappings"):
         assert name in words
