@@ -1,7 +1,8 @@
 """Small guests in ring 0 of 64-bit mode, bare or under a monitor: for what no kernel should do.
 
-A program is assembled to CODE; RBP is 0, for absolute addresses. It has 4 GiB mapped one to one by 2 MiB pages, a stack,
-and no IDT; `traps` gives it one whose gates all lead to a handler that ends the machine with the vector as its number.
+A program is assembled to CODE; RBP is 0, for absolute addresses. It has 4 GiB mapped one to one by 2 MiB pages, a
+stack, and no IDT; `traps` gives it one whose gates all lead to a handler that ends the machine with the vector as its
+number.
 """
 
 from __future__ import annotations

@@ -206,10 +206,11 @@ def test_a_jump_into_the_landing_page(technique: str, engine: str) -> None:
 @every_technique
 def test_tables_that_loop(technique: str, engine: str) -> None:
     """A PML4 that is its own entry 1: the tables are seen through themselves, and can be changed so."""
-    window = 1 << 39 | 1 << 30 | 1 << 21 | 1 << 12
+    window, alias = 1 << 39 | 1 << 30 | 1 << 21 | 1 << 12, 2 << 39 | DATA
     program = (
         f"mov rax, {PML4 | 3}; mov [rbp + {PML4 + 8}], rax; mov rbx, {window:#x}; mov rcx, [rbx + 8]; "
-        f"and rcx, -0x61; cmp rcx, rax; jne wrong; mov rax, [rbx]; mov [rbx + 16], rax; mov rdi, {2 << 39 | DATA:#x}; mov dword ptr [rdi], 77; "
+        "and rcx, -0x61; cmp rcx, rax; jne wrong; "
+        f"mov rax, [rbx]; mov [rbx + 16], rax; mov rdi, {alias:#x}; mov dword ptr [rdi], 77; "
         f"cmp dword ptr [rbp + {DATA}], 77; jne wrong; mov qword ptr [rbx + 8], 0; invlpg [rbx]; "
         f"cmp qword ptr [rbp + {PML4 + 8}], 0; jne wrong; {leave(5)}; wrong: {leave(99)}"
     )
