@@ -415,6 +415,8 @@ void vcpu_hand_over_counters(const Vcpu *vcpu, HandOverCounters *counters);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 typedef struct { char name[48]; uint64_t value; } EngineStatistic;
 int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
+typedef struct { uint64_t page, physical; uint32_t rights, user; } TlbTranslation;
+int vcpu_tlb(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
 /* translator/translator.h */

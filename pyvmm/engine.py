@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.exits import ExitReason as ExitReason
     from pyvmm.exits import SystemRequest as SystemRequest
     from pyvmm.exits import VmExit as VmExit
-    from pyvmm.mmu import AddressSpace, TlbStatistics, Walk
+    from pyvmm.mmu import AddressSpace, TlbContents, TlbStatistics, Walk
 else:
     Protocol = object
 
@@ -204,6 +204,24 @@ class Vcpu:
         from pyvmm.mmu.tlb import TlbStatistics
 
         return TlbStatistics.of(self.statistics)
+
+    def tlb_contents(self) -> TlbContents:
+        """What the TLB holds now, each entry beside the page tables. Only while it does not run.
+
+        Raises
+        ------
+        EngineError
+            It is the processor's own (KVM).
+        """
+        from pyvmm.mmu.tlb import TlbContents
+
+        count = lib.vcpu_tlb(self.pointer, ffi.NULL, 0)
+        if count == -errno.ENOTSUP:
+            raise EngineError("the TLB is the processor's own, which nobody can read: use the translator")
+        self._check(min(count, 0), ": the TLB")
+        table = ffi.new("TlbTranslation[]", max(count, 1))
+        lib.vcpu_tlb(self.pointer, table, count)
+        return TlbContents.of(table[0:count], self._owner.board.memory, self.state)
 
     def __repr__(self) -> str:
         return f"Vcpu({self.index})"

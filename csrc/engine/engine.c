@@ -342,4 +342,12 @@ int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity)
     return ops->vcpu_statistics ? ops->vcpu_statistics(vcpu, statistics, capacity) : 0;
 }
 
+int vcpu_tlb(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity)
+{
+    const EngineOps *ops = vcpu->vm->ops;
+    if (__atomic_load_n(&vcpu->runner, __ATOMIC_ACQUIRE))
+        return -EBUSY;
+    return ops->vcpu_tlb ? ops->vcpu_tlb(vcpu, translations, capacity) : -ENOTSUP;
+}
+
 uint64_t vcpu_instructions(const Vcpu *vcpu) { return vcpu->instructions; }

@@ -54,6 +54,15 @@ typedef struct CpuidEntry {
 } CpuidEntry;
 #define CPUID_MAX_ENTRIES 256
 
+/* A translation that an engine's TLB holds. */
+enum TlbRights { TLB_MAY_READ = 1, TLB_MAY_WRITE = 2, TLB_MAY_EXECUTE = 4 };
+typedef struct TlbTranslation {
+    gva_t page;
+    gpa_t physical;
+    uint32_t rights; /* enum TlbRights */
+    uint32_t user;   /* for accesses of ring 3; else of the kernel */
+} TlbTranslation;
+
 /* One of an engine's own counters of a vCPU; names are the engine's. */
 typedef struct EngineStatistic {
     char name[48];
@@ -90,6 +99,7 @@ typedef struct EngineOps {
     int (*vcpu_get_cpuid)(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
     int (*vcpu_set_cpuid)(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
     int (*vcpu_statistics)(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity); /* NULL: none */
+    int (*vcpu_tlb)(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity); /* NULL: it cannot be seen */
 } EngineOps;
 
 struct EngineVm {
@@ -216,6 +226,9 @@ void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
 /* What the engine counts by itself: how many counters there are, of which the first `capacity` are stored, or -errno.
  * Any thread, while the vCPU runs too. */
 int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
+/* What the TLB holds, of which the first `capacity` are stored; -ENOTSUP: the engine cannot see it. Only while it does
+ * not run. */
+int vcpu_tlb(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity);
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
 #endif

@@ -64,7 +64,7 @@ typedef struct TlbTable {
     TlbEntry *entries;
 } TlbTable;
 
-enum { TLB_MMIO = 1 << 9, TLB_FLAGS = 0xfff };
+enum { TLB_MMIO = 1 << 9, TLB_INVALID = 1 << 11, TLB_FLAGS = 0xfff };
 
 _Static_assert(sizeof(TlbEntry) == 64, "CPU_TLB_ENTRY_BITS");
 

@@ -6,7 +6,7 @@
  */
 #include "translator/vm.h"
 
-enum { MMU_USER = 1 }; /* the library's MMU_USER_IDX */
+enum { MMU_USER = 1, MMU_INDICES = 3 }; /* the library's MMU_USER_IDX; MMU_KSMAP_IDX is 0, MMU_KNOSMAP_IDX 2 */
 
 /* One writer: the vCPU's thread. */
 static void count(uint64_t *counter) { __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED); }
@@ -44,4 +44,36 @@ int translator_statistics(Vcpu *base, EngineStatistic *statistics, uint32_t capa
     };
     memcpy(statistics, all, MIN(capacity, ARRAY_SIZE(all)) * sizeof all[0]);
     return ARRAY_SIZE(all);
+}
+
+/* Whether an address of a TLB entry is one: not all ones, and not marked invalid. */
+static bool is_held(uint64_t address) { return address != UINT64_MAX && !(address & TLB_INVALID); }
+
+/* Left out: the victim TLB, eight entries that others pushed out and that are looked at before a walk. */
+int translator_tlb(Vcpu *base, TlbTranslation *translations, uint32_t capacity)
+{
+    const TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base);
+    uint32_t found = 0;
+    for (int index = 0; index < MMU_INDICES; index++) {
+        const TlbTable *table = (const TlbTable *)env_field(vcpu->env, ENV_TLB) + index;
+        for (uint64_t i = 0; i <= table->mask / sizeof(TlbEntry); i++) {
+            const TlbEntry *entry = &table->entries[i];
+            bool read = is_held(entry->read), write = is_held(entry->write), execute = is_held(entry->code);
+            if (!read && !write && !execute)
+                continue;
+            if (found < capacity)
+                translations[found] = (TlbTranslation){
+                    .page = (read    ? entry->read
+                             : write ? entry->write
+                                     : entry->code) &
+                            ~(uint64_t)TLB_FLAGS,
+                    .physical = entry->paddr & ~(uint64_t)TLB_FLAGS,
+                    .rights =
+                        (read ? TLB_MAY_READ : 0) | (write ? TLB_MAY_WRITE : 0) | (execute ? TLB_MAY_EXECUTE : 0),
+                    .user = index == MMU_USER,
+                };
+            found++;
+        }
+    }
+    return (int)found;
 }

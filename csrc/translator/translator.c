@@ -583,6 +583,7 @@ static const EngineOps OPS = {
     .vcpu_get_cpuid = translator_get_cpuid,
     .vcpu_set_cpuid = translator_set_cpuid,
     .vcpu_statistics = translator_statistics,
+    .vcpu_tlb = translator_tlb,
 };
 
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error)

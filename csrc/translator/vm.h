@@ -140,6 +140,7 @@ uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address);
 
 /* tlb.c */
 int translator_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
+int translator_tlb(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity);
 void translator_count_fill(TranslatorVcpu *vcpu, int mmu_index);
 
 /* state.c */

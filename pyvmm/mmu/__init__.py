@@ -10,7 +10,7 @@ from __future__ import annotations
 from pyvmm.mmu.address_space import LINUX_X86_64, AddressSpace, Range, address_space
 from pyvmm.mmu.shadow import Shadow, ShadowFault, ShadowStatistics
 from pyvmm.mmu.side_by_side import SideBySide
-from pyvmm.mmu.tlb import TlbStatistics
+from pyvmm.mmu.tlb import TlbContents, TlbEntry, TlbStatistics
 from pyvmm.mmu.walker import Step, Walk, walk
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "ShadowStatistics",
     "SideBySide",
     "Step",
+    "TlbContents",
+    "TlbEntry",
     "TlbStatistics",
     "Walk",
     "address_space",

@@ -10,9 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyvmm.mmu.walker import walk
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Self
+    from collections.abc import Iterable, Mapping
+    from typing import Any, Self
+
+    from pyvmm.cpu.state import CpuState
+    from pyvmm.memory import GuestMemory
 
 _SHADOW = (
     *("pf_taken", "pf_fixed", "pf_guest", "vm.mmu_shadow_zapped", "vm.mmu_pte_write", "vm.mmu_flooded"),
@@ -69,3 +74,70 @@ class TlbStatistics:
         if self.mmu:
             text += "\n" + ", ".join(f"{name} {count}" for name, count in self.mmu.items())
         return text
+
+
+@dataclass(frozen=True, slots=True)
+class TlbEntry:
+    """A translation that is remembered.
+
+    Attributes
+    ----------
+    page, physical
+        Linear and guest physical address, multiples of 4096.
+    rights
+        ``"rwx"``, of which those that are not held are ``-``: a store may have to walk first.
+    user
+        For accesses of ring 3; else of the kernel.
+    stale
+        What the page tables say by now, when that is something else; else empty.
+    """
+
+    page: int
+    physical: int
+    rights: str
+    user: bool
+    stale: str
+
+    def __str__(self) -> str:
+        text = f"{self.page:#018x} -> {self.physical:#012x} {self.rights} {'user' if self.user else 'kernel'}"
+        return f"{text}  stale: {self.stale}" if self.stale else text
+
+
+@dataclass(frozen=True, slots=True)
+class TlbContents:
+    """A TLB at one moment, by address; ``print()`` it."""
+
+    entries: tuple[TlbEntry, ...]
+
+    @classmethod
+    def of(cls, table: Iterable[Any], memory: GuestMemory, state: CpuState) -> Self:
+        """From an engine's (C's `TlbTranslation`)."""
+        entries = []
+        for each in table:
+            rights = "".join(letter if each.rights >> bit & 1 else "-" for bit, letter in enumerate("rwx"))
+            stale = _stale(each, rights, memory, state)
+            entries.append(TlbEntry(each.page, each.physical, rights, bool(each.user), stale))
+        return cls(tuple(sorted(entries, key=lambda entry: (entry.page, entry.user))))
+
+    @property
+    def stale(self) -> tuple[TlbEntry, ...]:
+        """Those that say something else than the page tables. A kernel may have some, until its INVLPG."""
+        return tuple(each for each in self.entries if each.stale)
+
+    def __str__(self) -> str:
+        last = f"{len(self.entries)} entries, {len(self.stale)} of them stale"
+        return "\n".join([*map(str, self.entries), last])
+
+
+def _stale(each: Any, rights: str, memory: GuestMemory, state: CpuState) -> str:
+    found = walk(memory, state, each.page)
+    if found.physical is None:
+        return found.why
+    if found.physical != each.physical:
+        return f"it is {found.physical:#x} by now"
+    cpl = 3 if each.user else 0
+    for letter, access in (("r", {}), ("w", {"write": True}), ("x", {"fetch": True})):
+        check = found.access(cpl, ac=True, **access)
+        if letter in rights and not check:
+            return check.why
+    return ""

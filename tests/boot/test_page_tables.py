@@ -135,6 +135,15 @@ def test_a_process(linux: Seen) -> None:
         assert next(rights for first, end, rights, _ in areas if first <= rip < end) == "r-x"
 
 
+def test_its_tlb(linux: Seen) -> None:
+    """What the translator remembers is what the tables say; the kernel may be late with its own pages."""
+    held = linux.machine.vcpu.tlb_contents()
+    assert sum(each.user for each in held.entries) >= 5
+    assert len(held.entries) > 50
+    assert not [each for each in held.stale if each.user], str(held)
+    assert len(held.stale) < len(held.entries) / 10, str(held)
+
+
 def test_its_picture(linux: Seen, tmp_path: Path) -> None:
     """Each kind of region has its bar and its name. ``PYVMM_WRITE_DOCS=1`` writes the picture of docs/mmu.md."""
     picture = linux.found.svg(names=LINUX_X86_64)

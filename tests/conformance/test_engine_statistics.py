@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.conformance.engine_rig import DATA, Rig, needs
+import pytest
+
+from pyvmm.engine import ExitReason
+from pyvmm.errors import EngineError
+from tests.conformance.engine_rig import DATA, PORT, Rig, needs
 
 PROGRAM = f"""
     mov rcx, 100
@@ -40,3 +44,30 @@ def test_tlb(rig: Rig) -> None:
     assert all(value >= 0 for value in counted.values())
     if rig.vm.name == "kvm":
         assert counted["exits"] >= 1
+
+
+@needs("long")
+def test_tlb_contents(rig: Rig) -> None:
+    """An entry outlives a change of the tables, not INVLPG."""
+    there = f"[{DATA:#x}]", f"[{DATA + 0x1000:#x}]"
+    rig.start(
+        "long",
+        f"mov eax, {there[0]}; mov {there[1]}, eax; out {PORT}, al; invlpg {there[0]}; invlpg {there[1]}; hlt",
+    )
+    rig.run(surface=[ExitReason.IO])
+    if rig.vm.name != "translator":
+        with pytest.raises(EngineError, match="the processor's own"):
+            rig.vcpu.tlb_contents()
+        return
+    held = {each.page: each for each in rig.vcpu.tlb_contents().entries}
+    assert (held[DATA].physical, held[DATA].rights, held[DATA].user) == (DATA, "r-x", False)
+    assert held[DATA + 0x1000].rights == "rwx"
+    assert not rig.vcpu.tlb_contents().stale
+    rig.tables.set(DATA, DATA + 0x2000 | 3)
+    rig.tables.set(DATA + 0x1000, DATA + 0x1000 | 1)
+    stale = rig.vcpu.tlb_contents().stale
+    assert [each.page for each in stale] == [DATA, DATA + 0x1000]
+    assert f"stale: it is {DATA + 0x2000:#x} by now" in str(rig.vcpu.tlb_contents())
+    assert "CR0.WP" in stale[1].stale or not rig.vcpu.state.cr0 >> 16 & 1
+    rig.run()
+    assert not rig.vcpu.tlb_contents().stale
