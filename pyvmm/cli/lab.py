@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   pyvmm lab                                           everything, on the translator
-  pyvmm lab --workload syscall --workload ptemod --count 10000
+  pyvmm lab --workload syscall --workload ptemod --count 100000
   pyvmm lab --engine kvm --technique paravirtual
   pyvmm lab --checks                                  which sensitive instructions deceive the kernel
 
@@ -49,7 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="default translator; all: those that can run here",
     )
     parser.add_argument(
-        "--count", type=_count, default=1000, metavar="N", help="operations of each workload (default 1000)"
+        "--count",
+        type=_count,
+        default=10_000,
+        metavar="N",
+        help="operations of each workload (default 10000)",
     )
     parser.add_argument("--checks", action="store_true", help="only the checks of sensitive instructions")
     parser.add_argument("--details", action="store_true", help="each counter by its reason too")

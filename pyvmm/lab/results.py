@@ -160,7 +160,7 @@ class Result:
     def __str__(self) -> str:
         lines = [f"{self.workload}, {self.technique} on {self.engine}: {self.operations} operations"]
         if self.operations:
-            lines[0] += f", {_time(self)} us of CPU each"
+            lines[0] += f", {time_of(self)} us of CPU each"
         if not self.ok:
             lines[0] += f"; {self.status}: {self.end}" if self.end else f"; {self.status}"
         for name in _COUNTED:
@@ -185,7 +185,7 @@ class Result:
 # Beside each other ----------------------------------------------------------------------------------------------------
 
 
-CPU_RESOLUTION = 0.002
+CPU_RESOLUTION = 0.005
 """Seconds: less than this is not told from the noise of a process's start."""
 
 
@@ -199,7 +199,7 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if value < 0.0995 else figures
 
 
-def _time(result: Result) -> str:
+def time_of(result: Result) -> str:
     """CPU microseconds for each operation, or below what they are."""
     if result.workload in PACED:
         return "-"
@@ -329,25 +329,26 @@ class Comparison:
         except ImportError:
             raise PyvmmError("a figure needs matplotlib: pip install 'pyvmm-lab[notebooks]'") from None
         engine = engine or self.engines[0]
-        shown = [r for r in self.results if r.engine == engine and r.ok and r.operations]
-        workloads = tuple(dict.fromkeys(r.workload for r in shown))
-        techniques = tuple(dict.fromkeys(r.technique for r in shown))
+        shown = [r for r in self.results if r.engine == engine and _told(r, metric)]
+        workloads = [name for name in self.workloads if any(r.workload == name for r in shown)]
+        techniques = [name for name in self.techniques if any(r.technique == name for r in shown)]
         figure = Figure(figsize=(max(6.0, 1.1 * len(workloads) + 2), 4), layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / max(len(techniques), 1)
-        scale = 1e6 if metric == "cpu" else 1.0
         for n, technique in enumerate(techniques):
             heights = []
             for workload in workloads:
                 found = self._find(workload, technique, engine)
-                heights.append(found.each(metric) * scale if found is not None and found.ok else 0.0)
+                heights.append(_told(found, metric))
             places = [at - 0.4 + width * (n + 0.5) for at in range(len(workloads))]
             bars = axes.bar(places, heights, width, label=technique)
             axes.bar_label(bars, [_number(height) if height else "" for height in heights], fontsize=7, rotation=90,
                            padding=2)  # fmt: skip
         axes.set_xticks(range(len(workloads)), workloads)
         axes.set_yscale("log")
-        axes.margins(y=0.2)
+        if shown:
+            most = max(_told(r, metric) for r in shown)
+            axes.set_ylim(0.1 if metric != "cpu" else None, 8 * most)  # room for its label
         unit = "CPU time of the host, us" if metric == "cpu" else METRICS[metric]
         axes.set_ylabel(f"{unit} for each operation")
         axes.set_title(f"on {engine}")
@@ -355,12 +356,23 @@ class Comparison:
         return figure
 
 
+def _told(result: Result | None, metric: str) -> float:
+    """What a bar shows: 0 for what the table does not tell from nothing. CPU time is in microseconds."""
+    if result is None or not result.ok:
+        return 0.0
+    if metric == "cpu":
+        known = result.cpu >= CPU_RESOLUTION and result.workload not in PACED
+        return result.each(metric) * 1e6 if known else 0.0
+    value = result.each(metric)
+    return value if value >= 0.05 else 0.0
+
+
 def _cells(result: Result | None, metrics: Sequence[str]) -> list[str]:
     if result is None:
         return ["-"] * len(metrics)
     if not result.ok:
         return [result.status, *[""] * (len(metrics) - 1)]
-    return [_time(result) if metric == "cpu" else _count(result.each(metric)) for metric in metrics]
+    return [time_of(result) if metric == "cpu" else _count(result.each(metric)) for metric in metrics]
 
 
 def as_columns(rows: Iterable[Sequence[str]]) -> list[str]:

@@ -61,7 +61,7 @@ WORKLOADS = {
 }
 """What the kernel can be asked for beside ``"checks"``: one operation of each (csrc/guest/lab/workloads.c)."""
 
-SCALE = {"callret": 100.0, "loop": 10_000.0, "fork": 0.02, "disk": 0.1}
+SCALE = {"callret": 100.0, "loop": 10_000.0, "fork": 0.02, "disk": 0.05}
 """How many operations `compare` does instead of one, of those that are much shorter or longer than others."""
 
 MEMORY = 64 << 20
@@ -177,7 +177,7 @@ def run(
 def compare(
     techniques: Sequence[str] = (),
     workloads: Sequence[str] = (),
-    count: int = 1000,
+    count: int = 10_000,
     engines: Sequence[EngineName] = ("translator",),
     *,
     counts: dict[str, int] | None = None,

@@ -86,7 +86,7 @@ def test_the_table() -> None:
     assert str(_comparison()).splitlines() == [
         "translator               bare              trap-and-emulate",
         "each operation  exits  emulated     us  exits  emulated    us",
-        "syscall             0         0  <2.00    1.0       2.0  50.0",
+        "syscall             0         0  <5.00    1.0       2.0  50.0",
         "in                1.0         0    500  ended",
         "timer             2.3         0      -      -         -     -",
         "",
