@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lab/monitor.h"
+#include "lab/translate.h"
 
 extern const uint8_t lab_stub_start[], lab_stub_resume[], lab_stub_end[];
 
@@ -377,7 +377,7 @@ const LabTechnique lab_trap_and_emulate = {.name = "trap-and-emulate"};
 
 const LabTechnique *lab_technique(const char *name)
 {
-    static const LabTechnique *const all[] = {&lab_trap_and_emulate};
+    static const LabTechnique *const all[] = {&lab_trap_and_emulate, &lab_translation_technique};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++)
         if (strcmp(all[i]->name, name) == 0)
             return all[i];
