@@ -1,4 +1,6 @@
 /* Shadow page tables: random guests beside a model, and each promise of mmu/shadow.h by itself. */
+#include <pthread.h>
+
 #include "tests/shadow_model.h"
 
 static void test_random(void)
@@ -361,6 +363,37 @@ static void test_traced_code(void)
     model_free(model);
 }
 
+typedef struct Dma {
+    GuestMemory *memory;
+    bool stop; /* atomic */
+} Dma;
+
+static void *dma(void *opaque)
+{
+    Dma *engine = opaque;
+    for (uint64_t turn = 0; !__atomic_load_n(&engine->stop, __ATOMIC_RELAXED); turn++) {
+        uint64_t value = (0x40 + turn % 64) * GUEST_PAGE_SIZE | (turn & 1 ? GOOD : GOOD & ~PTE_RW);
+        CHECK_EQ(guest_memory_write(engine->memory, PT + 8 * (0x40 + turn % 64), &value, sizeof value), 0);
+    }
+    return NULL;
+}
+
+/* A device writes into a table while the guest uses it: in the end the shadow says what the table says. */
+static void test_dma_meanwhile(void)
+{
+    Model *model = one_guest();
+    Dma engine = {.memory = model->memory};
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, dma, &engine), 0);
+    for (uint32_t i = 0; i < 20000 || !shadow_statistics(model->shadow).host_writes; i++)
+        fault(model, i & 64 ? KERNEL : USER, (0x40 + i % 64) * GUEST_PAGE_SIZE, i & 1 ? PF_WRITE : 0, NULL);
+    __atomic_store_n(&engine.stop, true, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    model_run(model, &(Input){0}, 1);
+    CHECK(shadow_statistics(model->shadow).fills > 64);
+    model_free(model);
+}
+
 static void test_configuration(void)
 {
     Model *model = one_guest();
@@ -407,6 +440,7 @@ int main(void)
     RUN(test_tables_no_more);
     RUN(test_write_limit);
     RUN(test_traced_code);
+    RUN(test_dma_meanwhile);
     RUN(test_configuration);
     return 0;
 }
