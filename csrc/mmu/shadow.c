@@ -264,13 +264,15 @@ static void set_accessed(Shadow *shadow, PageWalk *walk, bool write)
     }
 }
 
-static uint32_t child_table(Shadow *shadow, uint32_t page, uint32_t index, gpa_t gpa, uint32_t rights, bool direct)
+/* The shadow page below, linked; `changed` when it was not. */
+static uint32_t child_table(Shadow *shadow, uint32_t page, uint32_t index, gpa_t gpa, uint32_t rights, bool direct,
+                            bool *changed)
 {
     const ShadowPage *p = &shadow->pages[page];
     bool made;
     uint32_t level = p->level - 1u, role = p->role;
     uint32_t child = shadow_page_get(shadow, gpa, level, role, rights, direct, &made);
-    shadow_entry_set(shadow, page, index, shadow_table_value(shadow, child));
+    *changed |= shadow_entry_set(shadow, page, index, shadow_table_value(shadow, child));
     shadow->pages[child].writes = 0;
     if (made && direct && level == 1) { /* the guest said it all in one entry */
         for (uint32_t i = 0; i < ENTRIES; i++)
@@ -285,23 +287,24 @@ static uint32_t child_table(Shadow *shadow, uint32_t page, uint32_t index, gpa_t
 static bool fill(Shadow *shadow, uint32_t page, gva_t address, const PageWalk *walk)
 {
     const PageStep *last = &walk->steps[walk->count - 1];
+    bool changed = false;
     shadow->pages[page].writes = 0;
     for (const PageStep *step = walk->steps; step < last; step++)
-        page = child_table(shadow, page, step->index, FRAME_OF(step[1].address), step->rights, false);
+        page = child_table(shadow, page, step->index, FRAME_OF(step[1].address), step->rights, false, &changed);
     const ShadowPage *p = &shadow->pages[page];
     uint32_t role = p->role, rights = shadow_leaf_rights(role, p->rights, last->value);
     for (uint32_t level = p->level;; level--) {
         uint32_t index = index_of(address, level), bits = 12 + 9 * (level - 1);
         gpa_t gpa = walk->physical & ~((1ull << bits) - 1);
         if (level == 1)
-            return shadow_entry_set(shadow, page, index, shadow_small_leaf(shadow, role, rights, gpa));
+            return shadow_entry_set(shadow, page, index, shadow_small_leaf(shadow, role, rights, gpa)) || changed;
         uint64_t value = level == 2 ? shadow_large_leaf(shadow, role, rights, gpa) : 0;
         if (value) {
-            bool changed = shadow_entry_set(shadow, page, index, value);
-            shadow->statistics.large_fills += changed;
-            return changed;
+            bool filled = shadow_entry_set(shadow, page, index, value);
+            shadow->statistics.large_fills += filled;
+            return filled || changed;
         }
-        page = child_table(shadow, page, index, gpa, rights, true);
+        page = child_table(shadow, page, index, gpa, rights, true, &changed);
     }
 }
 
@@ -370,8 +373,8 @@ enum ShadowResult shadow_fault(Shadow *shadow, const ShadowMode *mode, gva_t add
     uint32_t root = shadow_page_get(shadow, FRAME_OF(walk.steps[0].address), 4, role, ALL_RIGHTS, false, NULL);
     if (!fill(shadow, root, address, &walk))
         return unchanged(shadow, address, hardware_code, error);
-    shadow->unchanged =
-        0; /* (a page on the way that became a table just now: the store is traced when it comes back) */
+    /* When the page became a table on the way just now, the store is traced as it comes back. */
+    shadow->unchanged = 0;
     shadow->statistics.fills++;
     shadow->statistics.mmio_fills += !frame;
     return SHADOW_FILLED;
