@@ -368,6 +368,7 @@ enum ExitReason {
     EXIT_NONE, EXIT_IO, EXIT_MMIO, EXIT_HLT, EXIT_INTERRUPT, EXIT_EXCEPTION, EXIT_CPUID, EXIT_MSR, EXIT_SHUTDOWN,
     EXIT_SYSTEM, EXIT_KICK, EXIT_DEBUG, EXIT_FAIL
 };
+enum { EXIT_PRIVILEGE_KNOWN = 256 };
 typedef struct {
     uint32_t reason;
     uint32_t size;
@@ -380,11 +381,39 @@ typedef struct {
     uint32_t has_error;
     uint32_t request;
     uint32_t code;
+    uint32_t privilege;
+    uint32_t cycles;
     char text[160];
 } VmExit;
 typedef struct { uint64_t exits[16]; } ExitCounters;
 typedef struct Vcpu Vcpu;
 typedef struct EngineVm EngineVm;
+typedef struct {
+    uint64_t time, rip, address, value;
+    uint32_t cycles;
+    uint8_t reason, flags, size, vector;
+} ExitEvent;
+typedef struct {
+    uint64_t rip, address, count, cycles, first, last, value;
+    uint32_t max_cycles;
+    uint8_t reason, flags, size, vector;
+    uint32_t kind, reserved;
+} ExitSite;
+typedef struct { uint64_t address; uint32_t reason, kind; uint32_t counts[128]; } ExitBand;
+typedef struct {
+    uint64_t events, merged, began, now, tsc_began, tsc_now, host_began, host_now, bucket_ns, own_cycles;
+    uint64_t counts[16];
+    uint64_t cycles[16];
+    uint64_t costs[16][32];
+} ExitTraceSummary;
+typedef struct ExitTrace ExitTrace;
+ExitTrace *exit_trace_new(Clock *clock, uint32_t events, uint32_t sites, Error *error);
+void exit_trace_free(ExitTrace *trace);
+size_t exit_trace_events(ExitTrace *trace, ExitEvent *events, size_t capacity);
+size_t exit_trace_sites(ExitTrace *trace, ExitSite *sites, size_t capacity);
+size_t exit_trace_bands(ExitTrace *trace, ExitBand *bands, size_t capacity);
+void exit_trace_summary(ExitTrace *trace, ExitTraceSummary *summary);
+int vcpu_set_trace(Vcpu *vcpu, ExitTrace *trace);
 typedef struct { uint64_t count; uint32_t opcode; uint32_t size; uint8_t instruction[16]; } HandOverKind;
 typedef struct { uint64_t total; HandOverKind kinds[32]; } HandOverCounters;
 int engine_vm_attach(EngineVm *vm, Error *error);

@@ -52,6 +52,7 @@ class Vcpu:
         self._owner = owner
         self._exit = ffi.new("VmExit *")
         self._breakpoints: tuple[int, ...] = ()
+        self._trace: Any = None
 
     def _check(self, result: int, what: str = "") -> None:
         if result == -errno.EBUSY:
@@ -141,6 +142,16 @@ class Vcpu:
         result = lib.vcpu_set_breakpoints(self.pointer, table, len(wanted))
         self._check(result, f": {len(wanted)} breakpoints")
         self._breakpoints = wanted
+
+    @property
+    def trace(self) -> Any:
+        """Where exits are recorded (`pyvmm.trace.Recorder`), or None. Only while the vCPU does not run."""
+        return self._trace
+
+    @trace.setter
+    def trace(self, trace: Any) -> None:
+        self._check(lib.vcpu_set_trace(self.pointer, ffi.NULL if trace is None else trace))
+        self._trace = trace  # alive as long as C writes there
 
     @property
     def handed_over(self) -> int:

@@ -6,7 +6,7 @@ A module of its own, since nothing needs it before the guest has run: enumeratio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -81,6 +81,12 @@ class VmExit:
         In words, when the engine cannot go on.
     vcpu
         Index of the vCPU.
+    cpl
+        Privilege level at the exit, 0 to 3; None where the exit was not one of those asked for.
+    mode
+        One of `MODES`; empty when `cpl` is None.
+    cycles
+        Of the host's TSC, which answering it took; 0: it was not answered by anybody, or not measured.
     """
 
     reason: ExitReason
@@ -96,6 +102,9 @@ class VmExit:
     code: int
     text: str
     vcpu: int = 0
+    cpl: int | None = field(default=None, compare=False)
+    mode: str = field(default="", compare=False)
+    cycles: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         at = f"at {self.rip:#x}"
@@ -131,6 +140,9 @@ class VmExit:
 _REASONS = {reason.value: reason for reason in ExitReason}
 _REQUESTS = {request.value: request for request in SystemRequest}
 _FAIL = ExitReason.FAIL.value
+MODES = ("real", "virtual-8086", "protected-16", "protected", "compatibility", "long")
+"""By number (csrc/engine/exit_trace.h, enum ExitMode)."""
+_KNOWN = int(lib.EXIT_PRIVILEGE_KNOWN)
 
 INSIDE_A_RUN = frozenset(
     {
@@ -146,7 +158,7 @@ INSIDE_A_RUN = frozenset(
 
 
 def exit_of(record: Any, vcpu: int = 0) -> VmExit:
-    reason = record.reason
+    reason, privilege = record.reason, record.privilege
     return VmExit(
         _REASONS[reason],
         record.address,
@@ -161,4 +173,7 @@ def exit_of(record: Any, vcpu: int = 0) -> VmExit:
         record.code,
         ffi.string(record.text).decode(errors="replace") if reason == _FAIL else "",
         vcpu,
+        privilege & 3 if privilege & _KNOWN else None,
+        MODES[privilege >> 2 & 7] if privilege & _KNOWN else "",
+        record.cycles,
     )

@@ -98,6 +98,8 @@ void engine_vm_disown(EngineVm *vm)
 static void carry_over(Vcpu *from, Vcpu *to)
 {
     to->counters = from->counters;
+    to->trace = from->trace;
+    from->trace = NULL;
     vcpu_set_breakpoints(from, NULL, 0);
     to->instructions = vcpu_instructions(from);
     vcpu_carry_hand_over(from, to);

@@ -172,8 +172,8 @@ static bool leave_now(Vcpu *vcpu, VmExit *exit)
     return true;
 }
 
-/* Whether leave_now() has a request to return. One that HLT follows is told before it: a guest that leaves by a port
- * and then halts for good has left. */
+/* Whether leave_now() has a request to return. One that HLT follows is told before it: a guest that leaves by a
+ * port and then halts for good has left. */
 static bool has_request(const Vcpu *vcpu)
 {
     return (vcpu->index == 0 && __atomic_load_n(&vcpu->vm->board->system_request, __ATOMIC_ACQUIRE)) ||
@@ -201,7 +201,7 @@ static bool runs_elsewhere(const Vcpu *vcpu)
 
 static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
 {
-    vcpu->surface = surface;
+    vcpu_watch(vcpu, surface);
     ioeventfds_surface(vcpu->vm->board->ioeventfds, surface & (1u << EXIT_IO | 1u << EXIT_MMIO));
     for (;;) {
         memset(exit, 0, sizeof *exit);
@@ -218,6 +218,8 @@ static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
             vcpu->halted = 1;
             vcpu->halted_if = exit->value >> 9 & 1;
             vcpu->counters.exits[EXIT_HLT]++;
+            if (vcpu_watches(vcpu, EXIT_HLT))
+                vcpu_note_exit(vcpu, exit, 0, exit_trace_cycles());
         }
         /* Interrupts off: only an NMI or a reset from outside can wake it. The caller should know. */
         if (exit->reason == EXIT_HLT && !vcpu->halted_if && !interrupt_ready(vcpu) && !has_request(vcpu))
@@ -225,8 +227,11 @@ static int run(Vcpu *vcpu, uint32_t surface, VmExit *exit)
         if (exit->reason != EXIT_NONE && (1u << exit->reason) & (surface | ALWAYS_SURFACED))
             break;
     }
-    if ((1u << exit->reason) & ALWAYS_SURFACED)
+    if ((1u << exit->reason) & ALWAYS_SURFACED) {
         vcpu->counters.exits[exit->reason]++;
+        if (vcpu_watches(vcpu, exit->reason))
+            vcpu_note_exit(vcpu, exit, 0, exit_trace_cycles());
+    }
     return 0;
 }
 
@@ -246,7 +251,7 @@ static int step(Vcpu *vcpu, VmExit *exit)
     memset(exit, 0, sizeof *exit);
     if (leave_now(vcpu, exit))
         return 0;
-    vcpu->surface = 0;
+    vcpu_watch(vcpu, 0);
     if (vcpu->halted) {
         vcpu->halted = !interrupt_ready(vcpu);
         exit->reason = EXIT_HLT;
@@ -332,6 +337,24 @@ int vcpu_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count)
     if (__atomic_load_n(&vcpu->runner, __ATOMIC_ACQUIRE))
         return -EBUSY;
     return count > CPUID_MAX_ENTRIES ? -ENOSPC : vcpu->vm->ops->vcpu_set_cpuid(vcpu, entries, count);
+}
+
+int vcpu_set_trace(Vcpu *vcpu, ExitTrace *trace)
+{
+    if (__atomic_load_n(&vcpu->runner, __ATOMIC_ACQUIRE))
+        return -EBUSY;
+    vcpu->trace = trace;
+    return 0;
+}
+
+bool vcpu_note_exit(Vcpu *vcpu, VmExit *exit, uint64_t begun, uint64_t answered)
+{
+    uint64_t cycles = begun ? answered - begun : 0;
+    exit->cycles = (uint32_t)MIN(cycles, (uint64_t)UINT32_MAX);
+    exit->privilege = EXIT_PRIVILEGE_KNOWN | vcpu->vm->ops->vcpu_privilege(vcpu);
+    if (vcpu->trace)
+        exit_trace_add(vcpu->trace, exit, answered);
+    return vcpu->surface & 1u << exit->reason;
 }
 
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters) { *counters = vcpu->counters; }

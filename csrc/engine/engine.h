@@ -10,6 +10,7 @@
 #include <pthread.h>
 
 #include "engine/cpu_state.h"
+#include "engine/exit_trace.h"
 #include "io/board.h"
 
 /* Why guest code was left. The numbers are bits of a `surface` mask: 1 << reason. */
@@ -41,8 +42,12 @@ typedef struct VmExit {
     uint32_t has_error;
     uint32_t request; /* enum SystemRequest */
     uint32_t code;
+    uint32_t privilege; /* CPL and mode (exit_trace.h) of one that somebody watches, with EXIT_PRIVILEGE_KNOWN */
+    uint32_t cycles;    /* host TSC cycles that answering took, of the same; 0: not measured */
     char text[160];
 } VmExit;
+
+enum { EXIT_PRIVILEGE_KNOWN = 1 << 8 };
 
 typedef struct Vcpu Vcpu;
 typedef struct EngineVm EngineVm;
@@ -100,6 +105,8 @@ typedef struct EngineOps {
     int (*vcpu_set_cpuid)(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
     int (*vcpu_statistics)(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity); /* NULL: none */
     int (*vcpu_tlb)(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity); /* NULL: it cannot be seen */
+    /* CPL and mode at the exit that is being handled, as ExitEvent.flags has them. The vCPU's thread. */
+    uint32_t (*vcpu_privilege)(Vcpu *vcpu);
 } EngineOps;
 
 struct EngineVm {
@@ -138,6 +145,7 @@ struct Vcpu {
     uint32_t index;
     uintptr_t runner; /* atomic: the thread in vcpu_run or vcpu_step, or 0 */
     uint32_t surface; /* bits 1 << enum ExitReason */
+    uint32_t watched; /* of a run: `surface`, or every reason while exits are recorded */
     uint32_t kicked;  /* atomic, bits KICK_*: not 0 makes vcpu_run look */
     uint32_t request; /* with KICK_REQUEST: enum SystemRequest that this vCPU made, and its code */
     uint32_t request_code;
@@ -148,6 +156,7 @@ struct Vcpu {
     pthread_cond_t wake;
     uint64_t instructions; /* where the engine can count, else 0 */
     ExitCounters counters;
+    ExitTrace *trace;           /* NULL: exits are not recorded */
     struct HandOver *hand_over; /* NULL: no fallback was ever set */
 };
 
@@ -204,6 +213,9 @@ void vcpu_kick(Vcpu *vcpu); /* vcpu_run returns EXIT_KICK soon; never lost, also
 int vcpu_get_state(Vcpu *vcpu, CpuState *state); /* only while it does not run */
 int vcpu_set_state(Vcpu *vcpu, const CpuState *state);
 int vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count);
+/* Record exits there from the next run on; NULL: no more. The trace must outlive that, and is of one vCPU. An
+ * engine that takes the vCPU over (engine_vm_switch) goes on with it. -EBUSY while it runs. */
+int vcpu_set_trace(Vcpu *vcpu, ExitTrace *trace);
 int vcpu_reset(Vcpu *vcpu); /* RESET#, only while it does not run; vCPUs other than 0 then wait for a startup IPI */
 /*
  * Whose vCPU executes an instruction that this one's engine refuses: of a VM over the same board that is not
@@ -223,12 +235,41 @@ int vcpu_hand_over(Vcpu *vcpu, const uint8_t *instruction, uint32_t size, VmExit
 int vcpu_get_cpuid(Vcpu *vcpu, CpuidEntry *entries, uint32_t capacity);
 int vcpu_set_cpuid(Vcpu *vcpu, const CpuidEntry *entries, uint32_t count);
 void vcpu_counters(const Vcpu *vcpu, ExitCounters *counters);
-/* What the engine counts by itself: how many counters there are, of which the first `capacity` are stored, or -errno.
- * Any thread, while the vCPU runs too. */
+/* What the engine counts by itself: how many counters there are, of which the first `capacity` are stored, or
+ * -errno. Any thread, while the vCPU runs too. */
 int vcpu_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
-/* What the TLB holds, of which the first `capacity` are stored; -ENOTSUP: the engine cannot see it. Only while it does
- * not run. */
+/* What the TLB holds, of which the first `capacity` are stored; -ENOTSUP: the engine cannot see it. Only while it
+ * does not run. */
 int vcpu_tlb(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity);
+
+/*
+ * For engines, at each exit: count it, and tell whoever watches.
+ *
+ *     uint64_t begun = vcpu_exit_begun(vcpu, EXIT_IO);
+ *     (answer it)
+ *     vcpu->counters.exits[EXIT_IO]++;
+ *     if (vcpu_watches(vcpu, EXIT_IO) && vcpu_note_exit(vcpu, &(VmExit){...}, begun, exit_trace_cycles()))
+ *         (surface it)
+ *
+ * Nobody watches in normal running: two branches that are always predicted.
+ */
+static inline bool vcpu_watches(const Vcpu *vcpu, enum ExitReason reason)
+{
+    return unlikely(vcpu->watched & 1u << reason);
+}
+static inline uint64_t vcpu_exit_begun(const Vcpu *vcpu, enum ExitReason reason)
+{
+    return vcpu_watches(vcpu, reason) ? exit_trace_cycles() : 0;
+}
+/* Fills privilege and cycles, and records it when that is wanted; true: it is to be surfaced. `begun` 0: not
+ * answered by anybody. */
+bool vcpu_note_exit(Vcpu *vcpu, VmExit *exit, uint64_t begun, uint64_t answered);
+/* For engines: what the next run watches. */
+static inline void vcpu_watch(Vcpu *vcpu, uint32_t surface)
+{
+    vcpu->surface = surface;
+    vcpu->watched = vcpu->trace ? UINT32_MAX : surface;
+}
 uint64_t vcpu_instructions(const Vcpu *vcpu);
 
 #endif

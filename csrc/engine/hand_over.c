@@ -136,8 +136,10 @@ int vcpu_hand_over(Vcpu *vcpu, const uint8_t *instruction, uint32_t size, VmExit
     if (result < 0)
         return result;
     memset(&fallback->counters, 0, sizeof fallback->counters);
-    fallback->surface = vcpu->surface;
+    fallback->trace = vcpu->trace;
+    vcpu_watch(fallback, vcpu->surface);
     result = theirs->vcpu_step(fallback, exit);
+    fallback->trace = NULL;
     add_counters(&vcpu->counters, &fallback->counters);
     if (result < 0 || exit->reason == EXIT_FAIL || exit->reason == EXIT_SHUTDOWN)
         return result;

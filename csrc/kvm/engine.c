@@ -447,6 +447,7 @@ static const EngineOps OPS = {
     .vcpu_get_cpuid = kvm_get_cpuid_entries,
     .vcpu_set_cpuid = kvm_set_cpuid_entries,
     .vcpu_statistics = kvm_statistics,
+    .vcpu_privilege = kvm_vcpu_privilege,
 };
 
 uint32_t kvm_vm_recommended_vcpus(const EngineVm *vm) { return vm->ops == &OPS ? vm_of(vm)->recommended_vcpus : 1; }

@@ -8,9 +8,16 @@
 
 enum { RFLAGS_IF_BIT = 9 };
 
-static bool seen(const KvmVcpu *vcpu, enum ExitReason reason)
+/* Counts an exit that was answered; true: `exit` is filled, and to be surfaced. */
+static bool note(KvmVcpu *vcpu, VmExit *exit, const VmExit *answered, uint64_t begun)
 {
-    return unlikely(vcpu->base.surface & 1u << reason);
+    uint64_t now = exit_trace_cycles();
+    VmExit seen = *answered;
+    seen.rip = kvm_vcpu_rip(vcpu);
+    if (!vcpu_note_exit(&vcpu->base, &seen, begun, now))
+        return false;
+    *exit = seen;
+    return true;
 }
 
 /* KVM_EXIT_IO: `count` elements of a port access, more than one for INS and OUTS. */
@@ -24,6 +31,7 @@ bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit)
         uint8_t *element = data + (size_t)(count - vcpu->io_left--) * size;
         uint64_t value = 0;
         bool handled;
+        uint64_t begun = vcpu_exit_begun(&vcpu->base, EXIT_IO);
         vcpu->answering = true;
         if (out) {
             memcpy(&value, element, size);
@@ -34,16 +42,15 @@ bool kvm_answer_io(KvmVcpu *vcpu, VmExit *exit)
         }
         vcpu->answering = false;
         vcpu->base.counters.exits[EXIT_IO]++;
-        if (seen(vcpu, EXIT_IO)) {
-            *exit = (VmExit){.reason = EXIT_IO,
-                             .size = size,
-                             .is_write = out,
-                             .handled = handled,
-                             .address = run->io.port,
-                             .value = value,
-                             .rip = kvm_vcpu_rip(vcpu)};
+        if (vcpu_watches(&vcpu->base, EXIT_IO) && note(vcpu, exit,
+                                                       &(VmExit){.reason = EXIT_IO,
+                                                                 .size = size,
+                                                                 .is_write = out,
+                                                                 .handled = handled,
+                                                                 .address = run->io.port,
+                                                                 .value = value},
+                                                       begun))
             return true;
-        }
     }
     return false;
 }
@@ -82,6 +89,7 @@ static bool answer_mmio(KvmVcpu *vcpu, VmExit *exit)
     uint32_t length = MIN(run->mmio.len, (uint32_t)sizeof run->mmio.data);
     uint64_t value = 0;
     bool handled = true;
+    uint64_t begun = vcpu_exit_begun(&vcpu->base, EXIT_MMIO);
     vcpu->incomplete = true;
     vcpu->base.counters.exits[EXIT_MMIO]++;
     /* A store to ROM comes out as MMIO (api.rst 4.35, KVM_MEM_READONLY), and is dropped. */
@@ -101,25 +109,27 @@ static bool answer_mmio(KvmVcpu *vcpu, VmExit *exit)
         }
     }
     vcpu->answering = false;
-    if (!seen(vcpu, EXIT_MMIO) || rom)
+    if (!vcpu_watches(&vcpu->base, EXIT_MMIO))
         return false;
     if (!run->mmio.is_write)
         memcpy(&value, run->mmio.data, length);
-    *exit = (VmExit){.reason = EXIT_MMIO,
-                     .size = length,
-                     .is_write = run->mmio.is_write,
-                     .handled = handled,
-                     .address = gpa,
-                     .value = value,
-                     .rip = kvm_vcpu_rip(vcpu)};
-    return true;
+    VmExit unseen, *seen = rom ? &unseen : exit;
+    return note(vcpu, seen,
+                &(VmExit){.reason = EXIT_MMIO,
+                          .size = length,
+                          .is_write = run->mmio.is_write,
+                          .handled = handled,
+                          .address = gpa,
+                          .value = value},
+                begun) &&
+           !rom;
 }
 
 static bool answer_msr(KvmVcpu *vcpu, VmExit *exit)
 {
     struct kvm_run *run = vcpu->run;
     bool write = run->exit_reason == KVM_EXIT_X86_WRMSR, known;
-    uint64_t value = run->msr.data;
+    uint64_t value = run->msr.data, begun = vcpu_exit_begun(&vcpu->base, EXIT_MSR);
     if (write)
         known = kvm_write_unknown_msr(run->msr.index, value);
     else if ((known = kvm_read_unknown_msr(run->msr.index, &value)))
@@ -127,16 +137,14 @@ static bool answer_msr(KvmVcpu *vcpu, VmExit *exit)
     run->msr.error = !known;
     vcpu->incomplete = true;
     vcpu->base.counters.exits[EXIT_MSR]++;
-    if (!seen(vcpu, EXIT_MSR))
-        return false;
-    *exit = (VmExit){.reason = EXIT_MSR,
-                     .size = 8,
-                     .is_write = write,
-                     .handled = known,
-                     .address = run->msr.index,
-                     .value = value,
-                     .rip = kvm_vcpu_rip(vcpu)};
-    return true;
+    return vcpu_watches(&vcpu->base, EXIT_MSR) && note(vcpu, exit,
+                                                       &(VmExit){.reason = EXIT_MSR,
+                                                                 .size = 8,
+                                                                 .is_write = write,
+                                                                 .handled = known,
+                                                                 .address = run->msr.index,
+                                                                 .value = value},
+                                                       begun);
 }
 
 /* Failures
@@ -258,7 +266,7 @@ bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit)
     case KVM_EXIT_HLT:
         exit->reason = EXIT_HLT;
         exit->value = (uint64_t)(run->if_flag != 0) << RFLAGS_IF_BIT;
-        if (vcpu->base.surface & 1u << EXIT_HLT || !run->if_flag)
+        if (vcpu_watches(&vcpu->base, EXIT_HLT) || !run->if_flag)
             exit->rip = kvm_vcpu_rip(vcpu);
         vcpu->base.nmi_blocked = !run->if_flag && nmi_blocked(vcpu);
         return true;

@@ -112,9 +112,12 @@ static bool deliver_events(KvmVcpu *vcpu, VmExit *exit, int *result)
     run->ready_for_interrupt_injection = 0;
     run->request_interrupt_window = external_interrupt(vcpu);
     vcpu->base.counters.exits[EXIT_INTERRUPT]++;
-    if (likely(!(vcpu->base.surface & 1u << EXIT_INTERRUPT)) || *result < 0)
+    if (!vcpu_watches(&vcpu->base, EXIT_INTERRUPT))
         return false;
-    *exit = (VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = (uint32_t)vector, .rip = kvm_vcpu_rip(vcpu)};
+    VmExit seen = {.reason = EXIT_INTERRUPT, .handled = 1, .vector = (uint32_t)vector, .rip = kvm_vcpu_rip(vcpu)};
+    if (!vcpu_note_exit(&vcpu->base, &seen, 0, exit_trace_cycles()) || *result < 0)
+        return false;
+    *exit = seen;
     return true;
 }
 
@@ -202,6 +205,24 @@ uint64_t kvm_vcpu_rip(KvmVcpu *vcpu)
     return sregs.cs.base + regs.rip;
 }
 
+uint32_t kvm_vcpu_privilege(Vcpu *base)
+{
+    KvmVcpu *vcpu = kvm_vcpu_of(base);
+    struct kvm_sregs sregs;
+    uint64_t rflags;
+    if (vcpu->run->kvm_valid_regs) {
+        sregs = vcpu->run->s.regs.sregs;
+        rflags = vcpu->run->s.regs.regs.rflags;
+    } else {
+        struct kvm_regs regs;
+        if (kvm_ioctl(vcpu->fd, KVM_GET_REGS, &regs) < 0 || kvm_ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
+            return 0;
+        rflags = regs.rflags;
+    }
+    return exit_trace_privilege(sregs.cr0 & 1, rflags >> 17 & 1, sregs.efer >> 10 & 1, sregs.cs.l, sregs.cs.db,
+                                sregs.ss.dpl);
+}
+
 /* Single step and breakpoints -----------------------------------------------------------------------------------
  */
 
@@ -252,6 +273,8 @@ static int step_instruction(KvmVcpu *vcpu, VmExit *exit)
         vcpu->base.counters.exits[EXIT_HLT]++;
         *exit = (VmExit){
             .reason = EXIT_HLT, .value = (uint64_t)(vcpu->run->if_flag != 0) << RFLAGS_IF_BIT, .rip = exit->rip};
+        if (vcpu_watches(&vcpu->base, EXIT_HLT))
+            vcpu_note_exit(&vcpu->base, exit, 0, exit_trace_cycles());
     }
     return result < 0 ? result : restored;
 }
@@ -304,7 +327,7 @@ int kvm_vcpu_run(Vcpu *base, VmExit *exit)
     /* Registers with every exit only when somebody looks at them (api.rst 5, KVM_CAP_SYNC_REGS): they cost a copy.
      */
     vcpu->run->kvm_valid_regs =
-        base->surface && vcpu->vm->has_sync_regs ? KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS : 0;
+        base->watched && vcpu->vm->has_sync_regs ? KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS : 0;
     return run_until_seen(vcpu, exit);
 }
 

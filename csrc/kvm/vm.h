@@ -93,7 +93,8 @@ void kvm_vcpu_notify(Vcpu *vcpu);
 int kvm_vcpu_set_breakpoints(Vcpu *vcpu, const gva_t *addresses, size_t count);
 /* Let KVM take the answer of the last access, so that registers can be read and written. */
 int kvm_vcpu_complete(KvmVcpu *vcpu);
-uint64_t kvm_vcpu_rip(KvmVcpu *vcpu); /* linear */
+uint64_t kvm_vcpu_rip(KvmVcpu *vcpu);
+uint32_t kvm_vcpu_privilege(Vcpu *vcpu); /* linear */
 
 /* exits.c: what KVM_RUN returned. True when the exit is to be seen above. */
 bool kvm_handle_exit(KvmVcpu *vcpu, VmExit *exit);

@@ -63,13 +63,12 @@ static uint64_t port_in(uint32_t port, uint32_t size, uintptr_t return_address)
 {
     TranslatorVcpu *vcpu = translator_current();
     check_port_permission(vcpu, port, size, return_address);
-    uint64_t value;
+    uint64_t value, begun = vcpu_exit_begun(&vcpu->base, EXIT_IO);
     bool handled = bus_read(vcpu->board->pio, port & 0xffff, size, &value);
     vcpu->base.counters.exits[EXIT_IO]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_IO))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .handled = handled,
-                                           .address = port & 0xffff, .value = value,
-                                           .rip = translator_rip_at(vcpu, return_address)});
+    if (vcpu_watches(&vcpu->base, EXIT_IO))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .handled = handled, .address = port & 0xffff,
+                                        .value = value}, begun, return_address);
     return value;
 }
 
@@ -77,12 +76,12 @@ static void port_out(uint32_t port, uint32_t size, uint32_t value, uintptr_t ret
 {
     TranslatorVcpu *vcpu = translator_current();
     check_port_permission(vcpu, port, size, return_address);
+    uint64_t begun = vcpu_exit_begun(&vcpu->base, EXIT_IO);
     bool handled = bus_write(vcpu->board->pio, port & 0xffff, size, value);
     vcpu->base.counters.exits[EXIT_IO]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_IO))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .is_write = 1, .handled = handled,
-                                           .address = port & 0xffff, .value = value,
-                                           .rip = translator_rip_at(vcpu, return_address)});
+    if (vcpu_watches(&vcpu->base, EXIT_IO))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .is_write = 1, .handled = handled,
+                                        .address = port & 0xffff, .value = value}, begun, return_address);
 }
 
 uint64_t helper_inb_x86_64(Env *env, uint32_t port) { return port_in(port, 1, RETURN_ADDRESS); }
@@ -94,21 +93,21 @@ void helper_outl_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port
 
 /* Registers beside the general ones ----------------------------------------------------------------------------------- */
 
-static void surface_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bool is_write, bool handled)
+static void note_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bool is_write, bool handled, uint64_t begun)
 {
     vcpu->base.counters.exits[EXIT_MSR]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_MSR))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_MSR, .size = 8, .is_write = is_write, .handled = handled,
-                                           .address = index, .value = value, .rip = translator_rip(vcpu)});
+    if (vcpu_watches(&vcpu->base, EXIT_MSR))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_MSR, .size = 8, .is_write = is_write, .handled = handled,
+                                        .address = index, .value = value}, begun, 0);
 }
 
 void helper_rdmsr_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint32_t index = (uint32_t)env->regs[REG_CX];
-    uint64_t value = 0;
+    uint64_t value = 0, begun = vcpu_exit_begun(&vcpu->base, EXIT_MSR);
     bool known = translator_read_msr(vcpu, index, &value);
-    surface_msr(vcpu, index, value, false, known);
+    note_msr(vcpu, index, value, false, known, begun);
     if (!known)
         raise_gp(vcpu, RETURN_ADDRESS);
     env->regs[REG_AX] = (uint32_t)value;
@@ -120,8 +119,9 @@ void helper_wrmsr_x86_64(Env *env)
     TranslatorVcpu *vcpu = translator_current();
     uint32_t index = (uint32_t)env->regs[REG_CX];
     uint64_t value = (uint32_t)env->regs[REG_AX] | env->regs[REG_DX] << 32;
+    uint64_t begun = vcpu_exit_begun(&vcpu->base, EXIT_MSR);
     bool known = translator_write_msr(vcpu, index, value);
-    surface_msr(vcpu, index, value, true, known);
+    note_msr(vcpu, index, value, true, known, begun);
     if (!known)
         raise_gp(vcpu, RETURN_ADDRESS);
 }
@@ -232,15 +232,15 @@ void helper_cpuid_x86_64(Env *env)
 {
     TranslatorVcpu *vcpu = translator_current();
     uint32_t leaf = (uint32_t)env->regs[REG_AX], subleaf = (uint32_t)env->regs[REG_CX], r[4];
+    uint64_t begun = vcpu_exit_begun(&vcpu->base, EXIT_CPUID);
     translator_cpuid(vcpu, leaf, subleaf, r);
     env->regs[REG_AX] = r[0];
     env->regs[REG_BX] = r[1];
     env->regs[REG_CX] = r[2];
     env->regs[REG_DX] = r[3];
     vcpu->base.counters.exits[EXIT_CPUID]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_CPUID))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_CPUID, .handled = 1, .address = leaf, .value = subleaf,
-                                           .rip = translator_rip(vcpu)});
+    if (vcpu_watches(&vcpu->base, EXIT_CPUID))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_CPUID, .handled = 1, .address = leaf, .value = subleaf}, begun, 0);
 }
 
 /* Fast system calls ----------------------------------------------------------------------------------------------------- */
@@ -328,9 +328,8 @@ void qemu_system_reset_request(uc_engine *uc) { translator_current()->triple_fau
 void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool software)
 {
     vcpu->base.counters.exits[EXIT_INTERRUPT]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_INTERRUPT))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = vector, .code = software,
-                                           .rip = translator_rip(vcpu)});
+    if (vcpu_watches(&vcpu->base, EXIT_INTERRUPT))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = vector, .code = software}, 0, 0);
 }
 
 static void deliver(TranslatorVcpu *vcpu, int vector)

@@ -43,6 +43,23 @@ void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit)
     translator_kick(vcpu);
 }
 
+void translator_note(TranslatorVcpu *vcpu, const VmExit *exit, uint64_t begun, uintptr_t return_address)
+{
+    uint64_t answered = exit_trace_cycles();
+    VmExit seen = *exit;
+    seen.rip = return_address ? translator_rip_at(vcpu, return_address) : translator_rip(vcpu);
+    if (vcpu_note_exit(&vcpu->base, &seen, begun, answered))
+        translator_surface(vcpu, &seen);
+}
+
+static uint32_t privilege(Vcpu *base)
+{
+    const TranslatorVcpu *vcpu = vcpu_of(base);
+    uint32_t hflags = vcpu->env->hflags;
+    return exit_trace_privilege(hflags & HF_PE, vcpu->env->eflags & EFLAGS_VM, hflags & HF_LMA, hflags & HF_CS64,
+                                hflags & HF_CS32, hflags & HF_CPL);
+}
+
 /* Hooks: what the library calls back ------------------------------------------------------------------------------------ */
 
 /*
@@ -103,13 +120,12 @@ static void exception(TranslatorVcpu *vcpu, uint32_t vector)
         return;
     }
     vcpu->base.counters.exits[EXIT_EXCEPTION]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_EXCEPTION)) {
+    if (vcpu_watches(&vcpu->base, EXIT_EXCEPTION)) {
         bool has_error = pushes_error_code(vector);
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_EXCEPTION, .handled = 1, .vector = vector,
-                                           .has_error = has_error,
-                                           .value = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,
-                                           .address = vector == 14 ? vcpu->env->cr[2] : 0,
-                                           .rip = translator_rip(vcpu)});
+        translator_note(vcpu, &(VmExit){.reason = EXIT_EXCEPTION, .handled = 1, .vector = vector,
+                                        .has_error = has_error,
+                                        .value = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,
+                                        .address = vector == 14 ? vcpu->env->cr[2] : 0}, 0, 0);
     }
     /* May fault in turn, and then does not return here: hold nothing. */
     vcpu->delivering = true;
@@ -131,21 +147,18 @@ static bool on_rom_write(uc_engine *uc, uc_mem_type type, uint64_t address, int 
     return true;
 }
 
-static uint64_t mmio_rip(TranslatorVcpu *vcpu)
-{
-    return translator_rip_at(vcpu, *(uintptr_t *)env_field(vcpu->cpu, CPU_MEM_IO_PC));
-}
+static uintptr_t mmio_return_address(TranslatorVcpu *vcpu) { return *(uintptr_t *)env_field(vcpu->cpu, CPU_MEM_IO_PC); }
 
 static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *opaque)
 {
     MmioRegion *region = opaque;
     TranslatorVcpu *vcpu = region->vcpu;
-    uint64_t value, gpa = region->base + offset;
+    uint64_t value, gpa = region->base + offset, begun = vcpu_exit_begun(&vcpu->base, EXIT_MMIO);
     bool handled = bus_read(vcpu->board->mmio, gpa, size, &value);
     vcpu->base.counters.exits[EXIT_MMIO]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_MMIO))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .handled = handled, .address = gpa,
-                                           .value = value, .rip = mmio_rip(vcpu)});
+    if (vcpu_watches(&vcpu->base, EXIT_MMIO))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .handled = handled, .address = gpa,
+                                        .value = value}, begun, mmio_return_address(vcpu));
     return value;
 }
 
@@ -153,12 +166,12 @@ static void on_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_
 {
     MmioRegion *region = opaque;
     TranslatorVcpu *vcpu = region->vcpu;
-    uint64_t gpa = region->base + offset;
+    uint64_t gpa = region->base + offset, begun = vcpu_exit_begun(&vcpu->base, EXIT_MMIO);
     bool handled = bus_write(vcpu->board->mmio, gpa, size, value);
     vcpu->base.counters.exits[EXIT_MMIO]++;
-    if (unlikely(vcpu->base.surface & 1u << EXIT_MMIO))
-        translator_surface(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .is_write = 1, .handled = handled,
-                                           .address = gpa, .value = value, .rip = mmio_rip(vcpu)});
+    if (vcpu_watches(&vcpu->base, EXIT_MMIO))
+        translator_note(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .is_write = 1, .handled = handled,
+                                        .address = gpa, .value = value}, begun, mmio_return_address(vcpu));
 }
 
 /* Every block on a virtual clock: time is the code that ran. */
@@ -584,6 +597,7 @@ static const EngineOps OPS = {
     .vcpu_set_cpuid = translator_set_cpuid,
     .vcpu_statistics = translator_statistics,
     .vcpu_tlb = translator_tlb,
+    .vcpu_privilege = privilege,
 };
 
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error)

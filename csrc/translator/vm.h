@@ -131,7 +131,10 @@ static inline void translator_kick(TranslatorVcpu *vcpu)
     else
         __atomic_store_n(vcpu->icount_high, 0xffff, __ATOMIC_SEQ_CST);
 }
-/* Count an exit and surface it when the mask asks for it: queues it and leaves. */
+/* An exit that somebody watches, without its RIP: recorded, and surfaced if the mask asks for it. `return_address`: of
+ * the helper in the middle of a block, 0 where RIP is right. `begun`: vcpu_exit_begun(). */
+void translator_note(TranslatorVcpu *vcpu, const VmExit *exit, uint64_t begun, uintptr_t return_address);
+/* Queue an exit and leave. */
 void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit);
 void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool software);
 uint64_t translator_rip(const TranslatorVcpu *vcpu); /* linear; right at instruction and block boundaries */
