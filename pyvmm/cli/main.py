@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("pyvmm.cli.run", "run a disk, a kernel, or the built-in guest"),
     "image": ("pyvmm.cli.image", "create, inspect, convert and check disk images"),
     "qemu-kvm": ("pyvmm.cli.qemu.command", "run a QEMU command line, or --explain it"),
+    "trace": ("pyvmm.cli.trace", "run a guest and say why it left guest code, where, and what that cost"),
     "net": ("pyvmm.cli.net", "bridges, taps, VLANs and VXLANs of this host"),
     "lab": ("pyvmm.cli.lab", "one kernel under four techniques of virtualisation, measured"),
     "doctor": ("pyvmm.cli.doctor", "say what this host can run, and how fast"),

@@ -12,6 +12,7 @@ from pyvmm.threads import name_process
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from pyvmm.cli.console import Console
     from pyvmm.cli.notice import Notice
@@ -44,8 +45,13 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
     from pyvmm.cli.notice import Notice
 
     timeout = parse_timeout(options.timeout)
-    config = machine_config(options)
     notice = Notice(options.quiet)
+    return run_machine(configure(options, notice), notice, options, timeout)
+
+
+def configure(options: RunOptions | argparse.Namespace, notice: Notice) -> MachineConfig:
+    """The machine that the options describe, with the network and the disk that they leave to be chosen."""
+    config = machine_config(options)
     if options.name is not None:
         name_process(config.name)
     if not options.net and (config.disks or config.kernel is not None) and config.clock == "realtime":
@@ -56,10 +62,10 @@ def _run(options: RunOptions | argparse.Namespace) -> int:
             notice.say(why_not)
     if not config.disks and config.kernel is None and config.firmware in ("pyvmm", "seabios"):
         config.disks.append(builtin_disk())  # a ROM of the user's own, or a UEFI shell, needs no disk
-    return run_machine(config, notice, options, timeout)
+    return config
 
 
-def _raise_descriptors() -> None:
+def raise_descriptors() -> None:
     """As many open files as this process may have: the guest's files of a shared folder each need one."""
     import resource
 
@@ -78,18 +84,20 @@ def run_machine(
     shutdown: bool = True,
     paused: bool = False,
     prompt: bool = False,
+    watch: Callable[[Machine], Callable[[], object]] | None = None,
 ) -> int:
     """Build the machine of `config`, run it to its end on this terminal, and return the exit code.
 
     Of `options`, those that say how to run it: ``quiet``, ``verbose``, ``vnc``, ``serial``, ``debug_console``,
-    ``no_reboot``. `shutdown` and `paused` are `Runner`'s; `prompt` opens the prompt on a terminal at once.
+    ``no_reboot``. `shutdown` and `paused` are `Runner`'s; `prompt` opens the prompt on a terminal at once. `watch` is
+    given the machine before it runs, and what it returns is called when it has ended.
     """
     from pyvmm.cli.runner import Runner
 
     for disk in config.disks:
         settle_format(disk, notice)
     if config.shares:
-        _raise_descriptors()
+        raise_descriptors()
     notice.progress(f"starting: {_describe(config, config.engine)} ... (Ctrl-A H for help)")
     try:
         from pyvmm.machine.machine import Machine
@@ -114,6 +122,7 @@ def run_machine(
             preamble = notice.hand_over()
             for sink in {machine.serial.sink, machine.console.sink}:
                 sink.set_preamble(preamble)
+        ended = watch(machine) if watch is not None else None
         runner = Runner(
             machine, notice, reboot=not options.no_reboot, timeout=timeout, shutdown=shutdown, paused=paused
         )
@@ -132,6 +141,8 @@ def run_machine(
         finally:
             for console in consoles:
                 console.__exit__()
+        if ended is not None:
+            ended()
         if on_terminal and not machine.serial.sink.total and not machine.console.sink.total:
             notice.take_back()
         if options.verbose:
