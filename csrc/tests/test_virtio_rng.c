@@ -81,6 +81,27 @@ static void test_limit(void)
     driver_free(&driver);
 }
 
+/* A state that was saved late, restored where the clock has just begun: the limit counts from there. */
+static void test_limit_on_another_clock(void)
+{
+    Driver late, early;
+    VirtioRngOptions options = {.bytes_per_second = 1000};
+    rng_up(&late, options);
+    pass(late.board, 3600 * 1000000000ull);
+    CHECK_EQ(draw(&late, 200), 200);
+    uint8_t *state = calloc(1, device_state_size(late.device));
+    device_save(late.device, state);
+    rng_up(&early, options);
+    CHECK_EQ(device_restore(early.device, state), 0);
+    driver_start(&early, 0, 1);
+    CHECK_EQ(draw(&early, 200), -1);
+    pass(early.board, 300 * 1000000ull);
+    CHECK_EQ(driver_used(&early, 0), 200);
+    free(state);
+    driver_free(&late);
+    driver_free(&early);
+}
+
 static void test_broken_driver(void)
 {
     Driver driver;
@@ -98,6 +119,7 @@ int main(void)
     test_host_bytes();
     test_seeded_stream();
     test_limit();
+    test_limit_on_another_clock();
     test_broken_driver();
     return 0;
 }

@@ -190,6 +190,8 @@ static int rng_restore(VirtioDevice *device, const void *state)
     if (saved.budget > burst(rng))
         return -EINVAL;
     rng->state = saved;
+    uint64_t now = clock_now(device->owner->board->clock); /* of another run's clock: it must not be waited for */
+    rng->state.budget_ns = MIN(saved.budget_ns, now);
     if (rng->options.bytes_per_second) /* requests may wait in the ring */
         timer_arm(rng->timer, clock_now(device->owner->board->clock));
     return 0;
