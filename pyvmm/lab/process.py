@@ -61,9 +61,11 @@ def threads(pid: int | None = None) -> list[GuestThread]:
     ProcessLookupError
         There is no such process.
     """
-    folder = _PROC / str(os.getpid() if pid is None else pid) / "task"
-    try:
-        numbers = sorted(int(each) for each in os.listdir(folder))
+    if pid is None:
+        pid = os.getpid()
+    folder = _PROC / str(pid) / "task"
+    try:  # a thread's number may be below its process's: they are dealt out round and round
+        numbers = sorted((int(each) for each in os.listdir(folder)), key=lambda tid: (tid != pid, tid))
     except FileNotFoundError:
         raise ProcessLookupError(f"there is no process {pid}") from None
     hertz = os.sysconf("SC_CLK_TCK")
