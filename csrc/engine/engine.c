@@ -77,9 +77,9 @@ void vcpu_fini(Vcpu *vcpu)
 void vcpu_notify(Vcpu *vcpu)
 {
     vcpu->vm->ops->vcpu_notify(vcpu);
-    pthread_mutex_lock(&vcpu->lock);
-    pthread_cond_signal(&vcpu->wake);
+    pthread_mutex_lock(&vcpu->lock); /* it has seen why, or it waits */
     pthread_mutex_unlock(&vcpu->lock);
+    pthread_cond_signal(&vcpu->wake); /* with the lock free, or it would wake only to wait for that */
 }
 
 void vcpu_kick(Vcpu *vcpu)
