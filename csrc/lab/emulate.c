@@ -17,8 +17,9 @@
 #define CR4_LA57  (1ull << 12)
 #define CR4_PCIDE (1ull << 17)
 #define CR4_UMIP  (1ull << 11)
-#define CR4_KNOWN 0x3007ffull /* VME to OSXMMEXCPT, SMEP, SMAP; the rest is #GP, as it is where CPUID has it not   \
-                               */
+#define CR4_KNOWN                                                                                                  \
+    0x3007ffull /* VME to OSXMMEXCPT, SMEP, SMAP; the rest is #GP, as it is where CPUID has it not                 \
+                 */
 #define EFER_SCE (1ull << 0)
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
@@ -72,8 +73,7 @@ static void put_register(Monitor *monitor, uint8_t reg, uint8_t size, uint64_t v
     *gpr = size == 8 ? value : size == 4 ? (uint32_t)value : (*gpr & ~0xffffull) | (value & 0xffff);
 }
 
-/* ---- control registers -----------------------------------------------------------------------------------------
- */
+/* ---- control registers ---- */
 
 static bool set_cr0(Monitor *monitor, uint64_t value)
 {
@@ -109,8 +109,10 @@ static bool set_cr3(Monitor *monitor, uint64_t value)
 static bool set_cr4(Monitor *monitor, uint64_t value)
 {
     VirtualCpu *cpu = &monitor->cpu;
-    if (!(value & CR4_PAE) || value & (CR4_LA57 | CR4_PCIDE | CR4_UMIP)) {
-        lab_end(monitor, "the guest sets CR4 to %#llx: this monitor has 4 levels, and neither PCIDs nor UMIP",
+    if (!(value & CR4_PAE) || value & CR4_LA57) /* neither changes in 64-bit mode */
+        return refuse(monitor, 0);
+    if (value & (CR4_PCIDE | CR4_UMIP)) {
+        lab_end(monitor, "the guest sets CR4 to %#llx: this monitor has neither PCIDs nor UMIP",
                 (unsigned long long)value);
         return true;
     }
@@ -127,6 +129,8 @@ static bool move_control(Monitor *monitor, const Instruction *in, uint64_t next)
     VirtualCpu *cpu = &monitor->cpu;
     uint64_t *gpr = &monitor->trap->gpr[in->rm];
     bool write = in->opcode == 0x22;
+    if (in->reg != 0 && in->reg != 8 && (in->reg < 2 || in->reg > 4))
+        return lab_undefined(monitor);
     if (cpu->cpl)
         return refuse(monitor, 0);
     count(monitor, write ? LAB_M_MOV_TO_CR : LAB_M_MOV_FROM_CR);
@@ -149,8 +153,6 @@ static bool move_control(Monitor *monitor, const Instruction *in, uint64_t next)
             return refuse(monitor, 0);
         write ? (cpu->cr8 = *gpr) : (*gpr = cpu->cr8);
         break;
-    default:
-        return false; /* #UD */
     }
     if (monitor->trap->rip == rip) /* else an exception was delivered */
         monitor->trap->rip = next;
@@ -165,7 +167,7 @@ static bool move_debug(Monitor *monitor, const Instruction *in, uint64_t next)
     if (cpu->cpl)
         return refuse(monitor, 0);
     if (in->reg > 7)
-        return false;
+        return lab_undefined(monitor);
     if (in->opcode == 0x23) {
         count(monitor, LAB_M_MOV_TO_DR);
         cpu->dr[reg] = *gpr;
@@ -177,8 +179,7 @@ static bool move_debug(Monitor *monitor, const Instruction *in, uint64_t next)
     return true;
 }
 
-/* ---- model-specific registers ----------------------------------------------------------------------------------
- */
+/* ---- model-specific registers ---- */
 
 static uint64_t *msr_of(VirtualCpu *cpu, uint32_t index)
 {
@@ -244,12 +245,8 @@ static bool msr(Monitor *monitor, bool write, uint64_t next)
         gpr[REG_RAX] = (uint32_t)value;
         gpr[REG_RDX] = value >> 32;
     } else if (index == MSR_EFER) {
-        if (value & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE))
+        if ((value & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)) || !(value & EFER_LME)) /* with paging on */
             return refuse(monitor, 0);
-        if (!(value & EFER_LME)) {
-            lab_end(monitor, "the guest leaves long mode (WRMSR EFER, %#llx)", (unsigned long long)value);
-            return true;
-        }
         cpu->efer = value | EFER_LMA;
         lab_load_tables(monitor);
     } else {
@@ -266,8 +263,7 @@ static bool msr(Monitor *monitor, bool write, uint64_t next)
     return true;
 }
 
-/* ---- system calls ----------------------------------------------------------------------------------------------
- */
+/* ---- system calls ---- */
 
 /* SYSCALL of a program or of the kernel (2B SYSCALL): it traps because the real EFER.SCE is clear. */
 void lab_syscall(Monitor *monitor, uint64_t next)
@@ -275,7 +271,7 @@ void lab_syscall(Monitor *monitor, uint64_t next)
     VirtualCpu *cpu = &monitor->cpu;
     uint64_t flags = lab_rflags(monitor);
     if (!(cpu->efer & EFER_SCE)) {
-        lab_inject(monitor, 6, false, 0);
+        lab_undefined(monitor);
         return;
     }
     count(monitor, LAB_M_SYSCALL);
@@ -285,7 +281,7 @@ void lab_syscall(Monitor *monitor, uint64_t next)
     monitor->trap->gpr[11] = flags & ~(uint64_t)RFLAGS_RF;
     monitor->trap->rip = cpu->lstar;
     cpu->selector[SEG_CS] = cpu->star >> 32 & 0xfffc;
-    cpu->selector[SEG_SS] = (uint16_t)((cpu->star >> 32 & 0xffff) + 8);
+    cpu->selector[SEG_SS] = (uint16_t)((cpu->star >> 32 & 0xffff) + 8), cpu->dpl[SEG_SS] = 0;
     lab_set_rflags(monitor, flags & ~cpu->fmask & ~(uint64_t)RFLAGS_RF, true);
     lab_set_ring(monitor, 0);
 }
@@ -294,7 +290,7 @@ static bool sysret(Monitor *monitor, const Instruction *in)
 {
     VirtualCpu *cpu = &monitor->cpu;
     if (!(cpu->efer & EFER_SCE))
-        return false;
+        return lab_undefined(monitor);
     if (cpu->cpl || !canonical(monitor->trap->gpr[REG_RCX]))
         return refuse(monitor, 0);
     count(monitor, LAB_M_SYSRET);
@@ -305,13 +301,12 @@ static bool sysret(Monitor *monitor, const Instruction *in)
     monitor->trap->rip = monitor->trap->gpr[REG_RCX];
     lab_set_rflags(monitor, monitor->trap->gpr[11] & ~(uint64_t)RFLAGS_RF, true);
     cpu->selector[SEG_CS] = (uint16_t)((cpu->star >> 48) + 16) | 3;
-    cpu->selector[SEG_SS] = (uint16_t)((cpu->star >> 48) + 8) | 3;
+    cpu->selector[SEG_SS] = (uint16_t)((cpu->star >> 48) + 8) | 3, cpu->dpl[SEG_SS] = 3;
     lab_set_ring(monitor, 3);
     return true;
 }
 
-/* ---- flags -----------------------------------------------------------------------------------------------------
- */
+/* ---- flags ---- */
 
 static bool set_interrupts(Monitor *monitor, bool on, uint64_t next)
 {
@@ -319,7 +314,8 @@ static bool set_interrupts(Monitor *monitor, bool on, uint64_t next)
     if (cpu->cpl > cpu->iopl)
         return refuse(monitor, 0);
     count(monitor, on ? LAB_M_STI : LAB_M_CLI);
-    cpu->shadow = on && !cpu->interrupts; /* one instruction more: a HLT or RET that follows is not interrupted */
+    if (on && !cpu->interrupts)
+        lab_shadow(monitor, next);
     cpu->interrupts = on;
     monitor->trap->rip = next;
     return true;
@@ -364,7 +360,6 @@ static bool hlt(Monitor *monitor, uint64_t next)
         return true;
     }
     monitor->trap->rip = next;
-    cpu->shadow = 0;
     lab_wait(monitor);
     return true;
 }
@@ -422,8 +417,10 @@ static bool group7(Monitor *monitor, const Instruction *in, uint64_t next)
         if (cpu->cpl)
             return refuse(monitor, 0);
         count(monitor, LAB_M_INVLPG);
-        shadow_invlpg(monitor->shadow,
-                      instruction_address(in, monitor->trap->gpr, monitor->trap->rip, cpu->fs_base, cpu->gs_base));
+        monitor->frame->page =
+            instruction_address(in, monitor->trap->gpr, monitor->trap->rip, cpu->fs_base, cpu->gs_base);
+        monitor->frame->action |= LAB_INVLPG;
+        shadow_invlpg(monitor->shadow, monitor->frame->page);
         break;
     default:
         return lab_emulate_segments(monitor, in);

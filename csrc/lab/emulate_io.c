@@ -44,8 +44,7 @@ static bool string(Monitor *monitor, const Instruction *in, bool out, uint16_t p
                 return false;
             bus_write(monitor->board->pio, port, size, value);
         } else {
-            uint8_t there[4];
-            if (!lab_read(monitor, address, there, size, false)) /* before the device's register is read */
+            if (!lab_probe(monitor, address, size, LAB_WRITE, false)) /* before the device's register is read */
                 return false;
             bus_read(monitor->board->pio, port, size, &value);
             if (!lab_write(monitor, address, &value, size, false))
@@ -60,19 +59,39 @@ static bool string(Monitor *monitor, const Instruction *in, bool out, uint16_t p
     return left == 0;
 }
 
+/* In the TSS (SDM vol. 1 §19.5.2): 1 allowed, 0 not, -1 an exception was delivered. */
+static int allowed_by_task(Monitor *monitor, uint16_t port, uint8_t size)
+{
+    const VirtualSegment *tr = &monitor->cpu.tr;
+    uint16_t map, bits;
+    if (tr->limit < 0x67)
+        return 0;
+    if (!lab_read(monitor, tr->base + 0x66, &map, sizeof map, true))
+        return -1;
+    uint32_t at = map + port / 8u;
+    if (at + 1 > tr->limit)
+        return 0;
+    if (!lab_read(monitor, tr->base + at, &bits, sizeof bits, true))
+        return -1;
+    return !(bits >> port % 8 & ((1u << size) - 1));
+}
+
 bool lab_emulate_io(Monitor *monitor, const Instruction *in)
 {
     uint8_t opcode = in->opcode;
     bool strings = opcode >= 0x6c && opcode <= 0x6f, immediate = opcode >= 0xe4 && opcode <= 0xe7;
     if (!strings && !immediate && !(opcode >= 0xec && opcode <= 0xef))
         return false;
-    if (monitor->cpu.cpl > monitor->cpu.iopl) {
-        lab_inject_gp(monitor, 0);
-        return true;
-    }
     bool out = opcode & 2;
     uint8_t size = !(opcode & 1) ? 1 : in->operand_size == 2 ? 2 : 4;
     uint16_t port = immediate ? (uint8_t)in->imm : (uint16_t)monitor->trap->gpr[REG_RDX];
+    if (monitor->cpu.cpl > monitor->cpu.iopl) {
+        int allowed = allowed_by_task(monitor, port, size);
+        if (!allowed)
+            lab_inject_gp(monitor, 0);
+        if (allowed <= 0)
+            return true;
+    }
     monitor->counters.emulated[strings ? (out ? LAB_M_OUTS : LAB_M_INS) : (out ? LAB_M_OUT : LAB_M_IN)]++;
     if (port >= LAB_PORT && port < LAB_PORT + 4) { /* the monitor's own door is not the guest's */
         if (!out)

@@ -3,7 +3,7 @@
  * transfers and IRET (Intel SDM 3A §3.4, §3.5, §5.8; vol. 2 by name). Bases and limits of CS, DS, ES and SS mean
  * nothing in this mode; what counts is who may load what, and what the guest reads back.
  *
- * Left out: the accessed and busy bits of descriptors, call gates, compatibility mode (an explained end).
+ * Left out: the accessed bit of descriptors, call gates, compatibility mode (an explained end).
  */
 #include <string.h>
 
@@ -16,6 +16,9 @@
 #define TYPE_CODE                  8
 #define TYPE_CONFORMING            4
 #define TYPE_RIGHT                 2 /* code: readable; data: writable */
+#define TYPE_LDT                   2
+#define TYPE_TSS                   9 /* not busy */
+#define TYPE_BUSY                  (2ull << 40)
 #define CODE_LONG                  (1ull << 53)
 
 #define VECTOR_NP 11
@@ -74,8 +77,7 @@ static enum Found descriptor_of(Monitor *monitor, uint16_t selector, uint64_t *d
     return FOUND;
 }
 
-/* ---- tables ----------------------------------------------------------------------------------------------------
- */
+/* ---- tables ---- */
 
 static bool table_register(Monitor *monitor, const Instruction *in, uint64_t next)
 {
@@ -83,7 +85,7 @@ static bool table_register(Monitor *monitor, const Instruction *in, uint64_t nex
     uint8_t which = in->reg & 7, bytes[10];
     DescriptorTable *table = which & 1 ? &cpu->idtr : &cpu->gdtr;
     if (in->mod == 3)
-        return false;
+        return lab_undefined(monitor);
     if (which < 2) { /* SGDT, SIDT */
         count(monitor, which ? LAB_M_SIDT : LAB_M_SGDT);
         memcpy(bytes, &table->limit, 2);
@@ -125,8 +127,7 @@ static void load_system(Monitor *monitor, const Instruction *in, bool task, uint
     enum Found found = selector & 4 ? FOUND_NOT : descriptor_of(monitor, selector, &low, &high);
     if (found == FOUND_FAULT)
         return;
-    bool right = found == FOUND && !ACCESS_S(low) &&
-                 (task ? ACCESS_TYPE(low) == 9 || ACCESS_TYPE(low) == 11 : ACCESS_TYPE(low) == 2);
+    bool right = found == FOUND && !ACCESS_S(low) && ACCESS_TYPE(low) == (task ? TYPE_TSS : TYPE_LDT);
     if (!right) {
         refuse(monitor, selector);
         return;
@@ -138,12 +139,14 @@ static void load_system(Monitor *monitor, const Instruction *in, bool task, uint
     uint32_t limit = (uint32_t)((low & 0xffff) | (low >> 32 & 0xf0000));
     VirtualSegment loaded = {selector, (low >> 16 & 0xffffff) | (low >> 32 & 0xff000000) | high << 32,
                              low >> 55 & 1 ? limit << 12 | 0xfff : limit};
+    low |= TYPE_BUSY;
+    if (task && !lab_write(monitor, cpu->gdtr.base + (selector & ~7u), &low, 8, true))
+        return;
     *(task ? &cpu->tr : &cpu->ldtr) = loaded;
     monitor->trap->rip = next;
 }
 
-/* ---- what a selector is worth (LAR, LSL, VERR, VERW) ------------------------------------------------------------
- */
+/* ---- what a selector is worth (LAR, LSL, VERR, VERW) ---- */
 
 static void set_zf(Monitor *monitor, bool on)
 {
@@ -188,15 +191,14 @@ static void examine(Monitor *monitor, const Instruction *in, enum LabMnemonic mn
     monitor->trap->rip = next;
 }
 
-/* ---- segment registers ------------------------------------------------------------------------------------------
- */
+/* ---- segment registers ---- */
 
 /* MOV, POP, LSS and so on: 2B MOV, "Operation". False: an exception was delivered. */
 static bool load_segment(Monitor *monitor, uint8_t segment, uint16_t selector)
 {
     VirtualCpu *cpu = &monitor->cpu;
     uint64_t descriptor;
-    uint8_t rpl = selector & 3;
+    uint8_t rpl = selector & 3, privilege = 3;
     if (!(selector & ~3)) {
         if (segment == SEG_SS && (cpu->cpl == 3 || rpl != cpu->cpl)) {
             refuse(monitor, 0);
@@ -222,6 +224,7 @@ static bool load_segment(Monitor *monitor, uint8_t segment, uint16_t selector)
             lab_inject(monitor, segment == SEG_SS ? VECTOR_SS : VECTOR_NP, true, selector & 0xfffcu);
             return false;
         }
+        privilege = code && (type & TYPE_CONFORMING) ? 3 : dpl;
         if (segment == SEG_FS || segment == SEG_GS) {
             uint64_t base = (descriptor >> 16 & 0xffffff) | (descriptor >> 32 & 0xff000000);
             *(segment == SEG_FS ? &cpu->fs_base : &cpu->gs_base) = base;
@@ -235,8 +238,7 @@ static bool load_segment(Monitor *monitor, uint8_t segment, uint16_t selector)
         monitor->frame->action |= LAB_LOAD_FS | LAB_LOAD_GS;
     }
     cpu->selector[segment] = selector;
-    if (segment == SEG_SS)
-        cpu->shadow = 1;
+    cpu->dpl[segment] = privilege;
     return true;
 }
 
@@ -244,19 +246,21 @@ static bool move_segment(Monitor *monitor, const Instruction *in, uint64_t next)
 {
     uint16_t selector;
     if ((in->reg & 7) > SEG_GS)
-        return false;
+        return lab_undefined(monitor);
     if (in->opcode == 0x8c) { /* translated code's */
         count(monitor, LAB_M_MOV_FROM_SEG);
         if (!write_word(monitor, in, monitor->cpu.selector[in->reg & 7]))
             return true;
     } else {
         if ((in->reg & 7) == SEG_CS)
-            return false;
+            return lab_undefined(monitor);
         if (!read_word(monitor, in, &selector))
             return true;
         count(monitor, LAB_M_MOV_TO_SEG);
         if (!load_segment(monitor, in->reg & 7, selector))
             return true;
+        if ((in->reg & 7) == SEG_SS)
+            lab_shadow(monitor, next);
     }
     monitor->trap->rip = next;
     return true;
@@ -298,8 +302,7 @@ static void load_pointer(Monitor *monitor, const Instruction *in, uint8_t segmen
     monitor->trap->rip = next;
 }
 
-/* ---- far transfers ----------------------------------------------------------------------------------------------
- */
+/* ---- far transfers ---- */
 
 /* Whether CS may become this at ring `cpl`, for a transfer that stays in its ring or (`outward`) goes to RPL. */
 static bool code_segment(Monitor *monitor, uint16_t selector, bool outward)
@@ -340,6 +343,18 @@ static void set_outer_stack(Monitor *monitor, uint64_t rsp, uint16_t ss)
 {
     monitor->trap->gpr[REG_RSP] = rsp;
     monitor->cpu.selector[SEG_SS] = ss;
+    monitor->cpu.dpl[SEG_SS] = ss & 3;
+}
+
+/* IRET or RET to an outer ring takes away the data segments that it may not use (2A IRET, "Operation"). */
+static void set_outer_ring(Monitor *monitor, uint8_t ring)
+{
+    VirtualCpu *cpu = &monitor->cpu;
+    static const uint8_t DATA[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+    for (unsigned i = 0; ring > cpu->cpl && i < ARRAY_SIZE(DATA); i++)
+        if (cpu->dpl[DATA[i]] < ring && cpu->selector[DATA[i]] & ~3)
+            cpu->selector[DATA[i]] = 0, cpu->dpl[DATA[i]] = 3;
+    lab_set_ring(monitor, ring);
 }
 
 static bool outer_stack_segment(Monitor *monitor, uint16_t ss, uint8_t ring)
@@ -389,7 +404,7 @@ static void iret(Monitor *monitor, const Instruction *in)
     cpu->selector[SEG_CS] = cs;
     set_outer_stack(monitor, frame[3], ss);
     lab_set_rflags(monitor, (frame[2] & ~kept) | (old & kept), true);
-    lab_set_ring(monitor, cs & 3);
+    set_outer_ring(monitor, cs & 3);
 }
 
 static void far_return(Monitor *monitor, const Instruction *in)
@@ -415,7 +430,7 @@ static void far_return(Monitor *monitor, const Instruction *in)
         set_outer_stack(monitor, values[2] + drop, (uint16_t)values[3]);
     cpu->selector[SEG_CS] = cs;
     monitor->trap->rip = values[0];
-    lab_set_ring(monitor, ring);
+    set_outer_ring(monitor, ring);
 }
 
 /* FF /3 and /5, m16:16, :32 or :64. */
@@ -443,8 +458,7 @@ static void far_jump(Monitor *monitor, const Instruction *in, bool call, uint64_
     monitor->trap->rip = offset;
 }
 
-/* ---- which ------------------------------------------------------------------------------------------------------
- */
+/* ---- which ---- */
 
 /* 0F 00: SLDT, STR, LLDT, LTR, VERR, VERW */
 static bool group6(Monitor *monitor, const Instruction *in, uint64_t next)

@@ -6,6 +6,7 @@
 
 #include "lab/monitor.h"
 
+#define VECTOR_UD 6
 #define VECTOR_DF 8
 #define VECTOR_TS 10
 #define VECTOR_NP 11
@@ -107,6 +108,28 @@ bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size,
     return access_or_inject(monitor, address, copy, size, PF_WRITE, supervisor);
 }
 
+bool lab_probe(Monitor *monitor, gva_t address, uint32_t size, enum LabAccess access, bool supervisor)
+{
+    for (uint32_t done = 0, now; done < size; done += now) {
+        gva_t at = address + done;
+        gpa_t gpa;
+        uint32_t error_code;
+        now = in_page(at, size - done);
+        if (!canonical(at)) {
+            lab_inject_gp(monitor, 0);
+            return false;
+        }
+        enum Reach reached = reach(monitor, at, access, supervisor, &gpa, &error_code);
+        if (reached == REACH_FAULT) {
+            monitor->cpu.cr2 = at;
+            lab_inject(monitor, VECTOR_PF, true, error_code);
+        }
+        if (reached != REACH_DONE)
+            return false;
+    }
+    return true;
+}
+
 size_t lab_fetch(Monitor *monitor, uint8_t *bytes)
 {
     gva_t address = monitor->trap->rip;
@@ -124,8 +147,7 @@ size_t lab_fetch(Monitor *monitor, uint8_t *bytes)
     return got;
 }
 
-/* ---- delivery --------------------------------------------------------------------------------------------------
- */
+/* ---- delivery ---- */
 
 typedef struct Event {
     uint8_t vector;
@@ -219,13 +241,12 @@ static bool deliver(Monitor *monitor, const Event *event, Refusal *refusal)
     if (!quiet(monitor, rsp - size, &pushed[first], size, PF_WRITE, refusal))
         return false;
     if (ring < cpu->cpl)
-        cpu->selector[SEG_SS] = 0; /* null, RPL = CPL: SDM 3A §6.14.2 */
+        cpu->selector[SEG_SS] = ring, cpu->dpl[SEG_SS] = ring; /* null, RPL = CPL: SDM 3A §6.14.2 */
     cpu->selector[SEG_CS] = (selector & ~3u) | ring;
     monitor->trap->gpr[REG_RSP] = rsp - size;
     monitor->trap->rip = (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000) | gate[1] << 32;
     lab_set_rflags(monitor, flags & ~(uint64_t)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | (type == 0xe ? RFLAGS_IF : 0)),
                    true);
-    cpu->shadow = 0;
     cpu->halted = 0;
     lab_set_ring(monitor, ring);
     return true;
@@ -268,6 +289,12 @@ void lab_inject(Monitor *monitor, uint8_t vector, bool has_error, uint32_t error
                                       .error = error,
                                       .software = vector == 3 || vector == 4,
                                       .rip = monitor->trap->rip});
+}
+
+bool lab_undefined(Monitor *monitor)
+{
+    lab_inject(monitor, VECTOR_UD, false, 0);
+    return true;
 }
 
 void lab_inject_gp(Monitor *monitor, uint32_t error) { lab_inject(monitor, VECTOR_GP, true, error); }

@@ -56,6 +56,7 @@
 #define LAB_TOUCH    0x10 /* store the words that `touch` lists again (mmu/shadow.h) */
 #define LAB_WAIT     0x20 /* sleep until an interrupt; does not come back */
 #define LAB_STOP     0x40 /* for good */
+#define LAB_INVLPG   0x80 /* of `page` */
 
 /* Offsets in LabFrame. */
 #define LAB_FRAME_ACTION 0x00
@@ -66,6 +67,7 @@
 #define LAB_FRAME_COUNT  0x28
 #define LAB_FRAME_TOUCH  0x30
 #define LAB_TOUCHES      64
+#define LAB_FRAME_PAGE   0x430
 #define LAB_FRAME_TRAP   0x1000 /* LabTrapFrame ends here + its size: the stack of every gate (IST 1) */
 
 #endif

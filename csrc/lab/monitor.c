@@ -44,8 +44,7 @@ const char *lab_reason_name(uint32_t reason)
     return reason < ARRAY_SIZE(names) ? names[reason] : NULL;
 }
 
-/* ---- the monitor's memory --------------------------------------------------------------------------------------
- */
+/* ---- the monitor's memory ---- */
 
 static void *own(Monitor *monitor, uint32_t offset) { return monitor->memory + offset; }
 
@@ -98,8 +97,7 @@ static void build_tables(Monitor *monitor)
     guest_memory_written(monitor->board->memory, monitor->base, LAB_SHADOW);
 }
 
-/* ---- ends ------------------------------------------------------------------------------------------------------
- */
+/* ---- ends ---- */
 
 void lab_end(Monitor *monitor, const char *format, ...)
 {
@@ -117,8 +115,7 @@ void lab_end(Monitor *monitor, const char *format, ...)
     board_request(monitor->board, SYSTEM_EXIT, 0x1ab);
 }
 
-/* ---- rings, flags, tables --------------------------------------------------------------------------------------
- */
+/* ---- rings, flags, tables ---- */
 
 const VirtualCpu *lab_cpu(const Monitor *monitor) { return &monitor->cpu; }
 
@@ -179,8 +176,28 @@ bool lab_interrupt_waits(const Monitor *monitor)
 
 void lab_wait(Monitor *monitor) { monitor->cpu.halted = 1; }
 
-/* ---- a trap ----------------------------------------------------------------------------------------------------
- */
+void lab_shadow(Monitor *monitor, uint64_t next_rip)
+{
+    monitor->cpu.shadow = 1;
+    monitor->cpu.shadow_rip = next_rip;
+}
+
+/* The instruction after STI and MOV SS goes before an interrupt. One that traps gives the monitor its turn
+ * afterwards; any other would go on for as long as it likes, so the interrupt comes one instruction early there. */
+static bool shadowed(Monitor *monitor)
+{
+    uint8_t bytes[INSTRUCTION_MAX];
+    Instruction in;
+    if (!monitor->cpu.shadow || monitor->trap->rip != monitor->cpu.shadow_rip)
+        return false;
+    if (instruction_decode(&in, bytes, lab_fetch(monitor, bytes)) <= 0)
+        return false;
+    if (in.map == 0)
+        return in.opcode == 0xf4 || in.opcode == 0xcf || in.opcode == 0xfa;          /* HLT, IRET, CLI */
+    return in.map == 1 && (in.opcode == 0x07 || (in.opcode == 0x01 && in.mod == 3)); /* SYSRET, SWAPGS */
+}
+
+/* ---- a trap ---- */
 
 static void trap_page_fault(Monitor *monitor)
 {
@@ -278,7 +295,6 @@ static void handle(Monitor *monitor)
     LabTrapFrame *trap = monitor->trap;
     uint8_t vector = (uint8_t)trap->vector;
     monitor->reason = LAB_EXCEPTION;
-    monitor->nested = 0;
     if (!(trap->cs & 3)) {
         if (!monitor->cpu.halted) {
             lab_end(monitor, "exception %u in the monitor's own stub at %#llx", vector,
@@ -289,7 +305,8 @@ static void handle(Monitor *monitor)
         trap->vector = vector;
     }
     trap->gpr[REG_RSP] = trap->rsp;
-    monitor->cpu.shadow = 0;
+    if (trap->rip != monitor->cpu.shadow_rip)
+        monitor->cpu.shadow = 0;
     if (monitor->technique->trap && monitor->technique->trap(monitor))
         return;
     if (vector >= 32) {
@@ -331,7 +348,7 @@ static void leave(Monitor *monitor)
     LabTrapFrame *trap = monitor->trap;
     if (!monitor->end.ended && cpu->halted && lab_interrupt_waits(monitor))
         cpu->halted = 0;
-    if (!monitor->end.ended && cpu->interrupts && !cpu->shadow && lab_interrupt_waits(monitor))
+    if (!monitor->end.ended && cpu->interrupts && lab_interrupt_waits(monitor) && !shadowed(monitor))
         lab_deliver_interrupt(monitor);
     if (!monitor->end.ended && !cpu->halted && monitor->technique->resume)
         monitor->technique->resume(monitor);
@@ -358,8 +375,8 @@ static void lab_trap(void *opaque, uint32_t region, uint64_t offset, uint32_t si
 {
     Monitor *monitor = opaque;
     uint64_t began = cycles_now();
-    if (monitor->vcpu->runner == 0 || size != 4)
-        return; /* a write by nobody's stub */
+    if (monitor->vcpu->runner != (uintptr_t)pthread_self() || size != 4)
+        return; /* not the stub's */
     monitor->frame->action = 0;
     if (!monitor->end.ended)
         handle(monitor);
@@ -370,8 +387,7 @@ static void lab_trap(void *opaque, uint32_t region, uint64_t offset, uint32_t si
 
 static const DeviceOps PORT = {.write = lab_trap};
 
-/* ---- a monitor's life ------------------------------------------------------------------------------------------
- */
+/* ---- a monitor's life ---- */
 
 const LabTechnique lab_trap_and_emulate = {.name = "trap-and-emulate"};
 
@@ -488,7 +504,7 @@ int monitor_start(Monitor *monitor, const CpuState *state, Error *error)
     cpu->tr = (VirtualSegment){state->tr.selector, state->tr.base, state->tr.limit};
     cpu->ldtr = (VirtualSegment){state->ldtr.selector, state->ldtr.base, state->ldtr.limit};
     for (unsigned i = 0; i < 6; i++)
-        cpu->selector[i] = state->segment[i].selector;
+        cpu->selector[i] = state->segment[i].selector, cpu->dpl[i] = state->segment[i].attributes >> 5 & 3;
     cpu->cpl = state->segment[SEG_CS].selector & 3;
     memset(&monitor->counters, 0, sizeof monitor->counters);
     memset(&monitor->end, 0, sizeof monitor->end);

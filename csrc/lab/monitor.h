@@ -16,8 +16,8 @@
  * controller has had its acknowledgement by then. What cannot go on ends: `end` says why, the machine stops, and
  * stays stopped.
  *
- * Left out: more than one virtual CPU, real and protected mode, compatibility mode, 5-level paging, the I/O
- * permission bit map (a program's IN is #GP), task gates, breakpoints in DR0 to DR3, CPUID and RDTSC (not sensitive
+ * Left out: more than one virtual CPU, real and protected mode, compatibility mode, 5-level paging,
+ * task gates, breakpoints in DR0 to DR3, CPUID and RDTSC (not sensitive
  * enough to trap: they answer as the engine does), XSETBV, VM86, NMIs, and confining the DMA of devices.
  */
 #ifndef PYVMM_LAB_MONITOR_H
@@ -50,11 +50,13 @@ enum LabReason { LAB_REASONS(X) LAB_REASON_COUNT };
 
 #define LAB_MNEMONICS(X)                                                                                           \
     X(CLI)                                                                                                         \
-    X(STI) X(PUSHF) X(POPF) X(HLT) X(IN) X(OUT) X(INS) X(OUTS) X(MOV_FROM_CR) X(MOV_TO_CR) X(MOV_FROM_DR)          \
-        X(MOV_TO_DR) X(CLTS) X(LMSW) X(SMSW) X(LGDT) X(LIDT) X(SGDT) X(SIDT) X(LLDT) X(LTR) X(SLDT) X(STR) X(LAR)  \
-            X(LSL) X(VERR) X(VERW) X(INVLPG) X(INVD) X(WBINVD) X(RDMSR) X(WRMSR) X(SWAPGS) X(SYSCALL) X(SYSRET)    \
-                X(IRET) X(INT) X(INT3) X(RETF) X(CALLF) X(JMPF) X(MOV_TO_SEG) X(MOV_FROM_SEG) X(POP_SEG)           \
-                    X(PUSH_SEG) X(LFS) X(MOV) X(CPUID)
+    X(STI)                                                                                                         \
+    X(PUSHF)                                                                                                       \
+    X(POPF) X(HLT) X(IN) X(OUT) X(INS) X(OUTS) X(MOV_FROM_CR) X(MOV_TO_CR) X(MOV_FROM_DR) X(MOV_TO_DR) X(CLTS)     \
+        X(LMSW) X(SMSW) X(LGDT) X(LIDT) X(SGDT) X(SIDT) X(LLDT) X(LTR) X(SLDT) X(STR) X(LAR) X(LSL) X(VERR)        \
+            X(VERW) X(INVLPG) X(INVD) X(WBINVD) X(RDMSR) X(WRMSR) X(SWAPGS) X(SYSCALL) X(SYSRET) X(IRET) X(INT)    \
+                X(INT3) X(RETF) X(CALLF) X(JMPF) X(MOV_TO_SEG) X(MOV_FROM_SEG) X(POP_SEG) X(PUSH_SEG) X(LFS)       \
+                    X(MOV) X(CPUID)
 
 #define X(name) LAB_M_##name,
 enum LabMnemonic { LAB_MNEMONICS(X) LAB_MNEMONIC_COUNT };
@@ -116,7 +118,6 @@ struct Monitor {
     uint64_t pending[4];   /* bit map of interrupts that wait for the virtual IF */
     bool touch;            /* a KVM: see ShadowConfig.touch */
     enum LabReason reason; /* of this trap, as far as it is known */
-    uint32_t nested;       /* exceptions while one is delivered */
     LabCounters counters;
     LabEnd end;
 };
@@ -137,10 +138,10 @@ ShadowStatistics monitor_shadow_statistics(const Monitor *monitor);
 const char *lab_reason_name(uint32_t reason);     /* NULL beyond the last */
 const char *lab_mnemonic_name(uint32_t mnemonic); /* NULL beyond the last */
 
-/* ---- for the techniques, on the vCPU's thread in a trap --------------------------------------------------------
- */
+/* ---- for the techniques, on the vCPU's thread in a trap ---- */
 void lab_end(Monitor *monitor, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void lab_wait(Monitor *monitor); /* the virtual CPU is halted: the stub will wait for an interrupt */
+void lab_shadow(Monitor *monitor, uint64_t next_rip); /* no interrupt before that instruction */
 void lab_queue_interrupt(Monitor *monitor, uint8_t vector);
 bool lab_interrupt_waits(const Monitor *monitor);
 ShadowMode lab_mode(const Monitor *monitor);                         /* of the current virtual ring */
@@ -155,10 +156,13 @@ const VirtualCpu *lab_cpu(const Monitor *monitor);
 enum LabAccess { LAB_READ = 0, LAB_WRITE = PF_WRITE, LAB_FETCH = PF_FETCH };
 bool lab_read(Monitor *monitor, gva_t address, void *data, uint32_t size, bool supervisor);
 bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size, bool supervisor);
+/* The same question without the access. */
+bool lab_probe(Monitor *monitor, gva_t address, uint32_t size, enum LabAccess access, bool supervisor);
 /* Bytes at the virtual RIP, up to 15; no exception. Returns how many. */
 size_t lab_fetch(Monitor *monitor, uint8_t *bytes);
 void lab_inject(Monitor *monitor, uint8_t vector, bool has_error, uint32_t error);
 void lab_inject_gp(Monitor *monitor, uint32_t error);
+bool lab_undefined(Monitor *monitor);                                             /* #UD; true */
 void lab_software_interrupt(Monitor *monitor, uint8_t vector, uint64_t next_rip); /* INT n: its gate's DPL counts */
 void lab_deliver_interrupt(Monitor *monitor);                                     /* the highest that waits */
 

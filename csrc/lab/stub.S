@@ -17,7 +17,10 @@
 lab_stub_start:
     .set frame, lab_stub_start + LAB_FRAME
 
-/* Exceptions 8, 10 to 14, 17 and 21 push an error code (Intel SDM 3A table 6-1). 16 bytes for each gate. */
+/*
+ * Exceptions 8, 10 to 14, 17 and 21 push an error code (Intel SDM 3A table 6-1); an interrupt that a guest had sent to
+ * such a vector does not, and `common` sees it by the stack, which the processor aligned. 16 bytes for each gate.
+ */
     .set vector, 0
     .rept 256
     .balign 16
@@ -33,7 +36,11 @@ lab_stub_start:
     .balign 16
 
 common:
-    pushq %r15
+    testb $8, %spl
+    jnz 1f
+    pushq (%rsp)                        /* the vector; zero takes the place of the error code */
+    movq $0, 8(%rsp)
+1:  pushq %r15
     pushq %r14
     pushq %r13
     pushq %r12
@@ -115,14 +122,18 @@ actions:
     movl frame + LAB_FRAME_GS(%rip), %eax
     movl frame + LAB_FRAME_GS + 4(%rip), %edx
     wrmsr
-6:  testl $LAB_WAIT | LAB_STOP, %ebx
+6:  testl $LAB_INVLPG, %ebx
+    jz 7f
+    movq frame + LAB_FRAME_PAGE(%rip), %rax
+    invlpg (%rax)
+7:  testl $LAB_WAIT | LAB_STOP, %ebx
     jz back
     testl $LAB_STOP, %ebx
-    jnz 8f
+    jnz 9f
     sti                                 /* the interrupt finds the processor in ring 0 */
-7:  hlt
-    jmp 7b
-8:  cli
-9:  hlt
+8:  hlt
+    jmp 8b
+9:  cli
+    hlt
     jmp 9b
 lab_stub_end:

@@ -25,7 +25,8 @@ typedef struct LabFrame {
     struct {
         uint64_t address, count;
     } touch[LAB_TOUCHES];
-    uint8_t unused[LAB_FRAME_TRAP - LAB_FRAME_TOUCH - LAB_TOUCHES * 16];
+    uint64_t page; /* for INVLPG */
+    uint8_t unused[LAB_FRAME_TRAP - LAB_FRAME_PAGE - 8];
     LabTrapFrame trap; /* the stack's top is its end */
 } LabFrame;
 
@@ -55,11 +56,13 @@ typedef struct VirtualCpu {
     DescriptorTable gdtr, idtr;
     VirtualSegment ldtr, tr;
     uint16_t selector[6]; /* SEG_ES... */
+    uint8_t dpl[6];       /* of what they were loaded with; 3 for conforming code, which any ring may use */
     uint8_t cpl;
     uint8_t iopl;
     uint8_t interrupts; /* RFLAGS.IF */
-    uint8_t shadow;     /* one instruction more before an interrupt: after STI, MOV SS (SDM 3A §6.8.3) */
+    uint8_t shadow;     /* no interrupt before the instruction at shadow_rip: after STI, MOV SS (SDM 3A §6.8.3) */
     uint8_t halted;
+    uint64_t shadow_rip;
 } VirtualCpu;
 
 #endif
