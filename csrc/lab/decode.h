@@ -31,8 +31,8 @@ typedef struct Instruction {
     int64_t disp, imm; /* sign-extended; ENTER's second one, and far offsets, are in it as read */
 } Instruction;
 
-/* Returns the length; -EILSEQ: no instruction of 64-bit mode, or more than 15 bytes; -ENODATA: `size` bytes are not
- * all of it. */
+/* Returns the length; -EILSEQ: no instruction of 64-bit mode (#UD); -E2BIG: more than 15 bytes (#GP, 3A table
+ * 6-15); -ENODATA: `size` bytes are not all of it. */
 int instruction_decode(Instruction *instruction, const uint8_t *bytes, size_t size);
 
 /* The linear address of the memory operand (mod != 3). `rip`: of the instruction itself. */

@@ -247,6 +247,7 @@ static bool deliver(Monitor *monitor, const Event *event, Refusal *refusal)
     monitor->trap->rip = (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000) | gate[1] << 32;
     lab_set_rflags(monitor, flags & ~(uint64_t)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | (type == 0xe ? RFLAGS_IF : 0)),
                    true);
+    cpu->shadow = 0;
     cpu->halted = 0;
     lab_set_ring(monitor, ring);
     return true;

@@ -186,9 +186,12 @@ void lab_shadow(Monitor *monitor, uint64_t next_rip)
  * afterwards; any other would go on for as long as it likes, so the interrupt comes one instruction early there. */
 static bool shadowed(Monitor *monitor)
 {
+    const VirtualCpu *cpu = &monitor->cpu;
     uint8_t bytes[INSTRUCTION_MAX];
     Instruction in;
-    if (!monitor->cpu.shadow || monitor->trap->rip != monitor->cpu.shadow_rip)
+    if (!cpu->shadow || (monitor->technique->steps && cpu->cpl == 0))
+        return cpu->shadow;
+    if (monitor->trap->rip != cpu->shadow_rip)
         return false;
     if (instruction_decode(&in, bytes, lab_fetch(monitor, bytes)) <= 0)
         return false;

@@ -52,11 +52,12 @@ enum LabReason { LAB_REASONS(X) LAB_REASON_COUNT };
     X(CLI)                                                                                                         \
     X(STI)                                                                                                         \
     X(PUSHF)                                                                                                       \
-    X(POPF) X(HLT) X(IN) X(OUT) X(INS) X(OUTS) X(MOV_FROM_CR) X(MOV_TO_CR) X(MOV_FROM_DR) X(MOV_TO_DR) X(CLTS)     \
-        X(LMSW) X(SMSW) X(LGDT) X(LIDT) X(SGDT) X(SIDT) X(LLDT) X(LTR) X(SLDT) X(STR) X(LAR) X(LSL) X(VERR)        \
-            X(VERW) X(INVLPG) X(INVD) X(WBINVD) X(RDMSR) X(WRMSR) X(SWAPGS) X(SYSCALL) X(SYSRET) X(IRET) X(INT)    \
-                X(INT3) X(RETF) X(CALLF) X(JMPF) X(MOV_TO_SEG) X(MOV_FROM_SEG) X(POP_SEG) X(PUSH_SEG) X(LFS)       \
-                    X(MOV) X(CPUID)
+    X(POPF)                                                                                                        \
+    X(HLT) X(IN) X(OUT) X(INS) X(OUTS) X(MOV_FROM_CR) X(MOV_TO_CR) X(MOV_FROM_DR) X(MOV_TO_DR) X(CLTS) X(LMSW)     \
+        X(SMSW) X(LGDT) X(LIDT) X(SGDT) X(SIDT) X(LLDT) X(LTR) X(SLDT) X(STR) X(LAR) X(LSL) X(VERR) X(VERW)        \
+            X(INVLPG) X(INVD) X(WBINVD) X(RDMSR) X(WRMSR) X(SWAPGS) X(SYSCALL) X(SYSRET) X(IRET) X(INT) X(INT3)    \
+                X(RETF) X(CALLF) X(JMPF) X(MOV_TO_SEG) X(MOV_FROM_SEG) X(POP_SEG) X(PUSH_SEG) X(LFS) X(MOV)        \
+                    X(CPUID)
 
 #define X(name) LAB_M_##name,
 enum LabMnemonic { LAB_MNEMONICS(X) LAB_MNEMONIC_COUNT };
@@ -84,6 +85,7 @@ typedef struct Monitor Monitor;
 /* What an engine of another idea puts in; each may be NULL. On the vCPU's thread. */
 typedef struct LabTechnique {
     const char *name;
+    bool steps; /* it can run one instruction of ring 0 and come back: what an STI is followed by */
     int (*create)(Monitor *monitor, Error *error);
     void (*destroy)(Monitor *monitor);
     /* Before anything else, for interrupts too: RIP and registers may be made the guest's. True: it is dealt with.

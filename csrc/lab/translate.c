@@ -74,7 +74,9 @@ static void callout(Monitor *monitor)
         monitor->counters.flushes++;
         return;
     }
-    if (length < 0 || in.lock)
+    if (length == -E2BIG)
+        lab_inject_gp(monitor, 0);
+    else if (length < 0 || in.lock)
         lab_inject(monitor, VECTOR_UD, false, 0);
     else if (in.map == 1 && in.opcode == 0x05)
         lab_syscall(monitor, monitor->trap->rip + (uint64_t)length);
@@ -291,6 +293,7 @@ static void translation_destroy(Monitor *monitor)
 
 const LabTechnique lab_translation_technique = {
     .name = "translation",
+    .steps = true,
     .create = translation_create,
     .destroy = translation_destroy,
     .trap = translation_trap,

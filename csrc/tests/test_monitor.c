@@ -1,7 +1,7 @@
 /*
  * A monitor against the bare engine: each snippet of monitor_snippets.h in ring 0 of the translator, and in ring 3
- * under trap-and-emulate, on the translator and on KVM where there is one. Registers, the virtual CPU, every
- * exception with its frame, what ports saw, and all of the guest's memory must be equal.
+ * under trap-and-emulate and under binary translation there, and under the former on KVM where there is one. Registers,
+ * the virtual CPU, every exception with its frame, what ports saw, and all of the guest's memory must be equal.
  */
 #include "tests/monitor_snippets.h"
 
@@ -15,12 +15,13 @@ typedef struct Outcome {
     size_t out_count;
 } Outcome;
 
+static const char *const TECHNIQUES[] = {"trap-and-emulate", "translation"};
 static bool wrong;
 
 static void differ(const Snippet *snippet, const char *engine, const char *what, uint64_t bare, uint64_t monitored)
 {
-    fprintf(stderr, "%s, on %s: %s is %#llx, bare %#llx\n", snippet->name, engine, what,
-            (unsigned long long)monitored, (unsigned long long)bare);
+    fprintf(stderr, "%s, %s: %s is %#llx, bare %#llx\n", snippet->name, engine, what, (unsigned long long)monitored,
+            (unsigned long long)bare);
     wrong = true;
 }
 
@@ -43,13 +44,13 @@ static void run_bare(Rig *rig, const Snippet *snippet, Outcome *outcome)
     take(rig, outcome);
 }
 
-static bool run_monitored(Rig *rig, const Snippet *snippet, Outcome *outcome)
+static bool run_monitored(Rig *rig, const LabTechnique *technique, const Snippet *snippet, Outcome *outcome)
 {
-    VmExit left = rig_run(rig, &lab_trap_and_emulate, snippet->code, (size_t)(snippet->end - snippet->code));
+    VmExit left = rig_run(rig, technique, snippet->code, (size_t)(snippet->end - snippet->code));
     LabEnd end = monitor_end(rig->monitor);
     if (left.reason != EXIT_SYSTEM || left.code != 0x77 || end.ended) {
-        fprintf(stderr, "%s, on %s: exit %u, code %u: %s %s\n", snippet->name, rig->vm->ops->name, left.reason,
-                left.code, end.text, left.text);
+        fprintf(stderr, "%s, %s: exit %u, code %u: %s %s\n", snippet->name, technique->name, left.reason, left.code,
+                end.text, left.text);
         wrong = true;
         return false;
     }
@@ -151,12 +152,13 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(argv[1], snippet->name) != 0)
             continue;
         run_bare(bare, snippet, &expected);
-        if (run_monitored(translated, snippet, &seen))
-            compare(snippet, "translator", &expected, &seen);
+        for (size_t i = 0; i < ARRAY_SIZE(TECHNIQUES); i++)
+            if (run_monitored(translated, lab_technique(TECHNIQUES[i]), snippet, &seen))
+                compare(snippet, TECHNIQUES[i], &expected, &seen);
         if (!kvm || snippet->name[0] == '~')
             continue;
         Rig *on_kvm = rig_new(true); /* its shadows of our tables would outlive a monitor */
-        if (run_monitored(on_kvm, snippet, &seen))
+        if (run_monitored(on_kvm, lab_technique(TECHNIQUES[0]), snippet, &seen))
             compare(snippet, "kvm", &expected, &seen);
         rig_free(on_kvm);
     }
