@@ -38,10 +38,15 @@ static void add(ExitTrace *trace, uint32_t reason, uint64_t rip, uint64_t addres
 
 static uint64_t count_sites(ExitTrace *trace, size_t *rows)
 {
-    size_t count = exit_trace_sites(trace, NULL, 0);
-    ExitSite *sites = calloc(count + 1, sizeof *sites);
+    size_t capacity = exit_trace_sites(trace, NULL, 0), count;
+    ExitSite *sites = NULL;
     uint64_t sum = 0;
-    CHECK_EQ(exit_trace_sites(trace, sites, count), count);
+    for (;; capacity = count) { /* a writer adds rows meanwhile */
+        sites = realloc(sites, MAX(capacity, 1) * sizeof *sites);
+        count = exit_trace_sites(trace, sites, capacity);
+        if (count <= capacity)
+            break;
+    }
     for (size_t i = 0; i < count; i++)
         sum += sites[i].count;
     free(sites);
