@@ -297,6 +297,54 @@ static void test_socket(void)
     unlink(socket_path);
 }
 
+/* The driver takes a queue back (virtio 1.2 §2.6.1) of whose first buffer a part was sent: the next ring's first
+ * buffer goes whole. */
+static void test_queue_reset_amid_buffer(void)
+{
+    Console console;
+    VirtioConsolePortStatus status;
+    struct timeval limit = {.tv_sec = 20};
+    console_up(&console, CLOCK_KIND_REALTIME, make_socket);
+    Driver *driver = &console.driver;
+    driver_start(driver, VIRTIO_CONSOLE_F_MULTIPORT | VIRTIO_F_RING_RESET, 8);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strcpy(address.sun_path, socket_path);
+    int client = socket(AF_UNIX, SOCK_STREAM, 0);
+    setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    CHECK_EQ(connect(client, (struct sockaddr *)&address, sizeof address), 0);
+    do {
+        usleep(200);
+        virtio_console_port_status(driver->device, 1, &status);
+    } while (!status.host_open);
+    driver_add(driver, 5, DRIVER_DATA, 2 << 20, false);
+    driver_kick(driver, 5);
+    do {
+        usleep(200);
+        virtio_console_port_status(driver->device, 1, &status);
+    } while (!status.from_guest);
+    driver_write(driver, COMMON_QUEUE_SELECT, 2, 5);
+    driver_write(driver, COMMON_QUEUE_RESET, 2, 1);
+    virtio_console_port_status(driver->device, 1, &status);
+    CHECK(status.from_guest < 2 << 20);
+    static uint8_t got[2 << 20];
+    for (uint64_t at = 0; at < status.from_guest;) {
+        ssize_t n = recv(client, got, MIN(sizeof got, status.from_guest - at), 0);
+        CHECK(n > 0);
+        at += (uint64_t)n;
+    }
+    driver_queue(driver, 5);
+    memcpy(driver_ram(driver, DRIVER_DATA), "whole", 5);
+    driver_add(driver, 5, DRIVER_DATA, 5, false);
+    driver_kick(driver, 5);
+    CHECK_EQ(recv(client, got, 5, MSG_WAITALL), 5);
+    CHECK_EQ(memcmp(got, "whole", 5), 0);
+    CHECK_EQ(wait_used(driver, 5), 0);
+    close(client);
+    console_down(&console);
+    driver_free(driver);
+    unlink(socket_path);
+}
+
 int main(void)
 {
     RUN(test_one_port);
@@ -304,5 +352,6 @@ int main(void)
     RUN(test_unwritable_input);
     RUN(test_ports);
     RUN(test_socket);
+    RUN(test_queue_reset_amid_buffer);
     return 0;
 }

@@ -679,6 +679,54 @@ static void test_interrupts(void)
     bench_free(&bench);
 }
 
+static void set_receive_queue(Bench *bench)
+{
+    find_ring(bench, VIRTIO_NET_RX, ring_size(bench, VIRTIO_NET_RX));
+    if (!bench->modern) {
+        legacy_write(bench, LEGACY_QUEUE_ADDRESS, 4, ring_at(VIRTIO_NET_RX) / 4096);
+        return;
+    }
+    modern_write(bench, COMMON_QUEUE_SIZE, 2, SIZE);
+    modern_write(bench, COMMON_QUEUE_DESC, 8, ring_at(VIRTIO_NET_RX));
+    modern_write(bench, COMMON_QUEUE_DRIVER, 8, ring_at(VIRTIO_NET_RX) + 16 * SIZE);
+    modern_write(bench, COMMON_QUEUE_DEVICE, 8, (uint8_t *)bench->rings[VIRTIO_NET_RX].used - bench->ram);
+    modern_write(bench, COMMON_QUEUE_ENABLE, 2, 1);
+}
+
+/* The driver takes the receive queue away (virtio 1.2 §2.6.1) between a frame and the end of its batch. */
+static void test_queue_gone_amid_batch(void)
+{
+    for (int modern = 0; modern < 2; modern++) {
+        Bench bench;
+        uint8_t frame[60];
+        struct iovec iov = {frame, sizeof frame};
+        bench_new(&bench);
+        if (modern)
+            start(&bench, VIRTIO_F_RING_RESET);
+        else
+            start_legacy(&bench, 0);
+        add_buffers(&bench, 0, 4, 2048);
+        make_frame(frame, sizeof frame, mac);
+        net_deliver(&bench.net->base, &iov, 1, NULL);
+        if (modern) {
+            modern_write(&bench, COMMON_QUEUE_SELECT, 2, VIRTIO_NET_RX);
+            modern_write(&bench, COMMON_QUEUE_RESET, 2, 1);
+        } else {
+            legacy_write(&bench, LEGACY_QUEUE_SELECT, 2, VIRTIO_NET_RX);
+            legacy_write(&bench, LEGACY_QUEUE_ADDRESS, 4, 0);
+        }
+        net_delivered(&bench.net->base);
+        CHECK_EQ(used(&bench, VIRTIO_NET_RX), 0);
+        set_receive_queue(&bench);
+        net_delivered(&bench.net->base); /* what was in the ring before is not of this one */
+        CHECK_EQ(used(&bench, VIRTIO_NET_RX), 0);
+        add_buffers(&bench, 0, 4, 2048);
+        CHECK(receive(&bench, 60, mac));
+        CHECK_EQ(used(&bench, VIRTIO_NET_RX), 1);
+        bench_free(&bench);
+    }
+}
+
 /* A driver that resets, feeds and kicks the device while frames come and go on the I/O thread. */
 typedef struct Stress {
     Bench *bench;
@@ -751,6 +799,7 @@ int main(void)
     RUN(test_commands_not_negotiated);
     RUN(test_broken_drivers);
     RUN(test_interrupts);
+    RUN(test_queue_gone_amid_batch);
     RUN(test_reset_under_load);
     return 0;
 }

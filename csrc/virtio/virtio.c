@@ -149,7 +149,7 @@ void virtio_notify_all(VirtioDevice *device)
 void virtio_publish(VirtioDevice *device, VirtioQueue *queue)
 {
     queue->unpublished = 0;
-    if (!virtqueue_publish(&queue->ring))
+    if (!queue->ring.enabled || !virtqueue_publish(&queue->ring)) /* taken away meanwhile: there is no ring */
         return;
     device->interrupts++;
     device->transport->interrupt_queue(device->owner, queue->index);

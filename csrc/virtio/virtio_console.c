@@ -300,6 +300,16 @@ static bool control_batch(VirtioDevice *device, VirtioQueue *queue)
     return true;
 }
 
+static bool is_port_queue(const VirtioQueue *queue)
+{
+    return queue->index != CONSOLE_QUEUE_CONTROL_RX && queue->index != CONSOLE_QUEUE_CONTROL_TX;
+}
+
+static Port *port_of_queue(VirtioConsole *console, const VirtioQueue *queue)
+{
+    return &console->ports[queue->index < 2 ? 0 : queue->index / 2 - 1];
+}
+
 static void console_run(VirtioDevice *device, VirtioQueue *queue)
 {
     VirtioConsole *console = console_of(device);
@@ -308,7 +318,7 @@ static void console_run(VirtioDevice *device, VirtioQueue *queue)
     } else if (queue->index == CONSOLE_QUEUE_CONTROL_TX) {
         virtio_serve(device, queue, control_batch);
     } else {
-        Port *port = &console->ports[queue->index < 2 ? 0 : queue->index / 2 - 1];
+        Port *port = port_of_queue(console, queue);
         if (queue->index % 2)
             run_transmit(port, queue);
         else
@@ -451,6 +461,13 @@ static void console_reset(VirtioDevice *device)
         console->ports[i].state = (PortState){0};
 }
 
+/* By itself, §2.6.1: the chain that was sent in part is the driver's again, and not the first of the next ring. */
+static void console_queue_reset(VirtioDevice *device, VirtioQueue *queue)
+{
+    if (is_port_queue(queue) && queue->index % 2)
+        port_of_queue(console_of(device), queue)->state.sent = 0;
+}
+
 static void console_save(VirtioDevice *device, void *state)
 {
     VirtioConsole *console = console_of(device);
@@ -490,6 +507,7 @@ static const VirtioClass console_class = {
     .run = console_run,
     .config_write = console_config_write,
     .reset = console_reset,
+    .queue_reset = console_queue_reset,
     .state_size = VIRTIO_CONSOLE_MAX_PORTS * sizeof(PortState),
     .save = console_save,
     .restore = console_restore,

@@ -58,6 +58,13 @@ static void net_reset(VirtioDevice *device)
     net_backend_resume(net->backend); /* what waited for buffers: nobody wants it now */
 }
 
+/* By itself, §2.6.1: frames of the batch that is under way went with the ring. */
+static void net_queue_reset(VirtioDevice *device, VirtioQueue *queue)
+{
+    if (queue->index == VIRTIO_NET_RX)
+        virtio_net_of(device)->rx_unpublished = 0;
+}
+
 static void net_save(VirtioDevice *device, void *state)
 {
     VirtioNet *net = virtio_net_of(device);
@@ -100,6 +107,7 @@ static const VirtioClass net_class = {
     .config_write = net_config_write,
     .features_changed = net_features_changed,
     .reset = net_reset,
+    .queue_reset = net_queue_reset,
     .state_size = sizeof(VirtioNetState),
     .save = net_save,
     .restore = net_restore,
