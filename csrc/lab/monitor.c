@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lab/paravirt.h"
 #include "lab/translate.h"
 
 extern const uint8_t lab_stub_start[], lab_stub_resume[], lab_stub_end[];
@@ -146,9 +147,16 @@ ShadowMode lab_mode(const Monitor *monitor)
 
 static void ask(Monitor *monitor, uint64_t action) { monitor->frame->action |= action; }
 
-void lab_load_tables(Monitor *monitor)
+void lab_load_tables(Monitor *monitor) { monitor->new_tables = true; }
+
+/*
+ * Once for each trap, on the way out: the processor stands on the root that shadow_root() returned last until the
+ * stub has loaded the next one, and nothing but that one root is sure to last (mmu/shadow.h).
+ */
+static void load_tables(Monitor *monitor)
 {
     Error error = {0};
+    monitor->new_tables = false;
     ShadowMode mode = lab_mode(monitor);
     gpa_t root = shadow_root(monitor->shadow, &mode, &error);
     if (!root) {
@@ -355,6 +363,10 @@ static void leave(Monitor *monitor)
         lab_deliver_interrupt(monitor);
     if (!monitor->end.ended && !cpu->halted && monitor->technique->resume)
         monitor->technique->resume(monitor);
+    if (!monitor->end.ended && monitor->new_tables)
+        load_tables(monitor);
+    if (!monitor->end.ended && !cpu->halted && monitor->technique->tables)
+        monitor->technique->tables(monitor);
     if (monitor->end.ended) {
         ask(monitor, LAB_STOP);
         return;
@@ -396,7 +408,7 @@ const LabTechnique lab_trap_and_emulate = {.name = "trap-and-emulate"};
 
 const LabTechnique *lab_technique(const char *name)
 {
-    static const LabTechnique *const all[] = {&lab_trap_and_emulate, &lab_translation_technique};
+    static const LabTechnique *const all[] = {&lab_trap_and_emulate, &lab_translation_technique, &lab_paravirtual};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++)
         if (strcmp(all[i]->name, name) == 0)
             return all[i];

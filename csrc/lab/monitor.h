@@ -48,16 +48,14 @@
 enum LabReason { LAB_REASONS(X) LAB_REASON_COUNT };
 #undef X
 
-#define LAB_MNEMONICS(X)                                                                                           \
-    X(CLI)                                                                                                         \
-    X(STI)                                                                                                         \
-    X(PUSHF)                                                                                                       \
-    X(POPF)                                                                                                        \
-    X(HLT) X(IN) X(OUT) X(INS) X(OUTS) X(MOV_FROM_CR) X(MOV_TO_CR) X(MOV_FROM_DR) X(MOV_TO_DR) X(CLTS) X(LMSW)     \
-        X(SMSW) X(LGDT) X(LIDT) X(SGDT) X(SIDT) X(LLDT) X(LTR) X(SLDT) X(STR) X(LAR) X(LSL) X(VERR) X(VERW)        \
-            X(INVLPG) X(INVD) X(WBINVD) X(RDMSR) X(WRMSR) X(SWAPGS) X(SYSCALL) X(SYSRET) X(IRET) X(INT) X(INT3)    \
-                X(RETF) X(CALLF) X(JMPF) X(MOV_TO_SEG) X(MOV_FROM_SEG) X(POP_SEG) X(PUSH_SEG) X(LFS) X(MOV)        \
-                    X(CPUID)
+/* clang-format off */
+#define LAB_MNEMONICS(X)                                                                                          \
+    X(CLI) X(STI) X(PUSHF) X(POPF) X(HLT) X(IN) X(OUT) X(INS) X(OUTS) X(MOV_FROM_CR) X(MOV_TO_CR)                 \
+    X(MOV_FROM_DR) X(MOV_TO_DR) X(CLTS) X(LMSW) X(SMSW) X(LGDT) X(LIDT) X(SGDT) X(SIDT) X(LLDT)                   \
+    X(LTR) X(SLDT) X(STR) X(LAR) X(LSL) X(VERR) X(VERW) X(INVLPG) X(INVD) X(WBINVD) X(RDMSR)                      \
+    X(WRMSR) X(SWAPGS) X(SYSCALL) X(SYSRET) X(IRET) X(INT) X(INT3) X(RETF) X(CALLF) X(JMPF)                       \
+    X(MOV_TO_SEG) X(MOV_FROM_SEG) X(POP_SEG) X(PUSH_SEG) X(LFS) X(MOV) X(CPUID)
+/* clang-format on */
 
 #define X(name) LAB_M_##name,
 enum LabMnemonic { LAB_MNEMONICS(X) LAB_MNEMONIC_COUNT };
@@ -98,6 +96,8 @@ typedef struct LabTechnique {
                     uint64_t next_rip);
     /* Last thing: the guest runs at trap->rip in the ring of cpu.cpl; RIP may be made another one. */
     void (*resume)(Monitor *monitor);
+    /* After that: frame->cr3 is the root that the guest will run on, in the ring of cpu.cpl. */
+    void (*tables)(Monitor *monitor);
     /* The guest stored into a page of shadow_trace(), or a device did (then nobody waits for it). */
     void (*code_written)(Monitor *monitor, gpa_t page);
 } LabTechnique;
@@ -118,6 +118,7 @@ struct Monitor {
     LabTrapFrame waiting; /* of a halted guest, while the stub waits in ring 0 */
     Shadow *shadow;
     uint64_t pending[4];   /* bit map of interrupts that wait for the virtual IF */
+    bool new_tables;       /* shadow_root() is due, on the way out */
     bool touch;            /* a KVM: see ShadowConfig.touch */
     enum LabReason reason; /* of this trap, as far as it is known */
     LabCounters counters;
@@ -148,7 +149,7 @@ void lab_queue_interrupt(Monitor *monitor, uint8_t vector);
 bool lab_interrupt_waits(const Monitor *monitor);
 ShadowMode lab_mode(const Monitor *monitor);                         /* of the current virtual ring */
 void lab_set_ring(Monitor *monitor, uint8_t cpl);                    /* and shadow tables with it */
-void lab_load_tables(Monitor *monitor);                              /* after a change of CR0, CR3, CR4, EFER */
+void lab_load_tables(Monitor *monitor);                              /* due after a change of CR0, CR3, CR4, EFER */
 uint64_t lab_rflags(const Monitor *monitor);                         /* as the guest should see them */
 void lab_set_rflags(Monitor *monitor, uint64_t rflags, bool system); /* system: IF and IOPL too */
 const VirtualCpu *lab_cpu(const Monitor *monitor);

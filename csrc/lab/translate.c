@@ -185,8 +185,10 @@ static uint32_t find_code(Translator *t, bool solo)
 }
 
 /* Programs have shadow tables of their own, and in those the cache and TranslatorPage are the monitor's alone. */
-static void hide_cache(const Monitor *monitor)
+static void hide_cache(Monitor *monitor)
 {
+    if (monitor->cpu.cpl != 3)
+        return;
     uint64_t *root = (uint64_t *)(monitor->memory + (monitor->frame->cr3 - monitor->base));
     uint64_t entry = (monitor->base + LAB_USER_TABLES) | PTE_P | PTE_RW | PTE_US | PTE_A;
     if (root[LAB_SLOT] != entry)
@@ -207,7 +209,6 @@ static void translation_resume(Monitor *monitor)
         cache_drop_page(t, page);
     if (cpu->cpl == 3) {
         t->solo = false;
-        hide_cache(monitor);
         return;
     }
     if (cpu->cpl) {
@@ -298,5 +299,6 @@ const LabTechnique lab_translation_technique = {
     .destroy = translation_destroy,
     .trap = translation_trap,
     .resume = translation_resume,
+    .tables = hide_cache,
     .code_written = translation_code_written,
 };

@@ -50,7 +50,6 @@ CAUGHT = frozenset({"CALL far", "JMP far", "RET far", "IRET", "INT n"})
 
 LUCKY = {
     "pushf_on": "the monitor's own IF is always set, and so should the kernel's be",
-    "smsw": "the monitor gives the processor the kernel's TS, for whoever's FPU it is, and the rest is alike",
 }
 """Not trapped, and right for once."""
 

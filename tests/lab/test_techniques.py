@@ -122,10 +122,12 @@ def _each(technique: str, workload: str, metric: str = "exits") -> float:
     return measured("translator", _here("translator", technique), workload).each(metric)
 
 
-@pytest.mark.parametrize("workload", ["ptemod", "switch", "fork", "disk"])
-def test_paravirtual_leaves_less_often_than_trap_and_emulate(workload: str) -> None:
+@pytest.mark.parametrize(
+    ("workload", "factor"), [("ptemod", 20), ("pgfault", 2.5), ("switch", 2), ("fork", 1.5), ("disk", 10)]
+)
+def test_paravirtual_leaves_less_often_than_trap_and_emulate(workload: str, factor: float) -> None:
     """Barham et al. 2003: what is asked for in batches is not caught one by one."""
-    assert _each("paravirtual", workload) * 2 < _each("trap-and-emulate", workload)
+    assert _each("paravirtual", workload) * factor < _each("trap-and-emulate", workload)
 
 
 def test_the_page_is_current() -> None:

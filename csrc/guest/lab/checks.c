@@ -9,6 +9,8 @@
 
 #define CHECK_HZ   1000u
 #define WAIT_TICKS 2u
+#define CR0_TS     0x08ul
+#define CR0_NE     0x20ul
 
 static void check(const char *name, uint64_t expected, void (*f)(void *))
 {
@@ -16,8 +18,7 @@ static void check(const char *name, uint64_t expected, void (*f)(void *))
     check_add(name, expected, fault ? fault : seen);
 }
 
-/* ---- PUSHF, POPF: the interrupt flag, as spinlocks save and restore it
- * ------------------------------------------- */
+/* ---- PUSHF, POPF: the interrupt flag, as spinlocks save and restore it -------------------------------------- */
 
 static bool was_on(uint64_t saved) { return PARAVIRT ? saved : saved & RFLAGS_IF; }
 
@@ -69,8 +70,7 @@ void checks_run(void) { check_interrupt_flag(); }
 
 #else
 
-/* ---- whose tables, whose task, whose CR0
- * -------------------------------------------------------------------------- */
+/* ---- whose tables, whose task, whose CR0 -------------------------------------------------------------------- */
 
 static void see_sgdt(void *seen)
 {
@@ -97,17 +97,17 @@ static void see_smsw(void *seen)
     *(uint64_t *)seen = value & 0xffff;
 }
 
-/* With TS set, as a kernel leaves it that switches the FPU's state late. */
+/* With TS, as a kernel leaves it that switches the FPU's state late, and without NE: its errors are to be an IRQ.
+ */
 static void check_smsw(void)
 {
-    uint64_t cr0 = read_cr0() | 8;
+    uint64_t before = read_cr0(), cr0 = (before | CR0_TS) & ~CR0_NE;
     write_cr0(cr0);
     check("smsw", cr0 & 0xffff, see_smsw);
-    __asm__ volatile("clts");
+    write_cr0(before);
 }
 
-/* ---- may I have this segment?
- * ------------------------------------------------------------------------------------- */
+/* ---- may I have this segment? ------------------------------------------------------------------------------- */
 
 static void see_lar(void *seen)
 {
@@ -137,8 +137,7 @@ static void see_verw(void *seen)
     *(uint64_t *)seen = zero;
 }
 
-/* ---- segment registers, and the CPL in them
- * ------------------------------------------------------------------------ */
+/* ---- segment registers, and the CPL in them ----------------------------------------------------------------- */
 
 static void see_mov_from_cs(void *seen) { __asm__ volatile("mov %%cs, %0" : "=r"(*(uint64_t *)seen)); }
 
@@ -165,8 +164,7 @@ static void see_pop_gs(void *seen)
     __asm__ volatile("mov %0, %%gs" : : "r"(0));
 }
 
-/* ---- far transfers and INT n
- * ---------------------------------------------------------------------------------------- */
+/* ---- far transfers and INT n -------------------------------------------------------------------------------- */
 
 typedef struct __attribute__((packed)) FarPointer {
     uint32_t offset;
@@ -217,8 +215,7 @@ static void see_iret(void *seen)
     *(uint64_t *)seen = 1;
 }
 
-/* ---- privileged: these trap, and so they are right everywhere
- * --------------------------------------------------------- */
+/* ---- privileged: these trap, and so they are right everywhere ----------------------------------------------- */
 
 static void see_cr3(void *seen) { *(uint64_t *)seen = read_cr3(); }
 

@@ -20,7 +20,7 @@
 
 #define LAB_HYPERCALL_VECTOR 0x82
 
-#define LAB_HC_SHARED  0  /* gpa of a page, from now on LabShared; once. Events are off */
+#define LAB_HC_SHARED  0  /* gpa of a page, from now on LabShared; the first call. All else is forgotten */
 #define LAB_HC_TRAPS   1  /* LabTrap *, count: adds to the trap table */
 #define LAB_HC_STACK   2  /* RSP for traps from programs, a multiple of 16 */
 #define LAB_HC_FLUSH   3  /* nothing but the queue */
@@ -29,7 +29,7 @@
 #define LAB_HC_BLOCK   6  /* events on, and sleep until there is one */
 #define LAB_HC_EVENTS  7  /* delivers what is pending, when events are on */
 #define LAB_HC_IRQ     8  /* line 1-15 but 2, LAB_IRQ_*: its interrupts become events, or no longer */
-#define LAB_HC_TIMER   9  /* ns until LAB_EVENT_TIMER comes, ns of the period or 0 for once; 0, 0: never */
+#define LAB_HC_TIMER   9  /* ns until LAB_EVENT_TIMER comes, 1 for again and again or 0 for once; ns 0: never */
 #define LAB_HC_CONSOLE 10 /* text, size up to LAB_CONSOLE_MAX */
 #define LAB_HC_EXIT    11 /* status 0 to 127: ends the machine */
 #define LAB_HC_COUNT   12
@@ -67,10 +67,11 @@
  * LAB_MMU_RELEASE in `entry`, that page is a table no more.
  */
 typedef struct LabMmuUpdate {
-    uint64_t entry; /* gpa of the entry, a multiple of 8; or of the page | LAB_MMU_RELEASE */
-    uint64_t value;
+    uint64_t entry; /* gpa of the entry, a multiple of 8; or of the page | LAB_MMU_* */
+    uint64_t value; /* LAB_MMU_RELEASE: 0; LAB_MMU_ADDRESS: RSP as LAB_HC_STACK, or 0 */
 } LabMmuUpdate;
 #define LAB_MMU_RELEASE 1ul
+#define LAB_MMU_ADDRESS 2ul
 
 /*
  * The page that both see. The guest writes `events` at will, that is its CLI and STI. The monitor sets bits of

@@ -13,23 +13,20 @@
 #define USER_HEAP       (USER_BASE + 0x200000)
 #define USER_HEAP_PAGES 512u
 
-/* ---- start.c: the command line --------------------------------------------------------------------------------
- */
+/* ---- start.c: the command line ------------------------------------------------------------------------------ */
 extern LabReport lab_report;
 const char *option_text(const char *name, char *buffer, size_t size); /* NULL: not given */
 uint64_t option_number(const char *name, uint64_t otherwise);
 void lab_exit(uint64_t status) __attribute__((noreturn));
 void lab_main(const LabBoot *boot) __attribute__((noreturn));
 
-/* ---- segments.c ------------------------------------------------------------------------------------------------
- */
+/* ---- segments.c --------------------------------------------------------------------------------------------- */
 #define SEL_LDT   0x40
 #define SEL_INNER 0x50 /* a kernel data segment of 4 KiB, for LSL */
 void kernel_stack_set(uint64_t top);
 uint64_t segments_gdt(void);
 
-/* ---- trap.c, trap.S --------------------------------------------------------------------------------------------
- */
+/* ---- trap.c, trap.S ----------------------------------------------------------------------------------------- */
 #define VECTOR_INTN 0x81 /* of the INT n check: DPL 0 */
 extern volatile uint64_t trap_intn_count, trap_intn_cs;
 uint64_t trap_idt(void);
@@ -37,16 +34,14 @@ uint64_t trap_try(void (*f)(void *), void *argument); /* 0, or LAB_CHECK_FAULT |
 void trap_return(void);                               /* a label: the way out of the kernel, RSP at a TrapFrame */
 void switch_stacks(uint64_t *save, uint64_t load);
 
-/* ---- memory.c --------------------------------------------------------------------------------------------------
- */
+/* ---- memory.c ----------------------------------------------------------------------------------------------- */
 void lab_memory_init(uint64_t ram_end);
 uint64_t lab_ram_end(void);
 void page_share(uint64_t page);   /* one more user of it */
 bool page_shared(uint64_t page);  /* by more than one */
 void page_release(uint64_t page); /* one user less; the last one frees it */
 
-/* ---- paging.c, space.c: the kernel's map, and address spaces of programs ----------------------------------------
- */
+/* ---- paging.c, space.c: the kernel's map, and address spaces of programs ------------------------------------ */
 #define PTE_COW 0x200ul /* software bit: to be copied at the first write */
 uint64_t paging_root(void);
 uint64_t *paging_entry(uint64_t root, uint64_t va, uint64_t flags, bool make); /* its PTE; NULL: none */
@@ -56,8 +51,7 @@ void space_free(uint64_t root);
 bool space_fault(uint64_t root, uint64_t va, uint64_t error); /* demand paging and copying; false: a bad access */
 uint64_t space_trim(uint64_t root);                           /* gives the heap back; how many pages */
 
-/* ---- process.c -------------------------------------------------------------------------------------------------
- */
+/* ---- process.c ---------------------------------------------------------------------------------------------- */
 typedef enum ProcessState { PROCESS_FREE, PROCESS_READY, PROCESS_WAITING, PROCESS_DONE } ProcessState;
 typedef struct Process {
     ProcessState state;
@@ -81,14 +75,12 @@ void process_run(void);               /* until none is ready; their slots are fr
 int64_t process_result(unsigned process);
 uint64_t process_switches(void);
 
-/* ---- syscall.c -------------------------------------------------------------------------------------------------
- */
+/* ---- syscall.c ---------------------------------------------------------------------------------------------- */
 void syscall_fault(TrapFrame *frame); /* an exception of a program */
 unsigned syscall_door(const char *name);
 LabResult *result_new(const char *name);
 
-/* ---- timer.c, ide.c, workloads.c, checks.c ----------------------------------------------------------------------
- */
+/* ---- timer.c, ide.c, workloads.c, checks.c ------------------------------------------------------------------ */
 void timer_start(uint64_t hz);
 void timer_stop(void);
 void timer_on_tick(void (*f)(void));

@@ -106,4 +106,5 @@ void paging_init(void)
     /* Entry 2's table now: spaces made later share it. */
     entry_at(root, PHYS_WINDOW, 1, 0, true);
     address_space_load((uint64_t)root, 0);
+    paging_commit();
 }

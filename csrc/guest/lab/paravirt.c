@@ -21,6 +21,8 @@ void pte_set(uint64_t *entry, uint64_t value) { queue_add((uint64_t)entry, value
 
 void table_release(void *table) { queue_add((uint64_t)table | LAB_MMU_RELEASE, 0); }
 
+void address_space_load(uint64_t root, uint64_t stack_top) { queue_add(root | LAB_MMU_ADDRESS, stack_top); }
+
 void paging_commit(void)
 {
     if (lab_shared.queued && hypercall(LAB_HC_FLUSH, 0, 0, 0))

@@ -139,7 +139,7 @@ bool space_fault(uint64_t root, uint64_t va, uint64_t error)
     if (!entry)
         return false;
     uint64_t old = *entry, rights = PTE_PRESENT | PTE_WRITE | PTE_USER | paging_nx();
-    rights |= PTE_ACCESSED | (error & PF_WRITE ? PTE_DIRTY : 0); /* it is about to be: saves the CPU the store */
+    rights |= PTE_ACCESSED | PTE_DIRTY; /* it is about to be: saves the CPU, or a shadow, coming back for it */
     if (!(old & PTE_PRESENT)) {
         uint64_t page = (uint64_t)page_alloc();
         if (!page)

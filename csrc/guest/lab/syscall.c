@@ -35,6 +35,7 @@ static bool user_readable(uint64_t address, uint64_t size)
 
 static int64_t sys_write(uint64_t text, uint64_t size)
 {
+    paging_commit();
     if (size > WRITE_MAX || !user_readable(text, size))
         return -14; /* EFAULT */
     serial_write((const char *)text, size);

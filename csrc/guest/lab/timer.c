@@ -29,7 +29,7 @@ void timer_on_tick(void (*f)(void)) { on_tick = f; }
 
 void timer_init(void) { trap_set_irq(LAB_EVENT_TIMER, timer_interrupt); }
 
-void timer_start(uint64_t hz) { hypercall(LAB_HC_TIMER, 1000000000 / hz, 1000000000 / hz, 0); }
+void timer_start(uint64_t hz) { hypercall(LAB_HC_TIMER, 1000000000 / hz, 1, 0); }
 
 void timer_stop(void) { hypercall(LAB_HC_TIMER, 0, 0, 0); }
 
@@ -51,32 +51,42 @@ void timer_stop(void) { outb(PIC1_DATA, inb(PIC1_DATA) | 1); }
 #endif
 
 /*
- * A busy wait with a bound that needs neither interrupts nor the TSC's frequency: the PIT's own counter (or, with a
- * monitor, turns of a loop) says how long it takes at most.
+ * A busy wait with a bound that needs neither interrupts nor the TSC's frequency: how many periods are over by the
+ * PIT's own counter, or by the monitor's word that one is.
  */
 #define WAIT_LOOKS 20000u
 #define LOOK_TURNS 2000u
 
-static uint16_t counter_read(void)
+#ifdef LAB_PARAVIRT
+
+static uint64_t periods_over(void)
 {
-    if (PARAVIRT)
-        return 0;
-    outb(PIT_COMMAND, 0); /* latch channel 0 */
-    uint16_t low = inb(PIT_CHANNEL0);
-    return (uint16_t)(low | inb(PIT_CHANNEL0) << 8);
+    return lab_shared.pending >> LAB_EVENT_TIMER & 1 ? UINT64_MAX : 0; /* it came, and was not let in */
 }
+
+#else
+
+static uint16_t counter_last;
+static uint64_t periods;
+
+static uint64_t periods_over(void)
+{
+    outb(PIT_COMMAND, 0); /* latch channel 0 */
+    uint16_t now = inb(PIT_CHANNEL0);
+    now = (uint16_t)(now | inb(PIT_CHANNEL0) << 8);
+    periods += now > counter_last; /* it counts down */
+    counter_last = now;
+    return periods;
+}
+
+#endif
 
 bool timer_bounded_wait(uint64_t count)
 {
-    uint64_t start = ticks, periods = 0;
-    uint16_t last = counter_read();
-    for (unsigned looks = 0; looks < WAIT_LOOKS && periods < count + 3; looks++) {
+    uint64_t start = ticks, first = periods_over();
+    for (unsigned looks = 0; looks < WAIT_LOOKS && periods_over() - first < count + 3; looks++)
         for (volatile unsigned turns = 0; turns < LOOK_TURNS; turns++)
             if (ticks - start >= count)
                 return true;
-        uint16_t now = counter_read();
-        periods += now > last; /* it counts down */
-        last = now;
-    }
     return ticks - start >= count;
 }
