@@ -216,6 +216,20 @@ class Monitor:
         self._check_open()
         return lib.monitor_virtual_cpu(self._pointer)
 
+    @property
+    def paging_state(self) -> CpuState:
+        """What of the virtual CPU says how its guest's addresses are translated: control registers, EFER and the ring.
+
+        For ``monitor.shadow.side_by_side(monitor.paging_state, address)`` and ``pyvmm.mmu.walk``, while the machine
+        does not run. RIP is the real one, in the monitor's slot when it is the monitor's turn or translated code.
+        """
+        from pyvmm.cpu.state import CpuState
+
+        cpu, state = self.virtual_cpu, CpuState()
+        state.set_long_mode(self.machine.vcpu.state.rip, cpu.cr3, cpl=cpu.cpl)
+        state.cr0, state.cr4, state.efer = cpu.cr0, cpu.cr4, cpu.efer
+        return state
+
 
 def _name(text: Any) -> str:
     return str(ffi.string(text).decode())

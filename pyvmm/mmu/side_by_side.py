@@ -41,6 +41,8 @@ class SideBySide:
         guest, shadow = self.guest, self.shadow
         if shadow is None:
             return ("no shadow for this CR3 and ring yet: nothing has run there",)
+        if guest.physical is None and shadow.physical is not None:
+            return ("the guest maps nothing here: this is the monitor's own slot",)
         if guest.physical is None:
             return (f"the guest maps nothing here ({guest.why}), and so does the shadow",)
         last = guest.steps[-1]
