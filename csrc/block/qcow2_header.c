@@ -133,7 +133,7 @@ static int read_backing_name(Qcow2 *q, const uint8_t *h, Error *error)
     if (length >= sizeof q->backing_file)
         return FAIL(EINVAL, "header offset %d: backing_file_size is %u, more than 1023", QCOW2_H_BACKING_SIZE,
                     length);
-    if (offset < q->header_length || offset > q->cluster_size - length)
+    if (length > q->cluster_size || offset < q->header_length || offset > q->cluster_size - length)
         return FAIL(EINVAL, "header offset %d: backing_file_offset %#" PRIx64 " is outside the header cluster",
                     QCOW2_H_BACKING_OFFSET, offset);
     memcpy(q->backing_file, h + offset, length);

@@ -94,6 +94,10 @@ BAD = {
     "snapshots-beyond": (both(put("I", 60, 3), put("Q", 64, 1 << 40)), "offset 64: snapshots_offset"),
     "backing-name-long": (both(put("Q", 8, 200), put("I", 16, 5000)), "offset 16: backing_file_size is 5000"),
     "backing-name-outside": (both(put("Q", 8, 1 << 33), put("I", 16, 8)), "offset 8: backing_file_offset"),
+    "backing-name-larger-than-a-cluster": (
+        both(put("I", 20, 9), both(put("Q", 8, 1 << 40), put("I", 16, 600))),
+        "offset 8: backing_file_offset",
+    ),
     "backing-name-zeros": (both(put("Q", 8, 2000), put("I", 16, 8)), "contains a zero byte"),
     "extension-long": (extension(0x12345678, 1 << 31), "header extension 0x12345678 at offset 112"),
     "backing-format-long": (extension(0xE2792ACA, 100), "backing format name has 100 bytes"),
