@@ -268,6 +268,10 @@ static bool trap(Monitor *monitor)
             paravirt_hypercall(monitor);
             return true;
         }
+        if (code[0] == 0xf4 && monitor->cpu.cpl == 0) {
+            lab_end(monitor, "HLT in a paravirtual kernel, which sleeps by a hypercall");
+            return true;
+        }
         if (code[0] != 0x0f || code[1] != 0x05 || frame->vector != VECTOR_UD)
             return false;
         frame->gpr[1] = frame->rip + 2; /* RCX and R11 as SYSCALL leaves them */

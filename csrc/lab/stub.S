@@ -137,3 +137,5 @@ actions:
     hlt
     jmp 9b
 lab_stub_end:
+
+    .section .note.GNU-stack, "", @progbits
