@@ -118,17 +118,31 @@ class Vcpu:
         """Registers that can be read and assigned one by one: ``vcpu.registers.rax = 5``."""
         return Registers(self)
 
-    def walk(self, address: int, *, physical_bits: int = 52) -> Walk:
-        """How its page tables translate a linear address, level by level. Only while it does not run."""
+    @property
+    def physical_bits(self) -> int:
+        """MAXPHYADDR: how many bits a physical address has (CPUID 0x80000008). Only while it does not run."""
+        entries = ffi.new("CpuidEntry[]", 256)
+        count = lib.vcpu_get_cpuid(self.pointer, entries, 256)
+        self._check(min(count, 0), ": CPUID")
+        told = (each.eax & 0xFF for each in entries[0:count] if each.leaf == 0x80000008)
+        return min(max(next(told, 36), 32), 52)  # 36 without that leaf (Intel SDM 3A §4.1.4)
+
+    def walk(self, address: int, *, physical_bits: int | None = None) -> Walk:
+        """How its page tables translate a linear address, level by level. Only while it does not run.
+
+        `physical_bits` is its own unless given: an entry with an address beyond it has reserved bits set.
+        """
         from pyvmm.mmu import walk
 
-        return walk(self._owner.board.memory, self.state, address, physical_bits=physical_bits)
+        bits = self.physical_bits if physical_bits is None else physical_bits
+        return walk(self._owner.board.memory, self.state, address, physical_bits=bits)
 
     def address_space(self, *, tables_limit: int = 8192) -> AddressSpace:
         """All that its page tables map. Only while it does not run."""
         from pyvmm.mmu import address_space
 
-        return address_space(self._owner.board.memory, self.state, tables_limit=tables_limit)
+        memory, bits = self._owner.board.memory, self.physical_bits
+        return address_space(memory, self.state, tables_limit=tables_limit, physical_bits=bits)
 
     @property
     def breakpoints(self) -> tuple[int, ...]:

@@ -64,3 +64,8 @@ def format_size(size: int) -> str:
             return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
         value /= 1024
     raise AssertionError
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """``"1 entry"``, ``"2 entries"``; `more` is `one` with an s unless given."""
+    return f"{number} {one if number == 1 else more or one + 's'}"

@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-from pyvmm.mmu.address_space import LINUX_X86_64, AddressSpace, Range, address_space
+from pyvmm.mmu.address_space import AddressSpace, Range, address_space
+from pyvmm.mmu.linux_names import linux_names
 from pyvmm.mmu.shadow import Shadow, ShadowFault, ShadowStatistics
 from pyvmm.mmu.side_by_side import SideBySide
 from pyvmm.mmu.tlb import TlbContents, TlbEntry, TlbStatistics
 from pyvmm.mmu.walker import Step, Walk, walk
 
 __all__ = [
-    "LINUX_X86_64",
     "AddressSpace",
     "Range",
     "Shadow",
@@ -27,5 +27,6 @@ __all__ = [
     "TlbStatistics",
     "Walk",
     "address_space",
+    "linux_names",
     "walk",
 ]

@@ -1,10 +1,10 @@
 """A map of an address space: which ranges are mapped, with which rights, by pages of which size; text and picture.
 
 The tables are read as a processor would (`walker`), each entry once for each place it is reached from. Tables that
-point at each other can make a map of astronomic size: after `tables_limit` tables it stops and says so; tables
-outside RAM are named, too.
+point at each other can make a map of astronomic size: after `tables_limit` tables, or as many ranges as anybody could
+look at, it stops and says so; tables outside RAM and entries with reserved bits are named, too.
 
-Left out: what `walker` leaves out; reserved bits (such an entry is shown as mapped).
+Left out: what `walker` leaves out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pyvmm.errors import GuestError
+from pyvmm.mmu.linux_names import linux_names
 from pyvmm.svg import Svg
+from pyvmm.units import counted
 
 if TYPE_CHECKING:
     from pyvmm.cpu.state import CpuState
@@ -80,7 +82,8 @@ class AddressSpace:
 
     def __str__(self) -> str:
         total = sum(each.size for each in self.ranges)
-        last = f"{_in_units(total)} mapped in {len(self.ranges)} ranges by {self.tables} tables"
+        ranges, tables = counted(len(self.ranges), "range"), counted(self.tables, "table")
+        last = f"{_in_units(total)} mapped in {ranges} by {tables}"
         return "\n".join([*map(str, self.ranges), last, *self.remarks])
 
     def regions(self, gap: int = 64 << 20) -> list[tuple[Range, ...]]:
@@ -93,7 +96,7 @@ class AddressSpace:
                 groups.append([each])
         return [tuple(group) for group in groups]
 
-    def svg(self, width: int = 900, names: Iterable[tuple[int, int, str]] = ()) -> str:
+    def svg(self, width: int = 900, names: Iterable[tuple[int, int, str]] | None = None) -> str:
         """A picture: one bar for each region, true to scale inside it, in the colours of the rights.
 
         Parameters
@@ -101,9 +104,10 @@ class AddressSpace:
         width
             In pixels.
         names
-            (start, end, name) of addresses that have one, as `LINUX_X86_64`.
+            (start, end, name) of addresses that have one; what `linux_names` finds unless given.
         """
-        names, regions = tuple(names), self.regions()
+        names = linux_names(self.ranges) if names is None else tuple(names)
+        regions = self.regions()
         drawn = regions[:_DRAWN]
         used = [rights for rights in _COLOURS if any(each.rights == rights for each in self.ranges)]
         height = 54 + 40 * len(drawn) + 18 * (len(self.remarks) + (len(regions) > _DRAWN))
@@ -117,7 +121,8 @@ class AddressSpace:
             name = next((name for first, last, name in names if first <= start < last), "")
             pages = ", ".join(page for page in _SIZES.values() if any(each.page == page for each in region))
             mapped = _in_units(sum(each.size for each in region))
-            within = "" if len(region) == 1 else f" in {_in_units(end - start)}"
+            span = _in_units(end - start)
+            within = "" if span == mapped else f" in {span}"
             picture.text(10, y, f"{start:#018x}", bold=True)
             picture.text(160, y, f"{mapped}{within}, pages of {pages}" + (f": {name}" if name else ""))
             scale = (width - 20) / (end - start)
@@ -135,24 +140,17 @@ class AddressSpace:
         return str(picture)
 
     def _repr_svg_(self) -> str:
-        return self.svg(names=LINUX_X86_64)
+        return self.svg()
 
 
 _DRAWN = 60
-LINUX_X86_64 = (
-    (0x0000000000000000, 0x0000800000000000, "a program"),
-    (0xFFFF888000000000, 0xFFFFC88000000000, "all physical memory"),
-    (0xFFFFC90000000000, 0xFFFFE90000000000, "vmalloc, stacks and devices"),
-    (0xFFFFEA0000000000, 0xFFFFEB0000000000, "a struct page for each page"),
-    (0xFFFFFE0000000000, 0xFFFFFE8000000000, "what entries from ring 3 need"),
-    (0xFFFFFFFF80000000, 0xFFFFFFFFA0000000, "the kernel: code, read-only data, data"),
-    (0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000, "modules and BPF"),
-    (0xFFFFFFFFFF000000, 0x10000000000000000, "fixed mappings"),
-)
-"""Who lives where in a Linux that does not choose at random (Linux Documentation/arch/x86/x86_64/mm.rst, nokaslr)."""
+_RANGES = 1 << 16
+_REMARKS = 20
 
 
-def address_space(memory: Memory, state: CpuState, *, tables_limit: int = 8192) -> AddressSpace:
+def address_space(
+    memory: Memory, state: CpuState, *, tables_limit: int = 8192, physical_bits: int = 52
+) -> AddressSpace:
     """Map the whole address space of `state`.
 
     Parameters
@@ -163,10 +161,12 @@ def address_space(memory: Memory, state: CpuState, *, tables_limit: int = 8192) 
         Its CR0, CR3, CR4 and EFER say which tables there are.
     tables_limit
         How many tables to read before giving up.
+    physical_bits
+        MAXPHYADDR, 32 to 52: addresses beyond it are reserved bits.
     """
     if not state.cr0 & _CR0_PG:
         return AddressSpace((), 0, ("paging is off: linear addresses are physical ones",))
-    reader = _Reader(memory, state, tables_limit)
+    reader = _Reader(memory, state, tables_limit, physical_bits)
     ranges: list[Range] = []
     for start, shift, physical, rights in reader.pages():
         page, end = _SIZES[shift], start + (1 << shift)
@@ -174,6 +174,9 @@ def address_space(memory: Memory, state: CpuState, *, tables_limit: int = 8192) 
         if last and (last.end, last.page, last.rights) == (start, page, rights):
             ranges[-1] = Range(last.start, end, last.physical, page, rights)
         else:
+            if len(ranges) == _RANGES:
+                reader.remark(f"stopped after {_RANGES} ranges, at {start:#x}: are these page tables?")
+                break
             ranges.append(Range(start, end, physical, page, rights))
     return AddressSpace(tuple(ranges), reader.tables, tuple(reader.remarks))
 
@@ -181,9 +184,10 @@ def address_space(memory: Memory, state: CpuState, *, tables_limit: int = 8192) 
 class _Reader:
     """Depth first through the tables; counts them, and keeps what it could not read."""
 
-    def __init__(self, memory: Memory, state: CpuState, tables_limit: int) -> None:
-        self.memory, self.limit = memory, tables_limit
+    def __init__(self, memory: Memory, state: CpuState, tables_limit: int, physical_bits: int) -> None:
+        self.memory, self.limit, self.bits = memory, tables_limit, physical_bits
         self.tables = 0
+        self.stopped = False
         self.remarks: list[str] = []
         self.nxe, self.pse = bool(state.efer & _EFER_NXE), bool(state.cr4 & _CR4_PSE)
         self.long = bool(state.efer & _EFER_LMA)
@@ -191,7 +195,7 @@ class _Reader:
         self.shifts: tuple[int, ...]
         if self.long:
             self.shifts = (48, 39, 30, 21, 12) if state.cr4 & _CR4_LA57 else (39, 30, 21, 12)
-            self.root = state.cr3 & _ADDRESS
+            self.root = state.cr3 & _bits(12, physical_bits)
         else:
             self.shifts = (30, 21, 12) if self.wide else (22, 12)
             self.root = state.cr3 & (0xFFFFFFE0 if self.wide else 0xFFFFF000)
@@ -203,11 +207,11 @@ class _Reader:
     def _table(self, table: int, depth: int, base: int, above: int) -> Iterator[tuple[int, int, int, str]]:
         shift, pae_top = self.shifts[depth], self.wide and not self.long and depth == 0
         if self.tables >= self.limit:
-            if self.tables == self.limit:
+            if not self.stopped:
                 self.remarks.append(
                     f"stopped after {self.limit} tables, at {base:#x}: do they point at each other?"
                 )
-                self.tables += 1
+            self.stopped = True
             return
         self.tables += 1
         size = 32 if pae_top else 0x1000
@@ -216,8 +220,7 @@ class _Reader:
                 f"<{size // 8}Q" if self.wide else "<1024I", self.memory.read(table, size)
             )
         except GuestError:
-            if len(self.remarks) < 20:
-                self.remarks.append(f"no RAM at {table:#x}, where the tables for {base:#x} should be")
+            self.remark(f"no RAM at {table:#x}, where the tables for {base:#x} should be")
             return
         for index, entry in enumerate(entries):
             if not entry & _P:
@@ -226,8 +229,12 @@ class _Reader:
             if self.long and depth == 0 and index >= 0x100:
                 start |= (1 << 64) - (1 << shift + 9)  # canonical
             rights = above if pae_top else (above & entry & (_RW | _US)) | (above | entry) & _XD
-            if shift == 12 or (entry & _PS and shift <= 30 and not pae_top and (self.wide or self.pse)):
-                physical = entry & _ADDRESS & -(1 << shift)
+            large = bool(entry & _PS) and 12 < shift <= 30 and not pae_top and (self.wide or self.pse)
+            reserved = entry & self._reserved(shift, large, pae_top)
+            if reserved:
+                self.remark(f"#PF from {start:#x} on: reserved bits of {entry:#x} are set: {reserved:#x}")
+            elif shift == 12 or large:
+                physical = entry & _bits(shift, self.bits)
                 if shift == 22:
                     physical = entry & 0xFFC00000 | (entry >> 13 & 0xFF) << 32
                 yield start, shift, physical, self._rights(rights)
@@ -236,10 +243,33 @@ class _Reader:
                     entry & (_ADDRESS if self.wide else 0xFFFFF000), depth + 1, start, rights
                 )
 
+    def _reserved(self, shift: int, large: bool, pae_top: bool) -> int:
+        """Bits of a present entry that must be clear (SDM 3A tables 4-4 to 4-20)."""
+        if not self.wide:
+            return _bits(13 + min(self.bits, 40) - 32, 22) if large else 0
+        mask = _bits(self.bits, 52) | (0 if self.nxe else _XD)
+        if not self.long:
+            mask |= _bits(52, 63) | (_XD | 0x1E6 if pae_top else 0)
+        elif shift >= 39:
+            mask |= _PS
+        return mask | (_bits(13, shift) if large else 0)
+
+    def remark(self, text: str) -> None:
+        """Keep it, unless there are many already."""
+        if len(self.remarks) < _REMARKS:
+            self.remarks.append(text)
+        elif len(self.remarks) == _REMARKS:
+            self.remarks.append("and more like these")
+
     def _rights(self, rights: int) -> str:
         write = "w" if rights & _RW else "-"
         execute = "-" if rights & _XD and self.nxe else "x"
         return f"r{write}{execute} {'user' if rights & _US else 'kernel'}"
+
+
+def _bits(low: int, high: int) -> int:
+    """From `low` up to and without `high`."""
+    return (1 << high) - (1 << low)
 
 
 def _in_units(size: int) -> str:

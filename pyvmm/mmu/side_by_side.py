@@ -126,8 +126,7 @@ def _entry(steps: tuple[Step, ...], number: int) -> str:
     if number >= len(steps):
         return ""
     step = steps[number]
-    rights = step.rights.replace("supervisor", "kernel")
-    return f"{step.address:#x} = {step.value:#x} {rights}"
+    return f"{step.address:#x} = {step.value:#x} {_rights(step)}"
 
 
 def _end(walk: Walk | None) -> str:
@@ -145,5 +144,8 @@ def _end_lines(walk: Walk | None) -> list[str]:
 
 
 def _box(step: Step) -> list[str]:
-    rights = step.rights.replace("supervisor", "kernel")
-    return [f"{step.level}[{step.index}]", f"at {step.address:#x}", f"{step.value:#x}", rights]
+    return [f"{step.level}[{step.index}]", f"at {step.address:#x}", f"{step.value:#x}", _rights(step)]
+
+
+def _rights(step: Step) -> str:
+    return step.rights.replace("supervisor", "kernel") if step.value & 1 else "not present"

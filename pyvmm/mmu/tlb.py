@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvmm.mmu.walker import walk
+from pyvmm.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,9 +69,13 @@ class TlbStatistics:
         )
 
     def __str__(self) -> str:
-        text = f"{self.flushes} flushes, {self.page_flushes} pages dropped"
+        text = f"dropped {counted(self.flushes, 'time')} as a whole, and {counted(self.page_flushes, 'page')} by INVLPG"
         if self.fills:
-            text += ", fills: " + ", ".join(f"{count} {name}" for name, count in self.fills.items())
+            made = " and ".join(
+                f"{count} for {'programs' if name == 'user' else 'the kernel'}"
+                for name, count in self.fills.items()
+            )
+            text = f"{counted(sum(self.fills.values()), 'entry', 'entries')} made: {made}; {text}"
         if self.mmu:
             text += "\n" + ", ".join(f"{name} {count}" for name, count in self.mmu.items())
         return text
@@ -125,7 +130,7 @@ class TlbContents:
         return tuple(each for each in self.entries if each.stale)
 
     def __str__(self) -> str:
-        last = f"{len(self.entries)} entries, {len(self.stale)} of them stale"
+        last = f"{counted(len(self.entries), 'entry', 'entries')}, {len(self.stale)} of them stale"
         return "\n".join([*map(str, self.entries), last])
 
 

@@ -57,7 +57,8 @@ def test_reserved_bits_are_the_processors() -> None:
     state = machine.state("long", USER_CODE, 0)
     machine.tables.map(PAGE, FRAME, 0x1000, "PW")
     machine.tables.set(PAGE, FRAME | 1 << 51 | 3)
-    found = walk(machine.memory, state, PAGE, physical_bits=40)
+    assert machine.vcpu.physical_bits == 40
+    found = walk(machine.memory, state, PAGE, physical_bits=machine.vcpu.physical_bits)
     assert "PTE has reserved bits set: 0x8000000000000" in found.why
     machine.memory.load(USER_CODE, assemble(PROGRAMS["read"], 64, USER_CODE))
     machine.vcpu.state = state

@@ -75,7 +75,7 @@ class Step:
 
     def __str__(self) -> str:
         entry = f"{self.level:<6}[{self.index:>4}] at {self.address:#012x} = {self.value:#018x}"
-        return f"{entry}  {self.rights:<15} {self.bits}"
+        return f"{entry}  {self.rights:<15} {self.bits}" if self.value & 1 else f"{entry}  not present"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,8 @@ class Walk:
     def access(self, cpl: int, *, write: bool = False, fetch: bool = False, ac: bool = False) -> Check:
         """Whether code of that ring may read, write or execute there (`pyvmm.cpu.rings.page_access`)."""
         if self.physical is None:
-            return Check(
-                False, self.why, self.section, 13 if not self.steps and "canonical" in self.why else 14
-            )
+            vector = 13 if not self.steps and "canonical" in self.why else 14
+            return Check(False, self.why.removeprefix("#PF: "), self.section, vector)
         if not self.steps:
             return Check(True, self.why, self.section)
         last = self.steps[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import pytest
@@ -29,6 +30,18 @@ def ram() -> GuestMemory:
     """A megabyte."""
     memory = Board("virtual").memory
     memory.add(0, RAM)
+    return memory
+
+
+@cache
+def _one_ram() -> GuestMemory:
+    return ram()
+
+
+def cleared_ram() -> GuestMemory:
+    """The same megabyte each time, for tests of many examples: a board has files open."""
+    memory = _one_ram()
+    memory.load(0, bytes(RAM))
     return memory
 
 
@@ -71,6 +84,8 @@ def test_ends(made: tuple[str, GuestMemory, PageTables, CpuState]) -> None:
     absent = walk(memory, state, 0x403000)
     assert (absent.physical, absent.why) == (None, "#PF: PTE not present")
     assert absent.access(0).vector == 14
+    assert str(absent.access(0)).startswith("#PF: PTE not present (SDM")
+    assert str(absent).splitlines()[-2].endswith("  not present")
     tables.set(0x400000, 0x7FFFF000 | P | W, -2)
     assert "0x7ffff000, where there is no RAM" in walk(memory, state, 0x400000).why
     state.cr3 = 0x80000000
@@ -147,7 +162,7 @@ def test_what_cannot_be_asked() -> None:
 
 @given(st.binary(min_size=64, max_size=512), st.integers(0, (1 << 64) - 1), st.sampled_from(list(STATES)))
 def test_any_tables_end_explained(junk: bytes, address: int, kind: str) -> None:
-    memory = ram()
+    memory = cleared_ram()
     memory.load(0x1000, (junk * 128)[:0x8000])
     found = walk(memory, state_of(kind, 0x1000), address if kind == "long" else address & 0xFFFFFFFF)
     assert found.why
@@ -184,7 +199,7 @@ def test_as_the_walker_in_python(
     mode: dict[str, int], entries: list[int], indices: tuple[int, ...], physical_bits: int, odd: bool
 ) -> None:
     """Six tables, of which few entries are anything: what is found, how it ends, and each access's answer."""
-    memory = ram()
+    memory = cleared_ram()
     size = 8 if mode["cr4"] & 0x20 else 4
     for number, entry in enumerate(entries):
         index = (0, 1, 0x1FF if size == 8 else 0x3FF)[number % 3]
