@@ -324,15 +324,13 @@ class Comparison:
         ValueError
             There is no such metric.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise PyvmmError("a figure needs matplotlib: pip install 'pyvmm-lab[notebooks]'") from None
+        from pyvmm.figure import new_figure
+
         engine = engine or self.engines[0]
         shown = [r for r in self.results if r.engine == engine and _told(r, metric)]
         workloads = [name for name in self.workloads if any(r.workload == name for r in shown)]
         techniques = [name for name in self.techniques if any(r.technique == name for r in shown)]
-        figure = Figure(figsize=(max(6.0, 1.1 * len(workloads) + 2), 4), layout="constrained")
+        figure = new_figure(max(6.0, 1.1 * len(workloads) + 2), 4)
         axes = figure.add_subplot()
         width = 0.8 / max(len(techniques), 1)
         for n, technique in enumerate(techniques):
@@ -347,8 +345,9 @@ class Comparison:
         axes.set_xticks(range(len(workloads)), workloads)
         axes.set_yscale("log")
         if shown:
-            most = max(_told(r, metric) for r in shown)
-            axes.set_ylim(0.1 if metric != "cpu" else None, 8 * most)  # room for its label
+            heights = [height for r in shown if (height := _told(r, metric))] or [1.0]
+            # The smallest bar is seen to be one, the greatest has room for its label.
+            axes.set_ylim(0.1 if metric != "cpu" else min(heights) / 3, 8 * max(heights))
         unit = "CPU time of the host, us" if metric == "cpu" else METRICS[metric]
         axes.set_ylabel(f"{unit} for each operation")
         axes.set_title(f"on {engine}")

@@ -1,7 +1,6 @@
 """A recording as matplotlib figures: a heat map of address by reason by time, and a histogram of costs.
 
-Figures are made without pyplot, so that no window and no global state come of them: a notebook shows them, and
-``figure.savefig("x.png")`` writes them.
+A notebook shows them, and ``figure.savefig("x.png")`` writes them.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.errors import PyvmmError
 from pyvmm.exits import EXCEPTION_NAMES, ExitReason
+from pyvmm.figure import new_figure
 from pyvmm.trace.hardware import msr_name, place_of
 
 if TYPE_CHECKING:
@@ -22,17 +22,6 @@ _COLOURS = {
     ExitReason.EXCEPTION: "#8a6d00", ExitReason.CPUID: "#6a3d9a", ExitReason.MSR: "#0f7c80", ExitReason.HLT: "#555555",
 }  # fmt: skip
 _OTHER = "#999999"
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PyvmmError("figures need matplotlib: pip install 'pyvmm-lab[plots]'") from None
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _name(recording: Recording, band: Band) -> str:
@@ -71,7 +60,7 @@ def heat_map(recording: Recording, rows: int = 24) -> Figure:
     bands = sorted(recording.bands[:rows], key=lambda band: (band.reason, -sum(band.counts)))
     if not bands:
         raise PyvmmError("nothing was recorded: there is nothing to draw")
-    figure = _figure(11, 1.6 + 0.27 * len(bands))
+    figure = new_figure(11, 1.6 + 0.27 * len(bands), "plots")
     from matplotlib.colors import LogNorm
 
     used = max(max((i for i, n in enumerate(band.counts) if n), default=0) for band in bands) + 1
@@ -109,7 +98,7 @@ def histogram(recording: Recording) -> Figure:
         raise PyvmmError("nothing that a device answered was recorded: there is nothing to draw")
     used = [n for costs in found.values() for n, count in enumerate(costs) if count]
     low, high = min(used), max(used)
-    figure = _figure(9, 4.5)
+    figure = new_figure(9, 4.5, "plots")
     axes = figure.add_subplot()
     width = 0.86 / len(found)
     for number, (reason, costs) in enumerate(sorted(found.items(), key=lambda row: -sum(row[1]))):

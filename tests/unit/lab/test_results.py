@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pyvmm.errors import PyvmmError
+from pyvmm.figure import _shown
 from pyvmm.lab.boot import CheckResult
 from pyvmm.lab.results import METRICS, Comparison, Result, as_columns
 
@@ -131,7 +132,16 @@ def test_the_figure() -> None:
     assert heights == pytest.approx([0, 1.0, 2.312, 1.0, 0, 0]), "what ended otherwise has no bar"
 
 
+def test_the_smallest_bar_of_a_figure_has_a_height() -> None:
+    pytest.importorskip("matplotlib")
+    axes = _comparison().figure("cpu").axes[0]
+    heights = [patch.get_height() for patch in axes.patches if patch.get_height()]
+    assert heights
+    assert axes.get_ylim()[0] == pytest.approx(min(heights) / 3)
+
+
 def test_a_figure_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    _shown.cache_clear()
     with pytest.raises(PyvmmError, match="needs matplotlib: pip install"):
         _comparison().figure()
