@@ -74,7 +74,9 @@ def _write_engines(terminalreporter: pytest.TerminalReporter) -> None:
     rows: dict[str, dict[str, Counter[str]]] = {}
     for outcome, kind in kinds.items():
         for report in terminalreporter.stats.get(outcome, []):
-            engine = dict(report.user_properties).get("engine")
+            engine = dict(getattr(report, "user_properties", ())).get(
+                "engine"
+            )  # an error of collection has none
             if engine is None:
                 continue
             row = rows.setdefault(str(engine), {name: Counter() for name in kinds.values()})

@@ -18,6 +18,7 @@ from pyvmm.exits import EXCEPTION_NAMES, ExitReason, SystemRequest
 from pyvmm.trace.hardware import msr_instead, msr_name, msr_section, place_of
 
 if TYPE_CHECKING:
+    from pyvmm.asm import Instruction
     from pyvmm.cpu.state import CpuState
     from pyvmm.machine.machine import Machine
     from pyvmm.trace.symbols import Symbols
@@ -129,13 +130,15 @@ def explain(exit_: Exit, machine: Machine | None = None, *, symbols: Symbols | N
     """
     cpl, mode = getattr(exit_, "cpl", None), str(getattr(exit_, "mode", ""))
     state = _state(exit_, machine)
-    if cpl is None and state is not None:
+    if not exit_.rip and bool(getattr(exit_, "count", 0)):
+        cpl = None  # a site of many places: whoever ran
+    elif cpl is None and state is not None:
         cpl, mode = state.cpl, state.mode
-    text, data = _instruction(exit_, machine, state, cpl, mode)
+    address, text, data = _instruction(exit_, machine, state, cpl, mode)
     words = _words(exit_, machine)
     return Explanation(
         title=words["title"],
-        where=where(exit_.rip, cpl, mode, symbols),
+        where=where(address, cpl, mode, symbols),
         instruction=text,
         data=data,
         ring="" if cpl is None else f"CPL {cpl}, {mode} mode" + _ring_note(cpl, mode),
@@ -181,22 +184,43 @@ def _state(exit_: Exit, machine: Machine | None) -> CpuState | None:
 
 def _instruction(
     exit_: Exit, machine: Machine | None, state: CpuState | None, cpl: int | None, mode: str
-) -> tuple[str, bytes]:
-    """The instruction at the exit and its bytes, through the guest's page tables."""
-    if machine is None or state is None or not exit_.rip:
-        return "", b""
-    if cpl == 3 and int(
+) -> tuple[int, str, bytes]:
+    """Address, text and bytes of the instruction at the exit, through the guest's page tables."""
+    rip = exit_.rip
+    if machine is None or state is None or not rip:
+        return rip, "", b""
+    if cpl == 3 and bool(
         getattr(exit_, "count", 0)
     ):  # a site of a recording: of another address space, perhaps
-        return "", b""
-    after = exit_.reason is ExitReason.HLT  # RIP is the next one's
-    code = read_code(machine, state, exit_.rip - (1 if after else 0), _MAX_INSTRUCTION)
-    if not code or (after and code[0] != 0xF4):
-        return "", b""
+        return rip, "", b""
     from pyvmm.asm import disassemble
 
-    found = disassemble(code, exit_.rip - (1 if after else 0), cast(Any, _BITS.get(mode, 16)))[0]
-    return found.text, found.data
+    def at(address: int) -> Instruction | None:
+        code = read_code(machine, state, address, _MAX_INSTRUCTION)
+        return disassemble(code, address, cast(Any, _BITS.get(mode, 16)))[0] if code else None
+
+    found = at(rip)
+    if (exit_.reason is ExitReason.HLT or _is_out(exit_)) and not (found and _does(found, exit_)):
+        # RIP is the next one's: always after HLT, and after OUT where KVM's own interpreter did it.
+        before = (at(rip - size) for size in range(min(4, rip), 0, -1))
+        fits = (each for each in before if each and each.address + each.size == rip)
+        found = next((each for each in fits if _does(each, exit_)), None)
+    return (found.address, found.text, found.data) if found else (rip, "", b"")
+
+
+def _is_out(exit_: Exit) -> bool:
+    """It wrote to a port."""
+    return exit_.reason is ExitReason.IO and exit_.is_write
+
+
+def _does(instruction: Instruction, exit_: Exit) -> bool:
+    """An instruction is what an exit of reason HLT, or a write to a port, can come from."""
+    if exit_.reason is ExitReason.HLT:
+        return instruction.mnemonic == "hlt"
+    port = instruction.operands.split(",")[0]
+    return instruction.mnemonic.endswith(("outsb", "outsw", "outsd")) or (
+        instruction.mnemonic == "out" and (port == "dx" or int(port, 0) == exit_.address)
+    )
 
 
 def read_code(machine: Machine, state: CpuState, address: int, size: int) -> bytes:

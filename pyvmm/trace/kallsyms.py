@@ -30,15 +30,22 @@ _MAX_TOKENS = 8192
 _MAX_SYMBOLS = 2_000_000
 _MAX_NAMES = 32 << 20
 """Bytes of names and markers before the token table."""
+_MAX_TABLES = 16
+_MAX_TRIED = 2 * _MAX_SYMBOLS
+"""What looks like token tables, and symbols of what looks like names: a guest may fill its memory with either."""
 
 
 def find_kallsyms(image: Buffer) -> list[tuple[int, str, str]]:
     """(address, type, name) of each symbol of the first kernel in `image`, in order of address; maybe none."""
     view = memoryview(image).cast("B")
+    tables = 0
     for match in _DIGITS.finditer(view):
         tokens = _tokens(view, match.start())
         if tokens is None:
             continue
+        tables += 1
+        if tables > _MAX_TABLES:
+            break
         table, after, strings = tokens
         for count, names, found in _names(view, table, strings):
             addresses = _addresses(view, count, names, after)
@@ -88,12 +95,16 @@ def _names(view: memoryview, table: int, tokens: list[str]) -> Iterator[tuple[in
     low += -low % 8
     import numpy as np
 
+    tried = 0
     words = np.frombuffer(view[low : low + (table - low) // 8 * 8], "<u8")
     for at in np.flatnonzero((words >= 256) & (words < _MAX_SYMBOLS))[::-1].tolist():
         position, count = low + at * 8, int(words[at])
         data = view[position + 8 : table]
         if len(data) < count * 2:
             continue
+        tried += count
+        if tried > _MAX_TRIED:
+            return
         found = _expand(data, count, tokens)
         if found is not None:
             yield count, position, found

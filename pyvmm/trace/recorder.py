@@ -116,7 +116,7 @@ class Recorder:
             "cpu_seconds": time.process_time() - self._cpu,
             "wall_seconds": time.monotonic() - self._began,
             "symbols": found,
-            "symbol_source": "" if symbols is None else repr(symbols),
+            "symbol_source": "" if symbols is None else f"{len(symbols)} symbols of {symbols.source}",
             "pio": [[row.base, row.size, row.name] for row in machine.pio.ranges],
             "mmio": [[row.base, row.size, row.name] for row in machine.mmio.ranges],
         }

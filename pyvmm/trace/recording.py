@@ -432,6 +432,8 @@ def _check_rows(tag: bytes, body: bytes, name: str, at: int) -> None:
     reason_at, flags_at = {b"SITE": (8, 9), b"EVNT": (5, 6), b"BAND": (1, None)}[tag]
     for number, values in enumerate(row.iter_unpack(body)):
         where_ = at + number * row.size
+        if tag == b"SITE" and not values[2]:
+            raise PyvmmError(f"{name}: offset {where_ + 16}: a site of no exits")
         if values[reason_at] not in _REASON:
             raise PyvmmError(f"{name}: offset {where_}: exit reason {values[reason_at]} does not exist")
         if flags_at is not None and (values[flags_at] >> 2 & 7) >= len(MODES):
@@ -445,6 +447,11 @@ def _part(name: str, index: int, rows: dict[bytes, bytes]) -> VcpuTrace:
     return VcpuTrace(index, summary, rows.get(b"SITE", b""), rows.get(b"EVNT", b""), rows.get(b"BAND", b""))
 
 
+def _is_text(value: object) -> bool:
+    """What a terminal only shows."""
+    return isinstance(value, str) and value.isprintable()
+
+
 def _meta(body: bytes, name: str, at: int) -> dict[str, Any]:
     """The JSON object, of the shape that is read later."""
     try:
@@ -453,14 +460,14 @@ def _meta(body: bytes, name: str, at: int) -> dict[str, Any]:
             raise ValueError("no object")
         for bus in ("pio", "mmio"):
             for base, size, title in meta.get(bus, []):
-                if not (isinstance(base, int) and isinstance(size, int) and isinstance(title, str)):
+                if not (isinstance(base, int) and isinstance(size, int) and _is_text(title)):
                     raise ValueError(f"a row of {bus}")
         for key, value in meta.get("symbols", {}).items():
             int(key, 16)
-            if not isinstance(value, str):
+            if not _is_text(value):
                 raise ValueError("a symbol")
         for key in ("machine", "engine", "symbol_source"):
-            if not isinstance(meta.get(key, ""), str):
+            if not _is_text(meta.get(key, "")):
                 raise ValueError(key)
         for key in ("cpu_seconds", "wall_seconds"):
             if not isinstance(meta.get(key, 0.0), (int, float)):

@@ -28,6 +28,7 @@ _CODE = frozenset("tTwW")
 _MAX_FILE = 1 << 30
 _MAX_KERNEL = 512 << 20
 """Bytes that a bzImage may unpack to."""
+_OTHER_PACKERS = {b"\x02\x21\x4c\x18": "by LZ4", b"\x89LZO": "by LZO"}
 _FARTHEST = 1 << 20
 """Bytes behind a symbol that still count as its: a gap in the text is nobody's."""
 _LINE = re.compile(rb"([0-9a-fA-F]{1,16}) ([a-zA-Z?]) (\S+)(?:[ \t]+(\[\S+\]))?")
@@ -47,7 +48,8 @@ class Symbols:
     """
 
     def __init__(self, rows: Iterable[tuple[int, str]], source: str, slide: int = 0) -> None:
-        self.rows = sorted({address + slide: name for address, name in rows}.items())
+        self._all = sorted((address + slide, name) for address, name in rows)
+        self.rows = list(dict(self._all).items())
         self.source = source
         self.slide = slide
         self._addresses = [address for address, _ in self.rows]
@@ -68,7 +70,7 @@ class Symbols:
 
     def address(self, name: str) -> int | None:
         """Where a symbol is, or None; the lowest address when several have the name."""
-        return next((address for address, each in self.rows if each == name), None)
+        return next((address for address, each in self._all if each == name), None)
 
     def at(self, name: str, address: int) -> Symbols:
         """The same, moved so that the symbol `name` is at `address`: a file's symbols for a kernel under KASLR.
@@ -81,7 +83,7 @@ class Symbols:
         here = self.address(name)
         if here is None:
             raise PyvmmError(f"{self.source}: it has no symbol {name}")
-        return Symbols(self.rows, self.source, address - here)
+        return Symbols(self._all, self.source, address - here)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,7 +126,7 @@ class Symbols:
             else:
                 rows = _map(data)
         except (struct.error, ValueError, lzma.LZMAError, zlib.error, OSError, EOFError) as error:
-            raise PyvmmError(f"{path}: damaged: {error}") from None
+            raise PyvmmError(f"{path}: {error}") from None
         if not rows:
             raise PyvmmError(
                 f"{path}: no symbols of code in it; leave --symbols out to use those that the kernel has in itself,"
@@ -205,4 +207,8 @@ def _unpack(data: bytes) -> bytes:
 
         with zstandard.ZstdDecompressor(max_window_size=1 << 28).stream_reader(payload) as reader:
             return bytes(reader.read(_MAX_KERNEL))
-    raise ValueError(f"offset {start:#x}: packed in a way that is not read here ({payload[:4].hex()})")
+    how = _OTHER_PACKERS.get(payload[:4], f"in an unknown way ({payload[:4].hex()})")
+    raise ValueError(
+        f"offset {start:#x}: packed {how}, which is not read here; leave --symbols out to use those that the kernel has"
+        " in itself, or give its vmlinux"
+    )
