@@ -1042,6 +1042,26 @@ VirtualCpu monitor_virtual_cpu(const Monitor *monitor);
 const char *lab_reason_name(uint32_t reason);
 const char *lab_mnemonic_name(uint32_t mnemonic);
 
+/* csrc/lab/decode.h */
+typedef struct {
+    uint8_t length, map, opcode, rex, operand_size, address_size, segment, repeat;
+    bool lock, has_modrm, rip_relative, vex;
+    uint8_t prefixes, mod, reg, rm, modrm_offset, scale, index, base, disp_offset, disp_size, imm_offset, imm_size;
+    int64_t disp, imm;
+    ...;
+} Instruction;
+int instruction_decode(Instruction *instruction, const uint8_t *bytes, size_t size);
+uint64_t instruction_address(const Instruction *instruction, const uint64_t *gpr, uint64_t rip, uint64_t fs_base,
+                             uint64_t gs_base);
+
+/* csrc/lab/translate.h */
+typedef struct { uint64_t rip; uint32_t size, code_size; uint64_t code; uint32_t exits, linked; ...; } TranslationView;
+bool lab_translation(const Monitor *monitor, uint64_t rip, TranslationView *view);
+uint32_t lab_translation_places(const Monitor *monitor, uint64_t rip, uint64_t *code, uint64_t *guest, uint32_t room);
+uint32_t lab_translation_code(const Monitor *monitor, uint64_t rip, uint8_t *code, uint32_t room);
+typedef struct { uint32_t blocks, used, room, places, exits, linked, pages; uint64_t generation; ...; } TranslationStatistics;
+TranslationStatistics lab_translation_statistics(const Monitor *monitor);
+
 /* linux/kvm.h: what the ioctls of pyvmm/kvm/ pass */
 struct kvm_userspace_memory_region {
     uint32_t slot;

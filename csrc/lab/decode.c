@@ -83,7 +83,7 @@ typedef struct Reader {
 static uint8_t next_byte(Reader *reader)
 {
     if (reader->at >= INSTRUCTION_MAX)
-        reader->error = -E2BIG;
+        reader->error = reader->error ? reader->error : -E2BIG;
     else if (reader->at >= reader->size && !reader->error)
         reader->error = -ENODATA;
     return reader->error ? 0 : reader->bytes[reader->at++];

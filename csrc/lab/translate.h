@@ -182,6 +182,8 @@ bool lab_translation(const Monitor *monitor, uint64_t rip, TranslationView *view
 /* Guest address of each emitted instruction of it: up to `room` pairs. Returns how many. */
 uint32_t lab_translation_places(const Monitor *monitor, uint64_t rip, uint64_t *code, uint64_t *guest,
                                 uint32_t room);
+/* The emitted bytes of it, up to `room`. Returns how many. */
+uint32_t lab_translation_code(const Monitor *monitor, uint64_t rip, uint8_t *code, uint32_t room);
 typedef struct TranslationStatistics {
     uint32_t blocks, used, room, places, exits, linked, pages;
     uint64_t generation;

@@ -237,6 +237,15 @@ uint32_t lab_translation_places(const Monitor *monitor, uint64_t rip, uint64_t *
     return count;
 }
 
+uint32_t lab_translation_code(const Monitor *monitor, uint64_t rip, uint8_t *code, uint32_t room)
+{
+    const Block *block = block_of(monitor, rip);
+    uint32_t size = block ? MIN(block->code_size, room) : 0;
+    if (size)
+        memcpy(code, monitor->memory + block->code, size);
+    return size;
+}
+
 TranslationStatistics lab_translation_statistics(const Monitor *monitor)
 {
     const Translator *t = monitor->technique_state;
