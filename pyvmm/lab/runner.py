@@ -56,12 +56,13 @@ WORKLOADS = {
     "switch": "a switch between two processes",
     "fork": "a process with a copy of its parent's address space, and its end",
     "timer": "a timer interrupt, with two processes that compute",
-    "disk": "a read of 4 KiB from the disk",
+    "disk": "a read of 4 KiB from an IDE disk, by PIO",
+    "virtio": "a read of 4 KiB from a virtio disk",
     "loop": "a turn of a program's loop that only computes",
 }
 """What the kernel can be asked for beside ``"checks"``: one operation of each (csrc/guest/lab/workloads.c)."""
 
-SCALE = {"callret": 100.0, "loop": 10_000.0, "fork": 0.02, "disk": 0.05}
+SCALE = {"callret": 100.0, "loop": 10_000.0, "fork": 0.02, "disk": 0.05, "virtio": 0.05}
 """How many operations `compare` does instead of one, of those that are much shorter or longer than others."""
 
 MEMORY = 64 << 20
@@ -74,6 +75,7 @@ HYPERCALLS = (
 """Their names by number (csrc/guest/lab/hypercall.h)."""
 
 _TIMER_HZ = 10_000
+_DISKS: dict[str, Literal["ide", "virtio"]] = {"disk": "ide", "virtio": "virtio"}
 _DISK_SECTORS = 4096
 _SHOWN = ("IO", "MMIO", "HLT", "CPUID", "MSR")
 """The engine's exits that a bare guest is left for. Exceptions and interrupts are the processor's own work."""
@@ -149,7 +151,7 @@ def run(
     EngineError
         The engine cannot run here; or it is not KVM with hardware below it, where that is asked for.
     PyvmmError
-        No disk could be made for the workload ``"disk"``.
+        No disk could be made for the workloads ``"disk"`` and ``"virtio"``.
     """
     if technique not in TECHNIQUES:
         raise ValueError(f"technique {technique!r}: there are {', '.join(TECHNIQUES)}")
@@ -164,9 +166,12 @@ def run(
             )
         engine = "kvm"
     kernel = kernel or LabKernel.open(paravirt=technique == "paravirtual")
-    hz = f"hz={_TIMER_HZ}" if workload == "timer" else ""
-    line = " ".join(filter(None, (f"workload={workload} count={count} door={door}", hz, options)))
-    with _machine(engine, workload, virtio=technique == "paravirtual") as machine:
+    name = "disk" if workload in _DISKS else workload
+    own = (
+        f"hz={_TIMER_HZ}" if workload == "timer" else f"disk={_DISKS[workload]}" if workload in _DISKS else ""
+    )
+    line = " ".join(filter(None, (f"workload={name} count={count} door={door}", own, options)))
+    with _machine(engine, _DISKS.get(workload)) as machine:
         attempt = _start(machine, technique, kernel, line)
         began = time.process_time()
         left = machine.run(timeout=timeout)
@@ -232,14 +237,14 @@ def _notes(engines: Iterable[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _machine(engine: EngineName, workload: str, *, virtio: bool) -> Iterator[Machine]:
+def _machine(engine: EngineName, interface: Literal["ide", "virtio"] | None) -> Iterator[Machine]:
     """The machine, with a disk for who reads one."""
     with tempfile.TemporaryDirectory(prefix="pyvmm-lab-") as folder:
         disks = []
-        if workload == "disk":
+        if interface is not None:
             path = os.path.join(folder, "disk.raw")
             write_disk(path)
-            disks.append(DiskConfig(path, "virtio" if virtio else "ide", "raw", read_only=True))
+            disks.append(DiskConfig(path, interface, "raw", read_only=True))
         with Machine(
             memory=MEMORY, engine=engine, irqchip="user", serial="buffer", vga="none", disks=disks, name="lab"
         ) as machine:

@@ -1,7 +1,7 @@
 /*
  * Both ways in (lab.h), the command line, the order of start-up, the report, and the end. The command line is words
  * of the form name=value: workload=NAME[,NAME...], count=N, door=auto|syscall|int80|int3, disk=ide|virtio,
- * hz=N (20 to 20000, of the workload timer).
+ * hz=N (20 to 20000, of the workload timer), batch=N (1 to 16 entries at a time, of ptemod).
  */
 #include "lab_kernel.h"
 

@@ -58,16 +58,20 @@ static int64_t sys_read_disk(uint64_t lba, uint64_t buffer)
 /* What mprotect() does: the rights of pages in use change and change back, a batch at a time. */
 static int64_t sys_protect(uint64_t count)
 {
-    uint64_t *entries[PROTECT_PAGES], start = rdtsc();
+    uint64_t *entries[PROTECT_PAGES], batch = option_number("batch", PROTECT_PAGES);
+    if (!batch || batch > PROTECT_PAGES)
+        batch = PROTECT_PAGES;
+    uint64_t start = rdtsc();
     for (unsigned i = 0; i < PROTECT_PAGES; i++) {
         entries[i] = paging_entry(process_root(), USER_HEAP + i * PAGE_SIZE, PTE_USER, false);
         if (!entries[i] || !(*entries[i] & PTE_PRESENT))
             return -14;
     }
     for (uint64_t done = 0; done < count;) {
-        for (unsigned i = 0; i < PROTECT_PAGES && done < count; i++, done++) {
-            pte_set(entries[i], *entries[i] ^ PTE_WRITE);
-            paging_flush(USER_HEAP + i * PAGE_SIZE);
+        for (uint64_t i = 0; i < batch && done < count; i++, done++) {
+            uint64_t page = done % PROTECT_PAGES;
+            pte_set(entries[page], *entries[page] ^ PTE_WRITE);
+            paging_flush(USER_HEAP + page * PAGE_SIZE);
         }
         paging_commit();
     }

@@ -37,6 +37,7 @@ def test_each_workload_does_what_it_was_asked_for() -> None:
         assert not result.hypercalls
     assert found.get("in", "bare").exits["io"] >= 4
     assert found.get("disk", "bare").exits["io"] >= 4 * 4096 / 2 / 256
+    assert found.get("virtio", "bare").exits["mmio"] >= 4
 
 
 def test_the_notes_and_the_names() -> None:
