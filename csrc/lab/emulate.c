@@ -2,47 +2,16 @@
  * Privileged instructions on the virtual CPU: what trap-and-emulate emulates (Intel SDM vol. 2, each by its name).
  *
  * `lab_emulate` takes a decoded instruction at the virtual RIP in the virtual ring: it checks the ring as the
- * processor would have, does the work and moves RIP on. Segments and far transfers are in emulate_segments.c, ports
- * in emulate_io.c.
+ * processor would have, does the work and moves RIP on. Control, debug and model-specific registers are in
+ * emulate_registers.c, segments and far transfers in emulate_segments.c, ports in emulate_io.c.
  */
 #include <string.h>
 
 #include "lab/monitor.h"
 
-#define CR0_PE    (1ull << 0)
-#define CR0_TS    (1ull << 3)
-#define CR0_PG    (1ull << 31)
-#define CR0_KEPT  0xe005003full
-#define CR4_PAE   (1ull << 5)
-#define CR4_LA57  (1ull << 12)
-#define CR4_PCIDE (1ull << 17)
-#define CR4_UMIP  (1ull << 11)
-#define CR4_KNOWN                                                                                                  \
-    0x3007ffull /* VME to OSXMMEXCPT, SMEP, SMAP; the rest is #GP, as it is where CPUID has it not                 \
-                 */
+#define CR0_PE   (1ull << 0)
+#define CR0_TS   (1ull << 3)
 #define EFER_SCE (1ull << 0)
-#define EFER_LME (1ull << 8)
-#define EFER_LMA (1ull << 10)
-#define EFER_NXE (1ull << 11)
-
-enum {
-    MSR_TSC = 0x10,
-    MSR_APIC_BASE = 0x1b,
-    MSR_SYSENTER_CS = 0x174,
-    MSR_SYSENTER_ESP = 0x175,
-    MSR_SYSENTER_EIP = 0x176,
-    MSR_MISC_ENABLE = 0x1a0,
-    MSR_PAT = 0x277,
-};
-#define MSR_EFER           0xc0000080u
-#define MSR_STAR           0xc0000081u
-#define MSR_LSTAR          0xc0000082u
-#define MSR_CSTAR          0xc0000083u
-#define MSR_FMASK          0xc0000084u
-#define MSR_FS_BASE        0xc0000100u
-#define MSR_GS_BASE        0xc0000101u
-#define MSR_KERNEL_GS_BASE 0xc0000102u
-#define MSR_TSC_AUX        0xc0000103u
 
 const char *lab_mnemonic_name(uint32_t mnemonic)
 {
@@ -65,202 +34,10 @@ static bool refuse(Monitor *monitor, uint32_t error)
     return true;
 }
 
-static bool canonical(uint64_t value) { return (uint64_t)((int64_t)(value << 16) >> 16) == value; }
-
 static void put_register(Monitor *monitor, uint8_t reg, uint8_t size, uint64_t value)
 {
     uint64_t *gpr = &monitor->trap->gpr[reg];
     *gpr = size == 8 ? value : size == 4 ? (uint32_t)value : (*gpr & ~0xffffull) | (value & 0xffff);
-}
-
-/* ---- control registers ---- */
-
-static bool set_cr0(Monitor *monitor, uint64_t value)
-{
-    VirtualCpu *cpu = &monitor->cpu;
-    if (value >> 32 || ((value & CR0_PG) && !(value & CR0_PE)))
-        return refuse(monitor, 0);
-    if (!(value & CR0_PG) || !(value & CR0_PE)) {
-        lab_end(monitor, "the guest turns paging off (MOV CR0, %#llx): this monitor has 64-bit mode only",
-                (unsigned long long)value);
-        return true;
-    }
-    uint64_t changed = cpu->cr0 ^ value;
-    cpu->cr0 = value & CR0_KEPT;
-    if (changed & ~CR0_TS)
-        lab_load_tables(monitor);
-    if (changed & 0xe) { /* MP, EM and TS are the FPU's, which the guest has for real */
-        monitor->frame->cr0 = (cpu->cr0 & 0xe) | 0x80010031;
-        monitor->frame->action |= LAB_LOAD_CR0;
-    }
-    return true;
-}
-
-static bool set_cr3(Monitor *monitor, uint64_t value)
-{
-    if (value >> 40)
-        return refuse(monitor, 0);
-    monitor->cpu.cr3 = value;
-    shadow_sync(monitor->shadow);
-    lab_load_tables(monitor);
-    return true;
-}
-
-static bool set_cr4(Monitor *monitor, uint64_t value)
-{
-    VirtualCpu *cpu = &monitor->cpu;
-    if (!(value & CR4_PAE) || value & CR4_LA57) /* neither changes in 64-bit mode */
-        return refuse(monitor, 0);
-    if (value & (CR4_PCIDE | CR4_UMIP)) {
-        lab_end(monitor, "the guest sets CR4 to %#llx: this monitor has neither PCIDs nor UMIP",
-                (unsigned long long)value);
-        return true;
-    }
-    if (value & ~CR4_KNOWN)
-        return refuse(monitor, 0);
-    cpu->cr4 = value;
-    shadow_sync(monitor->shadow);
-    lab_load_tables(monitor);
-    return true;
-}
-
-static bool move_control(Monitor *monitor, const Instruction *in, uint64_t next)
-{
-    VirtualCpu *cpu = &monitor->cpu;
-    uint64_t *gpr = &monitor->trap->gpr[in->rm];
-    bool write = in->opcode == 0x22;
-    if (in->reg != 0 && in->reg != 8 && (in->reg < 2 || in->reg > 4))
-        return lab_undefined(monitor);
-    if (cpu->cpl)
-        return refuse(monitor, 0);
-    count(monitor, write ? LAB_M_MOV_TO_CR : LAB_M_MOV_FROM_CR);
-    uint64_t rip = monitor->trap->rip;
-    switch (in->reg) {
-    case 0:
-        write ? (void)set_cr0(monitor, *gpr) : (void)(*gpr = cpu->cr0);
-        break;
-    case 2:
-        write ? (cpu->cr2 = *gpr) : (*gpr = cpu->cr2);
-        break;
-    case 3:
-        write ? (void)set_cr3(monitor, *gpr) : (void)(*gpr = cpu->cr3);
-        break;
-    case 4:
-        write ? (void)set_cr4(monitor, *gpr) : (void)(*gpr = cpu->cr4);
-        break;
-    case 8:
-        if (write && *gpr > 15)
-            return refuse(monitor, 0);
-        write ? (cpu->cr8 = *gpr) : (*gpr = cpu->cr8);
-        break;
-    }
-    if (monitor->trap->rip == rip) /* else an exception was delivered */
-        monitor->trap->rip = next;
-    return true;
-}
-
-static bool move_debug(Monitor *monitor, const Instruction *in, uint64_t next)
-{
-    VirtualCpu *cpu = &monitor->cpu;
-    uint64_t *gpr = &monitor->trap->gpr[in->rm];
-    uint8_t reg = in->reg == 4 || in->reg == 5 ? in->reg + 2 : in->reg; /* aliases while CR4.DE is clear */
-    if (cpu->cpl)
-        return refuse(monitor, 0);
-    if (in->reg > 7)
-        return lab_undefined(monitor);
-    if (in->opcode == 0x23) {
-        count(monitor, LAB_M_MOV_TO_DR);
-        cpu->dr[reg] = *gpr;
-    } else {
-        count(monitor, LAB_M_MOV_FROM_DR);
-        *gpr = reg == 6 ? cpu->dr[6] | 0xffff0ff0 : reg == 7 ? cpu->dr[7] | 0x400 : cpu->dr[reg];
-    }
-    monitor->trap->rip = next;
-    return true;
-}
-
-/* ---- model-specific registers ---- */
-
-static uint64_t *msr_of(VirtualCpu *cpu, uint32_t index)
-{
-    switch (index) {
-    case MSR_EFER:
-        return &cpu->efer;
-    case MSR_STAR:
-        return &cpu->star;
-    case MSR_LSTAR:
-        return &cpu->lstar;
-    case MSR_CSTAR:
-        return &cpu->cstar;
-    case MSR_FMASK:
-        return &cpu->fmask;
-    case MSR_FS_BASE:
-        return &cpu->fs_base;
-    case MSR_GS_BASE:
-        return &cpu->gs_base;
-    case MSR_KERNEL_GS_BASE:
-        return &cpu->kernel_gs_base;
-    case MSR_TSC_AUX:
-        return &cpu->tsc_aux;
-    case MSR_APIC_BASE:
-        return &cpu->apic_base;
-    case MSR_PAT:
-        return &cpu->pat;
-    case MSR_MISC_ENABLE:
-        return &cpu->misc_enable;
-    case MSR_SYSENTER_CS:
-        return &cpu->sysenter_cs;
-    case MSR_SYSENTER_ESP:
-        return &cpu->sysenter_esp;
-    case MSR_SYSENTER_EIP:
-        return &cpu->sysenter_eip;
-    default:
-        return NULL;
-    }
-}
-
-static void load_bases(Monitor *monitor)
-{
-    monitor->frame->fs_base = monitor->cpu.fs_base;
-    monitor->frame->gs_base = monitor->cpu.gs_base;
-    monitor->frame->action |= LAB_LOAD_FS | LAB_LOAD_GS;
-}
-
-static bool msr(Monitor *monitor, bool write, uint64_t next)
-{
-    VirtualCpu *cpu = &monitor->cpu;
-    uint64_t *gpr = monitor->trap->gpr, value = (uint32_t)gpr[REG_RAX] | gpr[REG_RDX] << 32;
-    uint32_t index = (uint32_t)gpr[REG_RCX];
-    uint64_t *held = msr_of(cpu, index);
-    if (cpu->cpl || (!held && index != MSR_TSC))
-        return refuse(monitor, 0);
-    count(monitor, write ? LAB_M_WRMSR : LAB_M_RDMSR);
-    if (!write) {
-        uint32_t low, high;
-        value = held ? *held : 0;
-        if (!held) { /* the guest's RDTSC does not trap, and reads the same */
-            __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
-            value = (uint64_t)high << 32 | low;
-        }
-        gpr[REG_RAX] = (uint32_t)value;
-        gpr[REG_RDX] = value >> 32;
-    } else if (index == MSR_EFER) {
-        if ((value & ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)) || !(value & EFER_LME)) /* with paging on */
-            return refuse(monitor, 0);
-        cpu->efer = value | EFER_LMA;
-        lab_load_tables(monitor);
-    } else {
-        bool address = index == MSR_LSTAR || index == MSR_CSTAR ||
-                       (index >= MSR_FS_BASE && index <= MSR_KERNEL_GS_BASE) || index == MSR_SYSENTER_ESP ||
-                       index == MSR_SYSENTER_EIP;
-        if ((address && !canonical(value)) || index == MSR_TSC)
-            return refuse(monitor, 0);
-        *held = value;
-        if (index == MSR_FS_BASE || index == MSR_GS_BASE)
-            load_bases(monitor);
-    }
-    monitor->trap->rip = next;
-    return true;
 }
 
 /* ---- system calls ---- */
@@ -291,7 +68,7 @@ static bool sysret(Monitor *monitor, const Instruction *in)
     VirtualCpu *cpu = &monitor->cpu;
     if (!(cpu->efer & EFER_SCE))
         return lab_undefined(monitor);
-    if (cpu->cpl || !canonical(monitor->trap->gpr[REG_RCX]))
+    if (cpu->cpl || !lab_canonical(monitor->trap->gpr[REG_RCX]))
         return refuse(monitor, 0);
     count(monitor, LAB_M_SYSRET);
     if (!(in->rex & 8)) {
@@ -329,13 +106,13 @@ static bool pushf_popf(Monitor *monitor, const Instruction *in, uint64_t next)
     uint8_t size = in->operand_size == 2 ? 2 : 8;
     if (in->opcode == 0x9c) {
         count(monitor, LAB_M_PUSHF);
-        if (!lab_write(monitor, *rsp - size, &value, size, false))
+        if (!lab_write(monitor, *rsp - size, &value, size, LAB_BY_STACK))
             return true;
         *rsp -= size;
     } else {
         count(monitor, LAB_M_POPF);
         uint64_t popped = 0, old = lab_rflags(monitor);
-        if (!lab_read(monitor, *rsp, &popped, size, false))
+        if (!lab_read(monitor, *rsp, &popped, size, LAB_BY_STACK))
             return true;
         *rsp += size;
         if (size == 2)
@@ -385,6 +162,12 @@ static bool group7(Monitor *monitor, const Instruction *in, uint64_t next)
     VirtualCpu *cpu = &monitor->cpu;
     if (in->mod == 3 && (in->reg & 7) == 7 && (in->rm & 7) == 0)
         return swapgs(monitor, next);
+    if (in->mod == 3 && (in->reg & 7) == 1 && ((in->rm & 7) == 2 || (in->rm & 7) == 3) && !cpu->cpl) {
+        uint64_t *flags = &monitor->trap->rflags; /* CLAC, STAC */
+        *flags = in->rm & 1 ? *flags | RFLAGS_AC : *flags & ~(uint64_t)RFLAGS_AC;
+        monitor->trap->rip = next;
+        return true;
+    }
     switch (in->reg & 7) {
     case 4: { /* SMSW: of translated code */
         uint64_t value = cpu->cr0;
@@ -394,7 +177,7 @@ static bool group7(Monitor *monitor, const Instruction *in, uint64_t next)
         else if (!lab_write(
                      monitor,
                      instruction_address(in, monitor->trap->gpr, monitor->trap->rip, cpu->fs_base, cpu->gs_base),
-                     &value, 2, false))
+                     &value, 2, lab_operand_by(in)))
             return true;
         break;
     }
@@ -405,10 +188,10 @@ static bool group7(Monitor *monitor, const Instruction *in, uint64_t next)
         if (in->mod != 3 &&
             !lab_read(monitor,
                       instruction_address(in, monitor->trap->gpr, monitor->trap->rip, cpu->fs_base, cpu->gs_base),
-                      &value, 2, false))
+                      &value, 2, lab_operand_by(in)))
             return true;
         count(monitor, LAB_M_LMSW);
-        set_cr0(monitor, (cpu->cr0 & ~0xeull) | (value & 0xe) | CR0_PE);
+        lab_set_cr0(monitor, (cpu->cr0 & ~0xeull) | (value & 0xe) | CR0_PE);
         break;
     }
     case 7:
@@ -443,7 +226,7 @@ static bool two_bytes(Monitor *monitor, const Instruction *in, uint64_t next)
         if (cpu->cpl)
             return refuse(monitor, 0);
         count(monitor, LAB_M_CLTS);
-        set_cr0(monitor, cpu->cr0 & ~CR0_TS);
+        lab_set_cr0(monitor, cpu->cr0 & ~CR0_TS);
         monitor->trap->rip = next;
         return true;
     case 0x07:
@@ -457,15 +240,56 @@ static bool two_bytes(Monitor *monitor, const Instruction *in, uint64_t next)
         return true;
     case 0x20:
     case 0x22:
-        return move_control(monitor, in, next);
+        return lab_move_control(monitor, in, next);
     case 0x21:
     case 0x23:
-        return move_debug(monitor, in, next);
+        return lab_move_debug(monitor, in, next);
     case 0x30:
     case 0x32:
-        return msr(monitor, in->opcode == 0x30, next);
+        return lab_emulate_msr(monitor, in->opcode == 0x30, next);
     default:
         return lab_emulate_segments(monitor, in);
+    }
+}
+
+bool lab_lock_allowed(const Instruction *in)
+{
+    unsigned reg = in->reg & 7;
+    if (!in->has_modrm || in->mod == 3)
+        return false;
+    if (in->map == 0)
+        switch (in->opcode) {
+        case 0x80:
+        case 0x81:
+        case 0x83:
+            return reg != 7;
+        case 0x86:
+        case 0x87:
+            return true;
+        case 0xf6:
+        case 0xf7:
+            return reg == 2 || reg == 3;
+        case 0xfe:
+        case 0xff:
+            return reg < 2;
+        default:
+            return in->opcode < 0x38 && (in->opcode & 6) == 0;
+        }
+    switch (in->map == 1 ? in->opcode : 0) {
+    case 0xab:
+    case 0xb0:
+    case 0xb1:
+    case 0xb3:
+    case 0xbb:
+    case 0xc0:
+    case 0xc1:
+        return true;
+    case 0xba:
+        return reg > 4;
+    case 0xc7:
+        return reg == 1;
+    default:
+        return false;
     }
 }
 

@@ -40,14 +40,15 @@ static bool string(Monitor *monitor, const Instruction *in, bool out, uint16_t p
         gva_t address = base + (*pointer & mask);
         if (out) {
             value = 0;
-            if (!lab_read(monitor, address, &value, size, false))
+            if (!lab_read(monitor, address, &value, size, LAB_BY_RING))
                 return false;
             bus_write(monitor->board->pio, port, size, value);
         } else {
-            if (!lab_probe(monitor, address, size, LAB_WRITE, false)) /* before the device's register is read */
+            if (!lab_probe(monitor, address, size, LAB_WRITE,
+                           LAB_BY_RING)) /* before the device's register is read */
                 return false;
             bus_read(monitor->board->pio, port, size, &value);
-            if (!lab_write(monitor, address, &value, size, false))
+            if (!lab_write(monitor, address, &value, size, LAB_BY_RING))
                 return false;
         }
         *pointer = (*pointer & ~mask) | ((*pointer + (uint64_t)step) & mask);
@@ -66,12 +67,12 @@ static int allowed_by_task(Monitor *monitor, uint16_t port, uint8_t size)
     uint16_t map, bits;
     if (tr->limit < 0x67)
         return 0;
-    if (!lab_read(monitor, tr->base + 0x66, &map, sizeof map, true))
+    if (!lab_read(monitor, tr->base + 0x66, &map, sizeof map, LAB_BY_SYSTEM))
         return -1;
     uint32_t at = map + port / 8u;
     if (at + 1 > tr->limit)
         return 0;
-    if (!lab_read(monitor, tr->base + at, &bits, sizeof bits, true))
+    if (!lab_read(monitor, tr->base + at, &bits, sizeof bits, LAB_BY_SYSTEM))
         return -1;
     return !(bits >> port % 8 & ((1u << size) - 1));
 }

@@ -18,6 +18,7 @@
 #define TYPE_RIGHT                 2 /* code: readable; data: writable */
 #define TYPE_LDT                   2
 #define TYPE_TSS                   9 /* not busy */
+#define TYPE_CALL_GATE             12
 #define TYPE_BUSY                  (2ull << 40)
 #define CODE_LONG                  (1ull << 53)
 
@@ -45,14 +46,14 @@ static bool read_word(Monitor *monitor, const Instruction *in, uint16_t *value)
         *value = (uint16_t)monitor->trap->gpr[in->rm];
         return true;
     }
-    return lab_read(monitor, operand(monitor, in), value, 2, false);
+    return lab_read(monitor, operand(monitor, in), value, 2, lab_operand_by(in));
 }
 
 /* To a register by operand size (zero-extended), to memory 16 bits. */
 static bool write_word(Monitor *monitor, const Instruction *in, uint16_t value)
 {
     if (in->mod != 3)
-        return lab_write(monitor, operand(monitor, in), &value, 2, false);
+        return lab_write(monitor, operand(monitor, in), &value, 2, lab_operand_by(in));
     uint64_t *gpr = &monitor->trap->gpr[in->rm];
     *gpr = in->operand_size == 2 ? (*gpr & ~0xffffull) | value : value;
     return true;
@@ -70,9 +71,9 @@ static enum Found descriptor_of(Monitor *monitor, uint16_t selector, uint64_t *d
     uint32_t limit = local ? (cpu->ldtr.selector & ~3 ? cpu->ldtr.limit : 0) : cpu->gdtr.limit;
     if (!(selector & ~3) || (selector | 7u) + (upper ? 8 : 0) > limit)
         return FOUND_NOT;
-    if (!lab_read(monitor, base + (selector & ~7u), descriptor, 8, true))
+    if (!lab_read(monitor, base + (selector & ~7u), descriptor, 8, LAB_BY_SYSTEM))
         return FOUND_FAULT;
-    if (upper && !lab_read(monitor, base + (selector & ~7u) + 8, upper, 8, true))
+    if (upper && !lab_read(monitor, base + (selector & ~7u) + 8, upper, 8, LAB_BY_SYSTEM))
         return FOUND_FAULT;
     return FOUND;
 }
@@ -84,13 +85,13 @@ static bool table_register(Monitor *monitor, const Instruction *in, uint64_t nex
     VirtualCpu *cpu = &monitor->cpu;
     uint8_t which = in->reg & 7, bytes[10];
     DescriptorTable *table = which & 1 ? &cpu->idtr : &cpu->gdtr;
-    if (in->mod == 3)
-        return lab_undefined(monitor);
+    if (in->mod == 3) /* VMCALL, MONITOR, CLAC, XGETBV and so on: a program's exception is the real one */
+        return !cpu->cpl && lab_undefined(monitor);
     if (which < 2) { /* SGDT, SIDT */
         count(monitor, which ? LAB_M_SIDT : LAB_M_SGDT);
         memcpy(bytes, &table->limit, 2);
         memcpy(bytes + 2, &table->base, 8);
-        if (!lab_write(monitor, operand(monitor, in), bytes, sizeof bytes, false))
+        if (!lab_write(monitor, operand(monitor, in), bytes, sizeof bytes, lab_operand_by(in)))
             return true;
     } else {
         if (cpu->cpl) {
@@ -98,10 +99,16 @@ static bool table_register(Monitor *monitor, const Instruction *in, uint64_t nex
             return true;
         }
         count(monitor, which == 3 ? LAB_M_LIDT : LAB_M_LGDT);
-        if (!lab_read(monitor, operand(monitor, in), bytes, sizeof bytes, false))
+        if (!lab_read(monitor, operand(monitor, in), bytes, sizeof bytes, lab_operand_by(in)))
             return true;
+        uint64_t base;
+        memcpy(&base, bytes + 2, 8);
+        if (!lab_canonical(base)) {
+            refuse(monitor, 0);
+            return true;
+        }
+        table->base = base;
         memcpy(&table->limit, bytes, 2);
-        memcpy(&table->base, bytes + 2, 8);
     }
     monitor->trap->rip = next;
     return true;
@@ -139,8 +146,12 @@ static void load_system(Monitor *monitor, const Instruction *in, bool task, uint
     uint32_t limit = (uint32_t)((low & 0xffff) | (low >> 32 & 0xf0000));
     VirtualSegment loaded = {selector, (low >> 16 & 0xffffff) | (low >> 32 & 0xff000000) | high << 32,
                              low >> 55 & 1 ? limit << 12 | 0xfff : limit};
+    if (!lab_canonical(loaded.base)) {
+        refuse(monitor, selector);
+        return;
+    }
     low |= TYPE_BUSY;
-    if (task && !lab_write(monitor, cpu->gdtr.base + (selector & ~7u), &low, 8, true))
+    if (task && !lab_write(monitor, cpu->gdtr.base + (selector & ~7u), &low, 8, LAB_BY_SYSTEM))
         return;
     *(task ? &cpu->tr : &cpu->ldtr) = loaded;
     monitor->trap->rip = next;
@@ -273,11 +284,12 @@ static void stack_segment(Monitor *monitor, const Instruction *in, uint8_t segme
     uint8_t size = in->operand_size == 2 ? 2 : 8;
     count(monitor, pop ? LAB_M_POP_SEG : LAB_M_PUSH_SEG);
     if (pop) {
-        if (!lab_read(monitor, *rsp, &value, size, false) || !load_segment(monitor, segment, (uint16_t)value))
+        if (!lab_read(monitor, *rsp, &value, size, LAB_BY_STACK) ||
+            !load_segment(monitor, segment, (uint16_t)value))
             return;
         *rsp += size;
     } else {
-        if (!lab_write(monitor, *rsp - size, &value, size, false))
+        if (!lab_write(monitor, *rsp - size, &value, size, LAB_BY_STACK))
             return;
         *rsp -= size;
     }
@@ -290,7 +302,7 @@ static void load_pointer(Monitor *monitor, const Instruction *in, uint8_t segmen
     uint8_t bytes[10];
     uint64_t offset = 0;
     uint16_t selector;
-    if (!lab_read(monitor, operand(monitor, in), bytes, in->operand_size + 2u, false))
+    if (!lab_read(monitor, operand(monitor, in), bytes, in->operand_size + 2u, lab_operand_by(in)))
         return;
     memcpy(&offset, bytes, in->operand_size);
     memcpy(&selector, bytes + in->operand_size, 2);
@@ -313,6 +325,10 @@ static bool code_segment(Monitor *monitor, uint16_t selector, bool outward)
     if (found == FOUND_FAULT)
         return false;
     bool ok = found == FOUND && ACCESS_S(descriptor) && (ACCESS_TYPE(descriptor) & TYPE_CODE);
+    if (found == FOUND && !outward && !ACCESS_S(descriptor) && ACCESS_TYPE(descriptor) == TYPE_CALL_GATE) {
+        lab_end(monitor, "a far transfer through the call gate %#x: this monitor has none", selector);
+        return false;
+    }
     if (ok) {
         bool conforming = ACCESS_TYPE(descriptor) & TYPE_CONFORMING;
         uint8_t dpl = ACCESS_DPL(descriptor);
@@ -385,18 +401,26 @@ static bool outer_stack_segment(Monitor *monitor, uint16_t ss, uint8_t ring)
 static void iret(Monitor *monitor, const Instruction *in)
 {
     VirtualCpu *cpu = &monitor->cpu;
-    uint64_t frame[5], old = lab_rflags(monitor);
-    if (in->operand_size != 8) {
-        lab_end(monitor, "IRET with an operand size of %u bits: this monitor's guests use IRETQ",
-                in->operand_size * 8);
+    uint64_t frame[5] = {0}, old = lab_rflags(monitor);
+    uint8_t bytes[sizeof frame], size = in->operand_size;
+    if (old & RFLAGS_NT) {
+        refuse(monitor, 0);
         return;
     }
-    if (!lab_read(monitor, monitor->trap->gpr[REG_RSP], frame, sizeof frame, false))
+    if (!lab_read(monitor, monitor->trap->gpr[REG_RSP], bytes, 5u * size, LAB_BY_STACK))
         return;
+    for (unsigned i = 0; i < 5; i++)
+        memcpy(&frame[i], bytes + i * size, size);
+    if (size == 2)
+        frame[2] |= old & ~0xffffull;
     uint16_t cs = (uint16_t)frame[1], ss = (uint16_t)frame[4];
     count(monitor, LAB_M_IRET);
     if (!code_segment(monitor, cs, true) || !outer_stack_segment(monitor, ss, cs & 3))
         return;
+    if (!lab_canonical(frame[0])) {
+        refuse(monitor, 0);
+        return;
+    }
     uint64_t kept = cpu->cpl ? RFLAGS_IOPL : 0; /* of the old ring: 2A IRET */
     if (cpu->cpl > cpu->iopl)
         kept |= RFLAGS_IF;
@@ -414,17 +438,21 @@ static void far_return(Monitor *monitor, const Instruction *in)
     uint8_t size = in->operand_size;
     uint64_t rsp = monitor->trap->gpr[REG_RSP], drop = in->opcode == 0xca ? (uint16_t)in->imm : 0;
     for (unsigned i = 0; i < 2; i++)
-        if (!lab_read(monitor, rsp + i * size, &values[i], size, false))
+        if (!lab_read(monitor, rsp + i * size, &values[i], size, LAB_BY_STACK))
             return;
     uint16_t cs = (uint16_t)values[1];
     uint8_t ring = cs & 3;
     for (unsigned i = 2; ring > cpu->cpl && i < 4; i++)
-        if (!lab_read(monitor, rsp + drop + i * size, &values[i], size, false))
+        if (!lab_read(monitor, rsp + drop + i * size, &values[i], size, LAB_BY_STACK))
             return;
     count(monitor, LAB_M_RETF);
     if (!code_segment(monitor, cs, true) ||
         (ring > cpu->cpl && !outer_stack_segment(monitor, (uint16_t)values[3], ring)))
         return;
+    if (!lab_canonical(values[0])) {
+        refuse(monitor, 0);
+        return;
+    }
     monitor->trap->gpr[REG_RSP] = rsp + 2u * size + drop;
     if (ring > cpu->cpl)
         set_outer_stack(monitor, values[2] + drop, (uint16_t)values[3]);
@@ -440,17 +468,21 @@ static void far_jump(Monitor *monitor, const Instruction *in, bool call, uint64_
     uint8_t bytes[10], size = in->operand_size;
     uint64_t offset = 0, rsp = monitor->trap->gpr[REG_RSP];
     uint16_t selector;
-    if (!lab_read(monitor, operand(monitor, in), bytes, size + 2u, false))
+    if (!lab_read(monitor, operand(monitor, in), bytes, size + 2u, lab_operand_by(in)))
         return;
     memcpy(&offset, bytes, size);
     memcpy(&selector, bytes + size, 2);
     count(monitor, call ? LAB_M_CALLF : LAB_M_JMPF);
     if (!code_segment(monitor, selector, false))
         return;
+    if (!lab_canonical(offset)) {
+        refuse(monitor, 0);
+        return;
+    }
     if (call) {
         uint64_t pushed[2] = {next, cpu->selector[SEG_CS]};
         for (unsigned i = 0; i < 2; i++)
-            if (!lab_write(monitor, rsp - (2 - i) * size, &pushed[i], size, false))
+            if (!lab_write(monitor, rsp - (2 - i) * size, &pushed[i], size, LAB_BY_STACK))
                 return;
         monitor->trap->gpr[REG_RSP] = rsp - 2u * size;
     }

@@ -45,8 +45,6 @@ static uint32_t in_page(gva_t address, uint32_t size)
     return size < left ? size : left;
 }
 
-static bool canonical(gva_t address) { return (uint64_t)((int64_t)(address << 16) >> 16) == address; }
-
 /* One piece after the other; what faults leaves `*at` where. */
 static enum Reach transfer(Monitor *monitor, gva_t address, uint8_t *data, uint32_t size, uint32_t access,
                            bool supervisor, gva_t *at, uint32_t *error_code)
@@ -79,16 +77,21 @@ static enum Reach transfer(Monitor *monitor, gva_t address, uint8_t *data, uint3
     return REACH_DONE;
 }
 
+static bool canonical_range(gva_t address, uint32_t size)
+{
+    return lab_canonical(address) && lab_canonical(address + size - 1);
+}
+
 static bool access_or_inject(Monitor *monitor, gva_t address, void *data, uint32_t size, uint32_t access,
-                             bool supervisor)
+                             enum LabBy by)
 {
     gva_t at;
     uint32_t error_code;
-    if (!canonical(address) || !canonical(address + size - 1)) {
-        lab_inject_gp(monitor, 0);
+    if (!canonical_range(address, size)) {
+        lab_inject(monitor, by == LAB_BY_STACK ? VECTOR_SS : VECTOR_GP, true, 0);
         return false;
     }
-    enum Reach reached = transfer(monitor, address, data, size, access, supervisor, &at, &error_code);
+    enum Reach reached = transfer(monitor, address, data, size, access, by == LAB_BY_SYSTEM, &at, &error_code);
     if (reached == REACH_FAULT) {
         monitor->cpu.cr2 = at;
         lab_inject(monitor, VECTOR_PF, true, error_code);
@@ -96,30 +99,30 @@ static bool access_or_inject(Monitor *monitor, gva_t address, void *data, uint32
     return reached == REACH_DONE;
 }
 
-bool lab_read(Monitor *monitor, gva_t address, void *data, uint32_t size, bool supervisor)
+bool lab_read(Monitor *monitor, gva_t address, void *data, uint32_t size, enum LabBy by)
 {
-    return access_or_inject(monitor, address, data, size, 0, supervisor);
+    return access_or_inject(monitor, address, data, size, 0, by);
 }
 
-bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size, bool supervisor)
+bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size, enum LabBy by)
 {
     uint8_t copy[64];
     memcpy(copy, data, size);
-    return access_or_inject(monitor, address, copy, size, PF_WRITE, supervisor);
+    return access_or_inject(monitor, address, copy, size, PF_WRITE, by);
 }
 
-bool lab_probe(Monitor *monitor, gva_t address, uint32_t size, enum LabAccess access, bool supervisor)
+bool lab_probe(Monitor *monitor, gva_t address, uint32_t size, enum LabAccess access, enum LabBy by)
 {
     for (uint32_t done = 0, now; done < size; done += now) {
         gva_t at = address + done;
         gpa_t gpa;
         uint32_t error_code;
         now = in_page(at, size - done);
-        if (!canonical(at)) {
-            lab_inject_gp(monitor, 0);
+        if (!lab_canonical(at)) {
+            lab_inject(monitor, by == LAB_BY_STACK ? VECTOR_SS : VECTOR_GP, true, 0);
             return false;
         }
-        enum Reach reached = reach(monitor, at, access, supervisor, &gpa, &error_code);
+        enum Reach reached = reach(monitor, at, access, by == LAB_BY_SYSTEM, &gpa, &error_code);
         if (reached == REACH_FAULT) {
             monitor->cpu.cr2 = at;
             lab_inject(monitor, VECTOR_PF, true, error_code);
@@ -166,12 +169,14 @@ static bool quiet(Monitor *monitor, gva_t address, void *data, uint32_t size, ui
 {
     gva_t at = address;
     uint32_t error_code = 0;
-    enum Reach reached =
-        canonical(address) ? transfer(monitor, address, data, size, access, true, &at, &error_code) : REACH_FAULT;
+    if (!canonical_range(address, size)) {
+        *refusal = (Refusal){VECTOR_GP, 0};
+        return false;
+    }
+    enum Reach reached = transfer(monitor, address, data, size, access, true, &at, &error_code);
     if (reached == REACH_FAULT) {
-        *refusal = canonical(address) ? (Refusal){VECTOR_PF, error_code} : (Refusal){VECTOR_GP, 0};
-        if (canonical(address))
-            monitor->cpu.cr2 = at;
+        *refusal = (Refusal){VECTOR_PF, error_code};
+        monitor->cpu.cr2 = at;
     }
     return reached == REACH_DONE;
 }
@@ -193,63 +198,110 @@ static bool stack_for(Monitor *monitor, uint8_t ist, bool inner, uint64_t *rsp, 
     return true;
 }
 
+typedef struct Gate {
+    uint8_t type, ist;
+    uint8_t ring; /* that its code runs in */
+    uint16_t selector;
+    uint64_t offset;
+} Gate;
+
+static uint32_t external_bit(const Event *event) { return event->software ? 0 : ERROR_EXT; }
+
+static bool read_gate(Monitor *monitor, const Event *event, Gate *gate, Refusal *refusal)
+{
+    const VirtualCpu *cpu = &monitor->cpu;
+    uint64_t words[2];
+    uint32_t error = event->vector * 8u | ERROR_IDT | external_bit(event);
+    if (event->vector * 16u + 15 > cpu->idtr.limit) {
+        *refusal = (Refusal){VECTOR_GP, error};
+        return false;
+    }
+    if (!quiet(monitor, cpu->idtr.base + event->vector * 16u, words, sizeof words, 0, refusal))
+        return false;
+    *gate = (Gate){.type = words[0] >> 40 & 0x1f,
+                   .ist = words[0] >> 32 & 7,
+                   .selector = (uint16_t)(words[0] >> 16),
+                   .offset = (words[0] & 0xffff) | (words[0] >> 32 & 0xffff0000) | words[1] << 32};
+    if ((gate->type != 0xe && gate->type != 0xf) || (event->software && (words[0] >> 45 & 3) < cpu->cpl)) {
+        *refusal = (Refusal){VECTOR_GP, error};
+        return false;
+    }
+    if (!(words[0] >> 47 & 1)) {
+        *refusal = (Refusal){VECTOR_NP, error};
+        return false;
+    }
+    return true;
+}
+
+/* The gate's code segment: 64-bit code of this ring or an inner one. */
+static bool enter_segment(Monitor *monitor, const Event *event, Gate *gate, Refusal *refusal)
+{
+    const VirtualCpu *cpu = &monitor->cpu;
+    bool local = gate->selector & 4;
+    uint64_t descriptor, base = local ? cpu->ldtr.base : cpu->gdtr.base;
+    uint32_t limit = local ? (cpu->ldtr.selector & ~3 ? cpu->ldtr.limit : 0) : cpu->gdtr.limit;
+    uint32_t ext = external_bit(event), error = (gate->selector & 0xfffcu) | ext;
+    if (!(gate->selector & ~3) || (gate->selector | 7u) > limit) {
+        *refusal = (Refusal){VECTOR_GP, error};
+        return false;
+    }
+    if (!quiet(monitor, base + (gate->selector & ~7u), &descriptor, 8, 0, refusal))
+        return false;
+    uint8_t dpl = descriptor >> 45 & 3;
+    bool conforming = descriptor >> 42 & 1;
+    gate->ring = conforming ? cpu->cpl : dpl;
+    if ((descriptor >> 43 & 3) != 3 || dpl > cpu->cpl || (descriptor >> 53 & 3) != 1) {
+        *refusal = (Refusal){VECTOR_GP, error};
+        return false;
+    }
+    if (!(descriptor >> 47 & 1)) {
+        *refusal = (Refusal){VECTOR_NP, error};
+        return false;
+    }
+    if (!lab_canonical(gate->offset)) {
+        *refusal = (Refusal){VECTOR_GP, ext};
+        return false;
+    }
+    return true;
+}
+
+/* Its frame has RF set (SDM 3B §17.3.1.1): none of #DB, #BP, #OF, #DF, #MC. */
+static bool is_fault(const Event *event)
+{
+    uint8_t vector = event->vector;
+    return !event->software && !event->external && vector != 1 && vector != 3 && vector != 4 && vector != 8 &&
+           vector != 18;
+}
+
 /* Through the gate: SDM 3A §6.14. False: `refusal` says which exception that is, or the guest has ended. */
 static bool deliver(Monitor *monitor, const Event *event, Refusal *refusal)
 {
     VirtualCpu *cpu = &monitor->cpu;
-    uint64_t gate[2], descriptor, rsp;
-    uint32_t ext = event->software ? 0 : ERROR_EXT, gate_error = event->vector * 8u | ERROR_IDT | ext;
-    if (event->vector * 16u + 15 > cpu->idtr.limit) {
-        *refusal = (Refusal){VECTOR_GP, gate_error};
-        return false;
-    }
-    if (!quiet(monitor, cpu->idtr.base + event->vector * 16u, gate, sizeof gate, 0, refusal))
-        return false;
-    uint8_t type = gate[0] >> 40 & 0x1f, dpl = gate[0] >> 45 & 3, ist = gate[0] >> 32 & 7;
-    if ((type != 0xe && type != 0xf) || (event->software && dpl < cpu->cpl)) {
-        *refusal = (Refusal){VECTOR_GP, gate_error};
-        return false;
-    }
-    if (!(gate[0] >> 47 & 1)) {
-        *refusal = (Refusal){VECTOR_NP, gate_error};
-        return false;
-    }
-    uint16_t selector = (uint16_t)(gate[0] >> 16);
-    if (!(selector & ~3) || (selector & 4) || (selector | 7u) > cpu->gdtr.limit) {
-        *refusal = (Refusal){VECTOR_GP, (selector & 0xfffcu) | ext};
-        return false;
-    }
-    if (!quiet(monitor, cpu->gdtr.base + (selector & ~7u), &descriptor, 8, 0, refusal))
-        return false;
-    uint8_t code_dpl = descriptor >> 45 & 3;
-    bool conforming = descriptor >> 42 & 1;
-    uint8_t ring = conforming ? cpu->cpl : code_dpl;
-    if ((descriptor >> 43 & 3) != 3 || code_dpl > cpu->cpl || !(descriptor >> 53 & 1)) {
-        *refusal = (Refusal){VECTOR_GP, (selector & 0xfffcu) | ext};
-        return false;
-    }
-    if (!(descriptor >> 47 & 1)) {
-        *refusal = (Refusal){VECTOR_NP, (selector & 0xfffcu) | ext};
-        return false;
-    }
-    uint64_t flags = lab_rflags(monitor);
-    if (!stack_for(monitor, ist, ring < cpu->cpl, &rsp, refusal))
+    Gate gate;
+    uint64_t rsp, flags = lab_rflags(monitor), resume = is_fault(event) ? RFLAGS_RF : 0;
+    if (!read_gate(monitor, event, &gate, refusal) || !enter_segment(monitor, event, &gate, refusal) ||
+        !stack_for(monitor, gate.ist, gate.ring < cpu->cpl, &rsp, refusal))
         return false;
     uint64_t pushed[6] = {
-        event->error, event->rip, cpu->selector[SEG_CS], flags, monitor->trap->gpr[REG_RSP], cpu->selector[SEG_SS]};
+        event->error,         event->rip, cpu->selector[SEG_CS], flags | resume, monitor->trap->gpr[REG_RSP],
+        cpu->selector[SEG_SS]};
     uint32_t first = event->has_error ? 0 : 1, size = 8 * (6 - first);
+    if (!canonical_range(rsp - size, size)) {
+        *refusal = (Refusal){VECTOR_SS, external_bit(event)};
+        return false;
+    }
     if (!quiet(monitor, rsp - size, &pushed[first], size, PF_WRITE, refusal))
         return false;
-    if (ring < cpu->cpl)
-        cpu->selector[SEG_SS] = ring, cpu->dpl[SEG_SS] = ring; /* null, RPL = CPL: SDM 3A §6.14.2 */
-    cpu->selector[SEG_CS] = (selector & ~3u) | ring;
+    if (gate.ring < cpu->cpl)
+        cpu->selector[SEG_SS] = gate.ring, cpu->dpl[SEG_SS] = gate.ring; /* null, RPL = CPL: SDM 3A §6.14.2 */
+    cpu->selector[SEG_CS] = (gate.selector & ~3u) | gate.ring;
     monitor->trap->gpr[REG_RSP] = rsp - size;
-    monitor->trap->rip = (gate[0] & 0xffff) | (gate[0] >> 32 & 0xffff0000) | gate[1] << 32;
-    lab_set_rflags(monitor, flags & ~(uint64_t)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | (type == 0xe ? RFLAGS_IF : 0)),
-                   true);
+    monitor->trap->rip = gate.offset;
+    lab_set_rflags(
+        monitor, flags & ~(uint64_t)(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | (gate.type == 0xe ? RFLAGS_IF : 0)), true);
     cpu->shadow = 0;
     cpu->halted = 0;
-    lab_set_ring(monitor, ring);
+    lab_set_ring(monitor, gate.ring);
     return true;
 }
 

@@ -23,6 +23,8 @@ extern const uint8_t lab_stub_start[], lab_stub_resume[], lab_stub_end[];
 #define EFER_LMA (1ull << 10)
 #define EFER_NXE (1ull << 11)
 
+#define DR6_BS    (1ull << 14)
+#define VECTOR_DB 1
 #define VECTOR_UD 6
 #define VECTOR_DF 8
 #define VECTOR_NP 11
@@ -190,6 +192,21 @@ void lab_shadow(Monitor *monitor, uint64_t next_rip)
     monitor->cpu.shadow_rip = next_rip;
 }
 
+/* Whether it gives the monitor its turn wherever the guest's kernel executes it. */
+static bool always_traps(const Instruction *in)
+{
+    uint8_t opcode = in->opcode;
+    if (in->map == 0)
+        return opcode == 0xf4 || opcode == 0xcf || opcode == 0xfa || opcode == 0xfb || opcode == 0xcd ||
+               (opcode >= 0xec && opcode <= 0xef) || (opcode >= 0xe4 && opcode <= 0xe7) ||
+               (opcode >= 0x6c && opcode <= 0x6f) || (opcode == 0x8e && (in->reg & 7) == SEG_SS);
+    if (in->map != 1)
+        return false;
+    if (opcode == 0x01) /* SWAPGS, LGDT, LIDT, LMSW, INVLPG */
+        return in->mod == 3 ? (in->reg & 7) >= 6 : (in->reg & 2);
+    return opcode == 0x07 || opcode == 0x30 || opcode == 0x32 || (opcode >= 0x20 && opcode <= 0x23);
+}
+
 /* The instruction after STI and MOV SS goes before an interrupt. One that traps gives the monitor its turn
  * afterwards; any other would go on for as long as it likes, so the interrupt comes one instruction early there. */
 static bool shadowed(Monitor *monitor)
@@ -203,12 +220,17 @@ static bool shadowed(Monitor *monitor)
         return false;
     if (instruction_decode(&in, bytes, lab_fetch(monitor, bytes)) <= 0)
         return false;
-    if (in.map == 0)
-        return in.opcode == 0xf4 || in.opcode == 0xcf || in.opcode == 0xfa;          /* HLT, IRET, CLI */
-    return in.map == 1 && (in.opcode == 0x07 || (in.opcode == 0x01 && in.mod == 3)); /* SYSRET, SWAPGS */
+    return always_traps(&in);
 }
 
 /* ---- a trap ---- */
+
+/* The trap flag, over an instruction that the monitor did (SDM 3B §17.3.1.4). */
+static void single_step(Monitor *monitor)
+{
+    monitor->cpu.dr[6] |= DR6_BS;
+    lab_inject(monitor, VECTOR_DB, false, 0);
+}
 
 static void trap_page_fault(Monitor *monitor)
 {
@@ -231,8 +253,13 @@ static void trap_page_fault(Monitor *monitor)
         monitor->reason = LAB_TRACE;
         if (fault.code && monitor->technique->code_written)
             monitor->technique->code_written(monitor, fault.gpa);
-        if (fault.table && !(instruction_decode(&instruction, bytes, lab_fetch(monitor, bytes)) > 0 &&
-                             lab_emulate_store(monitor, &instruction, fault.gpa)))
+        if (!fault.table)
+            break;
+        if (instruction_decode(&instruction, bytes, lab_fetch(monitor, bytes)) > 0 &&
+            lab_emulate_store(monitor, &instruction, fault.gpa)) {
+            if (trap->rflags & RFLAGS_TF)
+                single_step(monitor);
+        } else
             shadow_unsync(monitor->shadow, fault.gpa);
         break;
     default:
@@ -242,6 +269,8 @@ static void trap_page_fault(Monitor *monitor)
 
 static void reflect(Monitor *monitor, uint8_t vector)
 {
+    if (vector == VECTOR_DB && (monitor->trap->rflags & RFLAGS_TF))
+        monitor->cpu.dr[6] |= DR6_BS;
     bool has_error = vector == VECTOR_DF || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
     monitor->reason = LAB_EXCEPTION;
     lab_inject(monitor, vector, has_error, (uint32_t)monitor->trap->error);
@@ -264,6 +293,10 @@ static void trap_instruction(Monitor *monitor)
         reflect(monitor, vector);
         return;
     }
+    if (instruction.lock) { /* engines differ in whether its #UD comes before the #GP of ring 3 */
+        reflect(monitor, lab_lock_allowed(&instruction) ? vector : VECTOR_UD);
+        return;
+    }
     if (instruction.map == 1 && instruction.opcode == 0x05 && (landed || vector == VECTOR_UD)) {
         monitor->reason = LAB_SYSCALL;
         lab_syscall(monitor, trap->rip + (uint64_t)length);
@@ -277,12 +310,13 @@ static void trap_instruction(Monitor *monitor)
         return;
     }
     /* #UD is what SYSRET gives with the real EFER.SCE clear, and on some KVMs what far transfers give. */
-    if (!instruction.lock) {
-        monitor->reason = LAB_PRIVILEGED;
-        if (lab_emulate(monitor, &instruction))
-            return;
-    }
-    reflect(monitor, vector);
+    uint64_t steps = trap->rflags & RFLAGS_TF, exceptions = monitor->counters.injected_exceptions;
+    bool moves_ss = instruction.map == 0 && instruction.opcode == 0x8e && (instruction.reg & 7) == SEG_SS;
+    monitor->reason = LAB_PRIVILEGED;
+    if (!lab_emulate(monitor, &instruction))
+        reflect(monitor, vector);
+    else if (steps & trap->rflags && !moves_ss && exceptions == monitor->counters.injected_exceptions)
+        single_step(monitor);
 }
 
 /* #NP and #SS of a segment load: a KVM that runs ring 3 on its host's own GDT may say so of the guest's selectors.
@@ -316,6 +350,7 @@ static void handle(Monitor *monitor)
         trap->vector = vector;
     }
     trap->gpr[REG_RSP] = trap->rsp;
+    trap->rflags &= ~(uint64_t)RFLAGS_RF; /* the fault's; inject.c sets it where the guest's own is a fault */
     if (trap->rip != monitor->cpu.shadow_rip)
         monitor->cpu.shadow = 0;
     if (monitor->technique->trap && monitor->technique->trap(monitor))
@@ -357,6 +392,8 @@ static void leave(Monitor *monitor)
 {
     VirtualCpu *cpu = &monitor->cpu;
     LabTrapFrame *trap = monitor->trap;
+    if (!monitor->end.ended && !lab_canonical(trap->rip)) /* IRETQ in the stub would not like it */
+        lab_inject_gp(monitor, 0);
     if (!monitor->end.ended && cpu->halted && lab_interrupt_waits(monitor))
         cpu->halted = 0;
     if (!monitor->end.ended && cpu->interrupts && lab_interrupt_waits(monitor) && !shadowed(monitor))
@@ -514,6 +551,7 @@ int monitor_start(Monitor *monitor, const CpuState *state, Error *error)
     cpu->efer = state->efer, cpu->star = state->star, cpu->lstar = state->lstar, cpu->cstar = state->cstar;
     cpu->fmask = state->fmask, cpu->kernel_gs_base = state->kernel_gs_base;
     cpu->fs_base = state->segment[SEG_FS].base, cpu->gs_base = state->segment[SEG_GS].base;
+    memcpy(cpu->dr, state->dr, sizeof cpu->dr);
     cpu->apic_base = state->apic_base, cpu->pat = state->pat, cpu->misc_enable = state->misc_enable;
     cpu->gdtr = state->gdtr, cpu->idtr = state->idtr;
     cpu->tr = (VirtualSegment){state->tr.selector, state->tr.base, state->tr.limit};

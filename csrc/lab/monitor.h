@@ -16,9 +16,11 @@
  * controller has had its acknowledgement by then. What cannot go on ends: `end` says why, the machine stops, and
  * stays stopped.
  *
- * Left out: more than one virtual CPU, real and protected mode, compatibility mode, 5-level paging,
- * task gates, breakpoints in DR0 to DR3, CPUID and RDTSC (not sensitive
- * enough to trap: they answer as the engine does), XSETBV, VM86, NMIs, and confining the DMA of devices.
+ * Left out: more than one virtual CPU, real and protected mode, compatibility mode, 5-level paging, call gates,
+ * NMIs, SYSENTER, breakpoints in DR0 to DR3, #AC (CR0.AM) and CR4.OSXMMEXCPT clear, CPUID, RDTSC and RDTSCP (not
+ * sensitive enough to trap: they answer as the engine does), MSRs but a few (#GP), moving the local APIC, CR8
+ * holding back interrupts, MONITOR and MWAIT, what CR4_LEFT_OUT (emulate_registers.c) stands for, and confining the
+ * DMA of devices.
  */
 #ifndef PYVMM_LAB_MONITOR_H
 #define PYVMM_LAB_MONITOR_H
@@ -154,13 +156,25 @@ uint64_t lab_rflags(const Monitor *monitor);                         /* as the g
 void lab_set_rflags(Monitor *monitor, uint64_t rflags, bool system); /* system: IF and IOPL too */
 const VirtualCpu *lab_cpu(const Monitor *monitor);
 
-/* inject.c. An access by the virtual CPU, as a supervisor or as the ring it is in. False: an exception was injected
- * (or the guest has ended): the caller is done. */
+static inline bool lab_canonical(uint64_t address) { return (uint64_t)((int64_t)(address << 16) >> 16) == address; }
+
+/* inject.c. An access by the virtual CPU. False: an exception was injected (or the guest has ended): the caller is
+ * done. */
 enum LabAccess { LAB_READ = 0, LAB_WRITE = PF_WRITE, LAB_FETCH = PF_FETCH };
-bool lab_read(Monitor *monitor, gva_t address, void *data, uint32_t size, bool supervisor);
-bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size, bool supervisor);
+enum LabBy {
+    LAB_BY_RING,   /* as the ring it is in */
+    LAB_BY_SYSTEM, /* as a supervisor, whatever the ring: descriptor tables, task state */
+    LAB_BY_STACK,  /* by SS, as the ring it is in: an address that is not canonical is #SS (SDM 3A §6.15) */
+};
+/* Who reads or writes the memory operand: RSP and RBP as the base mean SS (SDM vol. 1 table 3-5). */
+static inline enum LabBy lab_operand_by(const Instruction *in)
+{
+    return (in->base == REG_RSP || in->base == REG_RBP) && !in->segment ? LAB_BY_STACK : LAB_BY_RING;
+}
+bool lab_read(Monitor *monitor, gva_t address, void *data, uint32_t size, enum LabBy by);
+bool lab_write(Monitor *monitor, gva_t address, const void *data, uint32_t size, enum LabBy by);
 /* The same question without the access. */
-bool lab_probe(Monitor *monitor, gva_t address, uint32_t size, enum LabAccess access, bool supervisor);
+bool lab_probe(Monitor *monitor, gva_t address, uint32_t size, enum LabAccess access, enum LabBy by);
 /* Bytes at the virtual RIP, up to 15; no exception. Returns how many. */
 size_t lab_fetch(Monitor *monitor, uint8_t *bytes);
 void lab_inject(Monitor *monitor, uint8_t vector, bool has_error, uint32_t error);
@@ -172,7 +186,13 @@ void lab_deliver_interrupt(Monitor *monitor);                                   
 /* emulate.c: the instruction at the virtual RIP, decoded, on the virtual CPU. True: done, or the guest got an
  * exception for it; false: not an instruction that the monitor has to do with. */
 bool lab_emulate(Monitor *monitor, const Instruction *instruction);
+bool lab_lock_allowed(const Instruction *instruction); /* with that ModRM: 2A LOCK */
 void lab_syscall(Monitor *monitor, uint64_t next_rip);
+/* emulate_registers.c: the same for MOV of CRn and DRn, RDMSR, WRMSR; what LMSW and CLTS do to CR0 */
+bool lab_move_control(Monitor *monitor, const Instruction *instruction, uint64_t next_rip);
+bool lab_move_debug(Monitor *monitor, const Instruction *instruction, uint64_t next_rip);
+bool lab_emulate_msr(Monitor *monitor, bool write, uint64_t next_rip);
+bool lab_set_cr0(Monitor *monitor, uint64_t value);
 /* emulate_segments.c: the same for LGDT, LAR, MOV to SS, far transfers, IRET... */
 bool lab_emulate_segments(Monitor *monitor, const Instruction *instruction);
 /* emulate_io.c */

@@ -18,8 +18,8 @@
 #include "tests/check.h"
 #include "translator/translator.h"
 
-#define RIG_RAM       (32u << 20)
-#define RIG_GUEST_END (16u << 20)
+#define RIG_RAM       (20u << 20)
+#define RIG_GUEST_END (4u << 20)
 #define RIG_PORT      0x77 /* ends the run; the next three answer reads */
 #define RIG_IRQ_PORT  0x7c /* pulses IRQ 5 */
 #define RIG_MMIO      0xd0000000
@@ -279,10 +279,10 @@ static void rig_load(Rig *rig, const uint8_t *code, size_t size, CpuState *state
     static const uint8_t PIC[][2] = {{0x20, 0x11}, {0x21, 0x20}, {0x21, 0x04}, {0x21, 0x01}, {0x21, 0x00}};
     uint8_t *ram = guest_memory_ptr(rig->board->memory, 0, RIG_RAM, true), jump[5] = {0xe9};
     CHECK(ram && size < 0x7000);
-    memset(ram, 0, RIG_RAM);
+    memset(ram, 0, RIG_GUEST_END); /* the rest is a monitor's, which clears it */
     for (unsigned i = 0; i < 0x10000; i++)
         ram[RIG_DATA + i] = ram[RIG_USER_DATA + i] = (uint8_t)(i * 37 + (i >> 8));
-    guest_memory_written(rig->board->memory, 0, RIG_RAM);
+    guest_memory_written(rig->board->memory, 0, RIG_GUEST_END);
     rig_tables(rig);
     CHECK_EQ(guest_memory_load(rig->board->memory, RIG_HANDLERS, rig_handlers,
                                (size_t)(rig_handlers_end - rig_handlers)),

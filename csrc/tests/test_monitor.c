@@ -1,7 +1,9 @@
 /*
  * A monitor against the bare engine: each snippet of monitor_snippets.h in ring 0 of the translator, and in ring 3
- * under trap-and-emulate and under binary translation there, and under the former on KVM where there is one. Registers,
- * the virtual CPU, every exception with its frame, what ports saw, and all of the guest's memory must be equal.
+ * under trap-and-emulate and under binary translation there, and under the former on KVM where there is one.
+ * Registers, the virtual CPU, every exception with its frame, what ports saw, and all of the guest's memory must be
+ * equal. Where the translator is known not to do as the manual says, the manual's exception is what is compared
+ * with.
  */
 #include "tests/monitor_snippets.h"
 
@@ -33,15 +35,17 @@ static void take(const Rig *rig, Outcome *outcome)
     outcome->out_count = rig->out_count;
 }
 
-static void run_bare(Rig *rig, const Snippet *snippet, Outcome *outcome)
+static bool run_bare(Rig *rig, const Snippet *snippet, Outcome *outcome)
 {
     VmExit left = rig_run(rig, NULL, snippet->code, (size_t)(snippet->end - snippet->code));
-    if (left.reason != EXIT_SYSTEM)
+    if (left.reason != EXIT_SYSTEM || left.code != 0x77) {
         fprintf(stderr, "%s: bare: exit %u, %s\n", snippet->name, left.reason, left.text);
-    CHECK_EQ(left.reason, EXIT_SYSTEM);
-    CHECK_EQ(left.code, 0x77);
+        wrong = true;
+        return false;
+    }
     CHECK_EQ(vcpu_get_state(rig->vcpu, &outcome->state), 0);
     take(rig, outcome);
+    return true;
 }
 
 static bool run_monitored(Rig *rig, const LabTechnique *technique, const Snippet *snippet, Outcome *outcome)
@@ -91,6 +95,7 @@ static void compare_cpu(const Snippet *snippet, const char *engine, const CpuSta
     SAME("TR limit", cpu->tr.limit, bare->tr.limit);
     SAME("DR0", cpu->dr[0], bare->dr[0]);
     SAME("DR3", cpu->dr[3], bare->dr[3]);
+    SAME("DR6", cpu->dr[6], bare->dr[6]);
     SAME("CPL", cpu->cpl, bare->segment[SEG_CS].selector & 3u);
     SAME("IF", cpu->interrupts, bare->rflags >> 9 & 1);
     SAME("IOPL", cpu->iopl, bare->rflags >> 12 & 3);
@@ -116,6 +121,10 @@ static void compare_memory(const Snippet *snippet, const char *engine, const uin
         }
     }
     for (uint64_t at = 0; at < RIG_GUEST_END; at += 8) {
+        if (at % GUEST_PAGE_SIZE == 0 && memcmp(bare + at, mine + at, GUEST_PAGE_SIZE) == 0) {
+            at += GUEST_PAGE_SIZE - 8;
+            continue;
+        }
         uint64_t a = load_le64(bare + at), b = load_le64(mine + at);
         bool stack =
             (at >= RIG_STACK - 0x8000 && at < RIG_USER_STACK) || (at >= RIG_ABSENT - 0x100 && at < RIG_ABSENT);
@@ -139,6 +148,33 @@ static void compare(const Snippet *snippet, const char *engine, const Outcome *b
             differ(snippet, engine, "what the device saw", bare->out[i], mine->out[i]);
 }
 
+/* The manual's word: one exception, of one instruction. */
+static void check_exception(const Snippet *snippet, const char *engine, const Outcome *mine)
+{
+    const RigEvent *event = (const RigEvent *)(mine->ram + RIG_EVENTS);
+    uint64_t rip = RIG_CODE + (uint64_t)(snippet->fault - snippet->code);
+    if (event->vector != snippet->vector)
+        differ(snippet, engine, "vector", snippet->vector, event->vector);
+    if (event->error != snippet->error)
+        differ(snippet, engine, "error code", snippet->error, event->error);
+    if (event->rip != rip)
+        differ(snippet, engine, "RIP", rip, event->rip);
+}
+
+/* Against the bare engine, or against the manual and the first technique. */
+static void judge(const Snippet *snippet, const char *engine, bool first, Outcome *expected, const Outcome *seen)
+{
+    if (!snippet->fault) {
+        compare(snippet, engine, expected, seen);
+        return;
+    }
+    check_exception(snippet, engine, seen);
+    if (first)
+        memcpy(expected->ram, seen->ram, RIG_GUEST_END);
+    else
+        compare_memory(snippet, engine, expected->ram, seen->ram);
+}
+
 int main(int argc, char **argv)
 {
     bool kvm = rig_kvm_usable();
@@ -151,15 +187,16 @@ int main(int argc, char **argv)
     for (const Snippet *snippet = __start_snippets; snippet < __stop_snippets; snippet++) {
         if (argc > 1 && strcmp(argv[1], snippet->name) != 0)
             continue;
-        run_bare(bare, snippet, &expected);
-        for (size_t i = 0; i < ARRAY_SIZE(TECHNIQUES); i++)
+        if (!snippet->fault && !run_bare(bare, snippet, &expected))
+            continue;
+        for (size_t i = 0; i < ARRAY_SIZE(TECHNIQUES) - (snippet->name[0] == '%'); i++)
             if (run_monitored(translated, lab_technique(TECHNIQUES[i]), snippet, &seen))
-                compare(snippet, TECHNIQUES[i], &expected, &seen);
+                judge(snippet, TECHNIQUES[i], i == 0, &expected, &seen);
         if (!kvm || snippet->name[0] == '~')
             continue;
         Rig *on_kvm = rig_new(true); /* its shadows of our tables would outlive a monitor */
         if (run_monitored(on_kvm, lab_technique(TECHNIQUES[0]), snippet, &seen))
-            compare(snippet, "kvm", &expected, &seen);
+            judge(snippet, "kvm", false, &expected, &seen);
         rig_free(on_kvm);
     }
     free(expected.ram), free(seen.ram);
