@@ -159,7 +159,7 @@ class Result:
 
     def __str__(self) -> str:
         lines = [f"{self.workload}, {self.technique} on {self.engine}: {self.operations} operations"]
-        if self.operations:
+        if self.operations and self.workload not in PACED:
             lines[0] += f", {time_of(self)} us of CPU each"
         if not self.ok:
             lines[0] += f"; {self.status}: {self.end}" if self.end else f"; {self.status}"
