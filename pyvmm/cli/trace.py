@@ -141,7 +141,7 @@ class _Trace:
         self.recorder.symbols = self._find_symbols(machine)
         recording = self.recorder.stop()
         options = self.options
-        print(recording.table(options.top))
+        print(f"\n{recording.table(options.top)}")
         if options.explain:
             from pyvmm.trace import explain
 

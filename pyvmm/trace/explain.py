@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from pyvmm.errors import GuestError, PyvmmError
 from pyvmm.exits import EXCEPTION_NAMES, ExitReason, SystemRequest
 from pyvmm.trace.hardware import msr_instead, msr_name, msr_section, place_of
+from pyvmm.units import counted
 
 if TYPE_CHECKING:
     from pyvmm.asm import Instruction
@@ -302,9 +303,9 @@ def _access(exit_: Exit, machine: Machine | None) -> dict[str, str]:
     )
     digits = 2 * exit_.size
     if exit_.is_write:
-        answer = f"{exit_.value:#0{digits + 2}x} ({exit_.size} bytes) was given to the device"
+        answer = f"{exit_.value:#0{digits + 2}x} ({counted(exit_.size, 'byte')}) was given to the device"
     else:
-        answer = f"the device answered {exit_.value:#0{digits + 2}x} ({exit_.size} bytes)"
+        answer = f"the device answered {exit_.value:#0{digits + 2}x} ({counted(exit_.size, 'byte')})"
     if not exit_.handled:
         answer = (
             "nobody answers there: the store was dropped"
@@ -332,9 +333,34 @@ def _msr(exit_: Exit, machine: Machine | None) -> dict[str, str]:
     )
 
 
+_WITH_SUBLEAVES = frozenset(
+    (
+        4,
+        7,
+        0xB,
+        0xD,
+        0xF,
+        0x10,
+        0x12,
+        0x14,
+        0x17,
+        0x18,
+        0x1B,
+        0x1D,
+        0x1F,
+        0x20,
+        0x23,
+        0x24,
+        0x8000001D,
+        0x80000026,
+    )
+)  # the others do not look at ECX (Intel SDM 2A CPUID; AMD64 APM 3 appendix E)
+
+
 def _cpuid(exit_: Exit, machine: Machine | None) -> dict[str, str]:
+    subleaf = f", subleaf {exit_.value:#x}" if exit_.address in _WITH_SUBLEAVES else ""
     return _row(
-        f"CPUID leaf {exit_.address:#x}, subleaf {exit_.value:#x}",
+        f"CPUID leaf {exit_.address:#x}{subleaf}",
         "it tells of the host's processor, and the guest has another: it always leaves under hardware assist",
         "the table of the virtual processor",
         "nothing: a guest asks at boot and keeps the answers; a program that asks often (as a serialising instruction)"

@@ -58,7 +58,7 @@ def test_each_has_where_ring_why_answer_cost_and_instead(machine: Machine) -> No
     assert (console.instruction, console.data) == ("out dx, al", b"\xee")
     assert console.ring == "CPL 0, real mode (no rings)"
     assert "IN and OUT leave guest code" in console.why
-    assert console.answer == "0x41 (1 bytes) was given to the device"
+    assert console.answer == "0x41 (1 byte) was given to the device"
     assert "host TSC cycles to answer it" in console.cost
     assert "a virtio console" in console.instead
     assert "16550D §8" in console.section
