@@ -18,6 +18,7 @@ import nbclient
 import nbformat
 import pytest
 
+from tests.boot.guests import need
 from tests.notebooks.notebook_files import FOLDER, problem, stripped, text_of
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -73,6 +74,8 @@ def with_answers(name: str, notebook: Any) -> tuple[Any, list[tuple[Any, str]]]:
 def test_notebook(path: Path, tmp_path: Path, record_exercised: Callable[..., None]) -> None:
     if path.stem.startswith("08") and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("its exercise pins threads: two processors are needed")
+    if path.stem.startswith("09"):
+        need("apt-get", "dpkg-deb", "busybox")
     notebook, checks = with_answers(path.stem, nbformat.read(path, as_version=4))
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
@@ -116,6 +119,23 @@ def test_form(tmp_path: Path) -> None:
     assert problem(path) is None
     path.write_text("{}")
     assert "it is no notebook" in str(problem(path))
+
+
+def test_every_notebook_is_a_lesson() -> None:
+    """Something to predict, something to see, an exercise, answers; and a line of the README, in order."""
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+        assert "compare(prediction" in code, f"{path.name} asks for no prediction"
+        assert any(tags(cell) == ["exercise"] for cell in notebook.cells), f"{path.name} has no exercise"
+        assert re.search(r"Svg\(|grid\(|plt\.|figure\(|heat_map\(|_svg|picture", code), (
+            f"{path.name} has no picture"
+        )
+        assert (SOLUTIONS / f"{path.stem}.py").exists(), f"{path.name} has no solutions"
+    listed = re.findall(
+        r"^\| \[\d\d [^]]*\]\((.*)\)", (FOLDER / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert listed == [path.name for path in NOTEBOOKS]
 
 
 def test_every_solution_has_a_notebook() -> None:
