@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,29 +173,35 @@ def test_input(cloud_kernel: Path, record_exercised: RecordExercised) -> None:
         machine = shell.machine
         listed = shell.run("cd /sys/class/input; for e in event*; do echo $e $(cat $e/device/name); done")
         events = {name: event for event, _, name in (line.partition(" ") for line in listed.splitlines())}
-        for kind in ("keyboard", "mouse", "tablet"):
-            shell.run(f"(cat /dev/input/{events[f'pyvmm {kind}']} > /tmp/{kind} &)")
+        for number, kind in enumerate(("keyboard", "mouse", "tablet"), 3):  # open before anything is typed
+            device = events[f"pyvmm {kind}"]
+            shell.run(f"exec {number}</dev/input/{device}; (cat <&{number} > /tmp/{kind} &)")
 
-        def seen(kind: str) -> list[tuple[int, int, int]]:
-            """Type, code and value of the events; struct input_event has 16 bytes of time in front."""
-            text = shell.run(f'sleep 1; hexdump -v -e \'24/1 "%02x" "\\n"\' /tmp/{kind}')
-            raw = [bytes.fromhex(line)[16:] for line in text.splitlines()]
-            return [struct.unpack("<HHi", one) for one in raw]  # type: ignore[misc]
+        def seen(kind: str, count: int) -> list[tuple[int, int, int]]:
+            """Type, code and value of the events but for what ends a group, once there are as many."""
+            found: list[tuple[int, int, int]] = []
+            end = time.monotonic() + TIMEOUT
+            while len(found) < count and time.monotonic() < end:
+                text = shell.run(f'sleep 0.2; hexdump -v -e \'24/1 "%02x" "\\n"\' /tmp/{kind}')
+                lines = [line for line in text.splitlines() if len(line) == 48]
+                rows = [struct.unpack("<16xHHi", bytes.fromhex(line)) for line in lines]  # 16 bytes of time
+                found = [(row[0], row[1], row[2]) for row in rows if row[0]]
+            return found
 
         machine.keyboard.type("aB")
-        keys = [(code, value) for kind, code, value in seen("keyboard") if kind == 1]
+        keys = [(code, value) for kind, code, value in seen("keyboard", 6) if kind == 1]
         assert keys == [(30, 1), (30, 0), (42, 1), (48, 1), (48, 0), (42, 0)]
         machine.mouse.move(5, -3, 1)
         machine.mouse.down("right")
-        assert [one for one in seen("mouse") if one[0]] == [(2, 0, 5), (2, 1, -3), (2, 8, -1), (1, 0x111, 1)]
+        assert seen("mouse", 4) == [(2, 0, 5), (2, 1, -3), (2, 8, -1), (1, 0x111, 1)]
         tablet = machine.devices["virtio_tablet"]
         assert isinstance(tablet, VirtioInput)
         tablet.point(0.5, 1.0, 0, 1)
-        assert [one for one in seen("tablet") if one[0]] == [(3, 0, 16384), (3, 1, 32767), (1, 0x110, 1)]
+        assert seen("tablet", 3) == [(3, 0, 16384), (3, 1, 32767), (1, 0x110, 1)]
 
         keyboard = machine.devices["virtio_keyboard"]
         assert isinstance(keyboard, VirtioInput)
         caps = "".join(f"\\{byte:03o}" for byte in bytes(16) + struct.pack("<HHi", 17, 1, 1))
-        shell.run(f"printf '{caps}' > /dev/input/{events['pyvmm keyboard']}; sleep 1")
-        assert keyboard.leds == 2
+        shell.run(f"printf '{caps}' > /dev/input/{events['pyvmm keyboard']}")
+        assert machine.wait_for(lambda: keyboard.leds == 2, TIMEOUT)
         record_exercised(engine=machine.engine_name, guest="Debian cloud kernel, virtio-input")
