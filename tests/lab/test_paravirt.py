@@ -219,9 +219,9 @@ def test_the_disk_is_the_other_half() -> None:
     for name, found in (("trap-and-emulate", caught), ("paravirtual", asks)):
         row = re.search(rf"^\| {name} \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
         assert row, f"{PAGE_OF_DOCS.name} has no such row"
-        for told, disk in zip(row.groups(), ("disk", "virtio"), strict=True):
-            # A disk that is done before the kernel sleeps saves HLT and the interrupt.
-            assert float(told) / 2 < found[disk] < float(told) * 1.3, f"{name}, {disk}"
+        for told, seen in zip(row.groups(), (found["disk"], found["virtio"]), strict=True):
+            # A disk that is done before the kernel sleeps saves HLT and the interrupt; a slow one costs timer ticks.
+            assert float(told) / 2 < seen < float(told) * 2, name
 
 
 def test_the_pages_examples() -> None:
