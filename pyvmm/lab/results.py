@@ -168,11 +168,11 @@ class Result:
             if counts:
                 ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
                 taken = self.exit_cycles if name == "exits" else {}
-                told = ", ".join(
+                told = [
                     f"{what} {count}" + (f" ({taken[what] // count} cycles)" if what in taken else "")
                     for what, count in ordered
-                )
-                lines.append(f"  {name:<10} {sum(counts.values()):>9}: {told}")
+                ]
+                lines += _listed(f"  {name:<10} {sum(counts.values()):>9}: ", told)
         if self.checks:
             lines.append(f"  checks     {len(self.checks):>9}: {len(self.wrong)} wrong")
             lines += [f"    {check}" for check in self.checks if not check.right]
@@ -191,6 +191,19 @@ CPU_RESOLUTION = 0.005
 
 PACED = frozenset({"timer"})
 """Workloads that last as long as a clock says, whatever they cost."""
+
+
+def _listed(head: str, items: Sequence[str], width: int = 110) -> list[str]:
+    """Lines of items with commas, none of them longer than `width` if an item is not; below `head`."""
+    lines = [head]
+    for n, item in enumerate(items):
+        piece = item + ("," if n < len(items) - 1 else "")
+        if n and len(lines[-1]) + len(piece) > width:
+            lines[-1] = lines[-1].rstrip()
+            lines.append(" " * len(head))
+        lines[-1] += piece + " "
+    lines[-1] = lines[-1].rstrip()
+    return lines
 
 
 def _number(value: float) -> str:

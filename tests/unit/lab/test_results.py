@@ -122,6 +122,19 @@ def test_a_heading_wider_than_its_columns() -> None:
     assert as_columns([]) == []
 
 
+def test_long_lines_are_broken_between_items() -> None:
+    """A notebook's output has some 120 columns, and breaks anywhere."""
+    counts = {f"instruction {n}": 1000 - n for n in range(30)}
+    text = str(Result("translation", "kvm", "syscall", 5, operations=5, emulated=counts))
+    lines = [line for line in text.splitlines() if "instruction" in line]
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 110
+    assert {line.find("instruction") for line in lines} == {24}
+    assert " ".join(line.strip() for line in lines).partition(": ")[2] == ", ".join(
+        f"{name} {count}" for name, count in counts.items()
+    )
+
+
 def test_the_figure() -> None:
     pytest.importorskip("matplotlib")
     axes = _comparison().figure("exits").axes[0]
