@@ -202,6 +202,6 @@ def test_restored_under_load(machine: Machine) -> None:
                 pass
             # Until the guest has dealt with the event it resets whatever is connected, this one too.
             end = time.monotonic() + TIMEOUT
-            while time.monotonic() < end and answer_of(machine) != b"after it":
+            while (answer := answer_of(machine)) != b"after it" and time.monotonic() < end:
                 time.sleep(0.1)
-            assert answer_of(machine) == b"after it"
+            assert answer == b"after it"
