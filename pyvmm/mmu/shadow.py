@@ -7,12 +7,14 @@ what each fault makes it do. The rules, and what is left out, are in the C heade
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyvmm.errors import GuestError
 from pyvmm.mmu.side_by_side import SideBySide
 from pyvmm.mmu.walker import Walk, explain, walk
 from pyvmm.native import check, check_pointer, ffi, lib, new_error
+from pyvmm.units import counted
 
 if TYPE_CHECKING:
     from pyvmm.cpu.state import CpuState
@@ -84,27 +86,32 @@ class ShadowStatistics:
     def __str__(self) -> str:
         rows = [
             (
-                f"{self.faults} page faults",
+                counted(self.faults, "page fault"),
                 f"{self.fills} filled ({self.mmio_fills} of devices, {self.large_fills} of 2 MiB), "
                 f"{self.guest_faults} the guest's own, {self.trace_faults} stores into traced pages, "
                 f"{self.spurious} for nothing",
             ),
             (
-                f"{self.table_writes} entries written",
-                f"{self.prefetched} filled at once; {self.unsyncs} tables let out of step, "
-                f"{self.synced} compared again, {self.sync_drops} entries dropped then",
+                f"{counted(self.table_writes, 'entry', 'entries')} written",
+                f"{self.prefetched} filled at once; {counted(self.unsyncs, 'table')} let out of step, "
+                f"{self.synced} compared again, {counted(self.sync_drops, 'entry', 'entries')} dropped then",
             ),
             (
                 f"{self.pages} of {self.pages_total} shadow pages",
                 f"at most {self.pages_peak}; {self.pages_made} made ({self.splintered} for pieces of large pages), "
-                f"{self.pages_zapped} thrown away, all of them {self.flushes} times; {self.traced} pages traced now",
+                f"{self.pages_zapped} thrown away, all of them {counted(self.flushes, 'time')}; "
+                f"{counted(self.traced, 'page')} traced now",
             ),
             (
-                f"{self.roots} roots asked for",
-                f"{self.roots_found} of them there; {self.invlpg} INVLPG, {self.tlb_flushes} flushes of the real TLB",
+                f"{counted(self.roots, 'root')} asked for",
+                f"{self.roots_found} of them there; {self.invlpg} INVLPG, "
+                f"{counted(self.tlb_flushes, 'flush', 'flushes')} of the real TLB",
             ),
         ]
-        return "\n".join(f"{first:>26}: {second}" for first, second in rows)
+        return "\n".join(
+            fill(second, 100, initial_indent=f"{first:>26}: ", subsequent_indent=" " * 28)
+            for first, second in rows
+        )
 
 
 class Shadow:

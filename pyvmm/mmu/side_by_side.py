@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from pyvmm.svg import Svg
@@ -93,7 +92,7 @@ class SideBySide:
         walks = [("the guest's tables", self.guest), ("the shadow", self.shadow)]
         depth = max(len(each.steps) for _, each in walks if each) + 1
         width, height = 190, 92
-        picture = Svg(20 + width * depth, 40 + 2 * (height + 40) + 16 * len(self.remarks))
+        picture = Svg(20 + width * depth, 18 + 2 * (height + 30) + 16 * len(self.remarks))
         picture.text(10, 18, f"{self.guest.address:#x}, ring {self.cpl}", bold=True)
         for row, (title, each) in enumerate(walks):
             y = 40 + row * (height + 30)
@@ -111,11 +110,11 @@ class SideBySide:
                 if number:
                     picture.arrow(x - 30, y + 40, x, y + 40)
         for number, remark in enumerate(self.remarks):
-            picture.text(10, 48 + 2 * (height + 30) + 16 * number, remark)
+            picture.text(10, 26 + 2 * (height + 30) + 16 * number, remark)
         return str(picture)
 
     def _repr_html_(self) -> str:
-        return f"{self.svg()}<pre>{escape(str(self))}</pre>"
+        return self.svg()
 
 
 def _name(guest: tuple[Step, ...], shadow: tuple[Step, ...], number: int) -> str:

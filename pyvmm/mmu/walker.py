@@ -144,7 +144,7 @@ class Walk:
         return "\n".join([head, *(f"  {step}" for step in self.steps), f"  {end} (SDM {self.section})"])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return f'<pre style="font-family: monospace">{escape(str(self))}</pre>'
 
 
 def walk(memory: GuestMemory, state: CpuState, address: int, *, physical_bits: int = 52) -> Walk:
