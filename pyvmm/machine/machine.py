@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import time
+from _weakref import ref
 
 from pyvmm.config import MachineConfig
 from pyvmm.devices.uart import SerialPort
@@ -159,6 +161,8 @@ class Machine:
         self._switch: _SwitchRequest | None = None
         self._switching = _thread.allocate_lock()
         self._closed = False
+        self._at_exit = _closer(ref(self))
+        atexit.register(self._at_exit)
         self._mouse: Mouse | None = None
         self._servers: list[VncServer] = []
         self._events: Events | None = None
@@ -813,6 +817,7 @@ class Machine:
             self._stop.set()
             self.vcpu.kick()
             self._closed = True
+        atexit.unregister(self._at_exit)
         for server in self._servers:
             server.close()
         with self._busy:  # until a run on another thread has ended
@@ -835,6 +840,17 @@ class Machine:
 
     def __repr__(self) -> str:
         return f"Machine({self.config.name}, {self.engine_name}, {self.config.memory >> 20} MiB)"
+
+
+def _closer(machine: ref[Machine]) -> Callable[[], None]:
+    """Closes it, if it is still there: a program may end without, and by then nothing can be imported any more."""
+
+    def close() -> None:
+        found = machine()
+        if found is not None:
+            found.close()
+
+    return close
 
 
 class _SwitchRequest:

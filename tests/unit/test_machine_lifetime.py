@@ -231,3 +231,16 @@ def test_ctrl_c_ends_exits() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "interrupted\n", done.stderr
+
+
+def test_a_program_may_end_without_closing() -> None:
+    """In silence: closed before Python can import no more; also one that a thread still runs."""
+    program = (
+        "import threading, time\nfrom tests.unit.test_machine_lifetime import machine\n"
+        "machines = [machine() for _ in range(3)]\nmachines[0].run(timeout=0.01)\nmachines[1].close()\n"
+        "threading.Thread(target=machines[2].run, daemon=True).start()\ntime.sleep(0.2)\nprint('end')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
