@@ -361,15 +361,7 @@ void lab_software_interrupt(Monitor *monitor, uint8_t vector, uint64_t next_rip)
 
 void lab_deliver_interrupt(Monitor *monitor)
 {
-    for (int word = 3; word >= 0; word--) {
-        if (!monitor->pending[word])
-            continue;
-        unsigned bit = 63 - (unsigned)__builtin_clzll(monitor->pending[word]);
-        monitor->pending[word] &= ~(1ull << bit);
-        monitor->counters.injected_interrupts++;
-        deliver_or_fault(
-            monitor,
-            (Event){.vector = (uint8_t)(64 * (unsigned)word + bit), .external = true, .rip = monitor->trap->rip});
-        return;
-    }
+    uint8_t vector = monitor->pending[--monitor->pending_count];
+    monitor->counters.injected_interrupts++;
+    deliver_or_fault(monitor, (Event){.vector = vector, .external = true, .rip = monitor->trap->rip});
 }

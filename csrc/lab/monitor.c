@@ -177,12 +177,13 @@ void lab_set_ring(Monitor *monitor, uint8_t cpl)
     lab_load_tables(monitor);
 }
 
-void lab_queue_interrupt(Monitor *monitor, uint8_t vector) { monitor->pending[vector / 64] |= 1ull << vector % 64; }
-
-bool lab_interrupt_waits(const Monitor *monitor)
+void lab_queue_interrupt(Monitor *monitor, uint8_t vector)
 {
-    return monitor->pending[0] | monitor->pending[1] | monitor->pending[2] | monitor->pending[3];
+    if (monitor->pending_count < sizeof monitor->pending)
+        monitor->pending[monitor->pending_count++] = vector;
 }
+
+bool lab_interrupt_waits(const Monitor *monitor) { return monitor->pending_count > 0; }
 
 void lab_wait(Monitor *monitor) { monitor->cpu.halted = 1; }
 
@@ -561,7 +562,7 @@ int monitor_start(Monitor *monitor, const CpuState *state, Error *error)
     cpu->cpl = state->segment[SEG_CS].selector & 3;
     memset(&monitor->counters, 0, sizeof monitor->counters);
     memset(&monitor->end, 0, sizeof monitor->end);
-    memset(monitor->pending, 0, sizeof monitor->pending);
+    monitor->pending_count = 0;
     memset(monitor->frame, 0, sizeof *monitor->frame);
     memcpy(monitor->trap->gpr, state->gpr, sizeof state->gpr);
     monitor->trap->rip = state->rip;

@@ -119,7 +119,14 @@ struct Monitor {
     VirtualCpu cpu;
     LabTrapFrame waiting; /* of a halted guest, while the stub waits in ring 0 */
     Shadow *shadow;
-    uint64_t pending[4];   /* bit map of interrupts that wait for the virtual IF */
+    /*
+     * Interrupts that wait for the virtual IF, in the order of their acknowledgements. The last goes first: it came
+     * through although the others were in service, and an EOI is for the highest in service (8259A, local APIC).
+     * One vector may wait twice: an EOI that the guest meant for another has let it through again, and each
+     * acknowledgement must have its EOI. More than fit: of a guest that sends EOIs and takes no interrupts.
+     */
+    uint8_t pending[256];
+    uint32_t pending_count;
     bool new_tables;       /* shadow_root() is due, on the way out */
     bool touch;            /* a KVM: see ShadowConfig.touch */
     enum LabReason reason; /* of this trap, as far as it is known */
@@ -181,7 +188,7 @@ void lab_inject(Monitor *monitor, uint8_t vector, bool has_error, uint32_t error
 void lab_inject_gp(Monitor *monitor, uint32_t error);
 bool lab_undefined(Monitor *monitor);                                             /* #UD; true */
 void lab_software_interrupt(Monitor *monitor, uint8_t vector, uint64_t next_rip); /* INT n: its gate's DPL counts */
-void lab_deliver_interrupt(Monitor *monitor);                                     /* the highest that waits */
+void lab_deliver_interrupt(Monitor *monitor);                                     /* the last that waits */
 
 /* emulate.c: the instruction at the virtual RIP, decoded, on the virtual CPU. True: done, or the guest got an
  * exception for it; false: not an instruction that the monitor has to do with. */

@@ -21,7 +21,7 @@
 #define RIG_RAM       (20u << 20)
 #define RIG_GUEST_END (4u << 20)
 #define RIG_PORT      0x77 /* ends the run; the next three answer reads */
-#define RIG_IRQ_PORT  0x7c /* pulses IRQ 5 */
+#define RIG_IRQ_PORT  0x7c /* pulses IRQ 5, the next one IRQ 1 */
 #define RIG_MMIO      0xd0000000
 
 /* Where things are in the guest; numbers that assembly can read. The first 2 MiB have 4 KiB pages. */
@@ -67,7 +67,7 @@ typedef struct Rig {
     EngineVm *vm;
     Vcpu *vcpu;
     Device *pic;
-    IrqLine *line;
+    IrqLine *line, *urgent;
     Monitor *monitor; /* NULL: bare */
     uint64_t out[64];
     size_t out_count;
@@ -172,7 +172,7 @@ static void rig_write(void *device, uint32_t region, uint64_t offset, uint32_t s
     if (region == 0 && offset == 0 && size == 1)
         board_request(rig->board, SYSTEM_EXIT, 0x77);
     else if (region == 1)
-        irq_line_pulse(rig->line);
+        irq_line_pulse(offset ? rig->urgent : rig->line);
     else if (rig->out_count < ARRAY_SIZE(rig->out))
         rig->out[rig->out_count++] = value | (uint64_t)size << 56 | offset << 48;
 }
@@ -250,12 +250,13 @@ static Rig *rig_new(bool kvm)
     CHECK(rig->board);
     CHECK_EQ(guest_memory_add(rig->board->memory, 0, RIG_RAM, 0, &error), 0);
     CHECK_EQ(bus_add(rig->board->pio, RIG_PORT, 4, &RIG_DEVICE, rig, 0, NULL, "rig", &error), 0);
-    CHECK_EQ(bus_add(rig->board->pio, RIG_IRQ_PORT, 1, &RIG_DEVICE, rig, 1, NULL, "rig", &error), 0);
+    CHECK_EQ(bus_add(rig->board->pio, RIG_IRQ_PORT, 2, &RIG_DEVICE, rig, 1, NULL, "rig", &error), 0);
     CHECK_EQ(bus_add(rig->board->mmio, RIG_MMIO, 0x1000, &RIG_DEVICE, rig, 2, NULL, "rig", &error), 0);
     rig->pic = i8259_new(rig->board, rig->board->irqs);
     CHECK(rig->pic);
     CHECK_EQ(device_map(rig->pic, rig->board->pio, 0x20, 2, 0, &error), 0);
     rig->line = irq_line_new(rig->board->irqs, 5);
+    rig->urgent = irq_line_new(rig->board->irqs, 1);
     rig->vm = kvm ? kvm_vm_new(rig->board, "/dev/kvm", NULL, &error) : translator_vm_new(rig->board, false, &error);
     rig->vcpu = rig->vm ? vcpu_new(rig->vm, 0, &error) : NULL;
     if (!rig->vcpu)

@@ -388,6 +388,10 @@ SNIPPET("mov to ds of ring 3, conforming code", "movb $0x9f, " N(RIG_GDT) "+0x25
 SNIPPET("mov to ds, RPL 3 of ring 0's", LOAD(N(RIG_SS) "+3", "ds"))
 SNIPPET("mov to segment 6", ".byte 0x8e, 0xf0")
 SNIPPET("mov to segment 7", ".byte 0x8e, 0xf8")
+SNIPPET("two interrupts wait",
+        "outb %al, $" N(RIG_IRQ_PORT) "\n outb %al, $" N(RIG_IRQ_PORT) "+1\n sti\n hlt\n cli")
+SNIPPET("two interrupts wait, the higher first",
+        "outb %al, $" N(RIG_IRQ_PORT) "+1\n outb %al, $" N(RIG_IRQ_PORT) "\n sti\n hlt\n cli")
 SNIPPET("sti and cli let none in", "outb %al, $" N(RIG_IRQ_PORT) "\n sti\n cli\n movl $5, %r15d\n sti\n hlt\n cli")
 SNIPPET("lgs, not canonical", "btsq $60, %rax\n lgs (%rax), %ebx")
 SNIPPET("pop fs, beyond the limit", "pushq $0x208\n popq %fs")
