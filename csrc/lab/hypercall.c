@@ -221,8 +221,11 @@ static int64_t call_exit(Monitor *monitor, uint64_t status)
 {
     if (status > 127)
         return -LAB_EINVAL;
-    bus_write(monitor->board->pio, EXIT_PORT, 1, status);
-    lab_wait(monitor); /* the machine stops before it could wake */
+    if (bus_write(monitor->board->pio, EXIT_PORT, 1, status))
+        lab_wait(monitor); /* the machine stops before it could wake */
+    else
+        lab_end(monitor, "hypercall EXIT with status %llu, on a machine without an exit port",
+                (unsigned long long)status);
     return 0;
 }
 

@@ -10,8 +10,8 @@
  * it. All that it gives (pointers, counts, page table entries) is untrusted: an answer of -LAB_E*, or an explained
  * end.
  *
- * Left out: several virtual CPUs, a timer beside the PIT (whose channel 0 and the 8259A are the monitor's), saving
- * and restoring a guest.
+ * Left out: several virtual CPUs, a timer beside the PIT (whose channel 0 and the 8259A are the monitor's, and not
+ * protected from the guest's OUT), saving and restoring a guest.
  */
 #ifndef PYVMM_LAB_PARAVIRT_H
 #define PYVMM_LAB_PARAVIRT_H

@@ -95,6 +95,13 @@ static int pv_get_state(Vcpu *vcpu, CpuState *state)
 static const EngineOps PV_ENGINE = {
     .name = "model", .vcpu_set_state = pv_set_state, .vcpu_get_state = pv_get_state};
 
+static void pv_exit(void *device, uint32_t region, uint64_t offset, uint32_t size, uint64_t value)
+{
+    board_request(device, SYSTEM_EXIT, (uint32_t)value);
+}
+
+static const DeviceOps PV_EXIT = {.write = pv_exit};
+
 /* ---- the processor ------------------------------------------------------------------------------------------ */
 
 /* What of the monitor's memory its slot shows to ring 3: nothing to write but LAB_DATA. */
@@ -199,8 +206,11 @@ static void pv_apply(PvModel *model)
 {
     Monitor *monitor = model->monitor;
     const LabFrame *frame = monitor->frame;
-    if (frame->action & LAB_STOP) {
+    uint32_t code;
+    bool leaves = board_take_request(model->board, &code) != SYSTEM_NONE; /* an end's, or hypercall EXIT's */
+    if (frame->action & LAB_STOP)
         CHECK(monitor->end.ended && monitor->end.text[0]);
+    if (frame->action & LAB_STOP || leaves) {
         model->ended = true;
         return;
     }
@@ -362,6 +372,7 @@ static PvModel *pv_new(void)
     CHECK_EQ(device_map(model->pic, board->pio, 0xa0, 2, I8259_REGION_SLAVE, &error), 0);
     CHECK_EQ(device_map(model->pic, board->pio, 0x4d0, 2, I8259_REGION_ELCR, &error), 0);
     CHECK_EQ(device_map(model->pit, board->pio, 0x40, 4, 0, &error), 0);
+    CHECK_EQ(bus_add(board->pio, 0x501, 1, &PV_EXIT, board, 0, NULL, "exit", &error), 0);
     model->vm = (EngineVm){.ops = &PV_ENGINE, .board = board};
     vcpu_init(&model->vcpu, &model->vm, 0);
     pv_start(model);

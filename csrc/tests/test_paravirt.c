@@ -217,6 +217,19 @@ static void test_hlt_is_no_way_to_sleep(void)
     pv_free(model);
 }
 
+static void test_exit(void)
+{
+    PvModel *model = guest();
+    pv_call(model, LAB_HC_EXIT, 5, 0);
+    CHECK(model->ended && !model->monitor->end.ended);
+    bus_remove(model->board->pio, 0x501);
+    pv_start(model);
+    CHECK_EQ(pv_call(model, LAB_HC_SHARED, PV_SHARED, 0), 0);
+    pv_call(model, LAB_HC_EXIT, 5, 0);
+    CHECK(model->ended && strstr(model->monitor->end.text, "without an exit port"));
+    pv_free(model);
+}
+
 int main(void)
 {
     RUN(test_what_is_refused);
@@ -224,6 +237,7 @@ int main(void)
     RUN(test_tables_that_lead_to_the_monitor);
     RUN(test_a_batch);
     RUN(test_a_slow_guest_and_its_timer);
+    RUN(test_exit);
     RUN(test_hlt_is_no_way_to_sleep);
     RUN(test_random);
     return 0;
