@@ -12,11 +12,12 @@ from typing import NamedTuple
 import pytest
 
 from pyvmm import Machine, MachineConfig
-from pyvmm.mmu import AddressSpace, Range, walk
+from pyvmm.mmu import AddressSpace, Range, Shadow, walk
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "address-space.svg"
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(600)]
 DIRECT_MAP, KERNEL_MAP = 0xFFFF888000000000, 0xFFFFFFFF80000000  # Documentation/arch/x86/x86_64/mm.rst
+RAM, SHADOWS = 256 << 20, 16 << 20  # the guest's, and what it is not told of
 ASKED = (
     "cat /proc/iomem; grep DirectMap /proc/meminfo; cat /proc/$$/maps; echo as''ked; while :; do :; done\n"
 )
@@ -44,8 +45,8 @@ class Seen(NamedTuple):
 @pytest.fixture(scope="module")
 def linux(cloud_kernel: Path, initramfs: Path) -> Iterator[Seen]:
     config = MachineConfig(
-        memory=256 << 20, serial="buffer", kernel=cloud_kernel, initrd=initramfs,
-        append="console=ttyS0 nokaslr", engine="translator",
+        memory=RAM + SHADOWS, serial="buffer", kernel=cloud_kernel, initrd=initramfs,
+        append=f"console=ttyS0 nokaslr mem={RAM}", engine="translator",
     )  # fmt: skip
     shown: list[str] = []
     with Machine(config) as machine:
@@ -142,6 +143,42 @@ def test_its_tlb(linux: Seen) -> None:
     assert len(held.entries) > 50
     assert not [each for each in held.stale if each.user], str(held)
     assert len(held.stale) < len(held.entries) / 10, str(held)
+
+
+def test_shadow_of_a_linux(linux: Seen) -> None:
+    """Every page of the program's and the kernel's is filled for the ring that may see it; the tables are traced."""
+    vcpu = linux.machine.vcpu
+    shadow = Shadow(
+        linux.machine.memory,
+        guest_end=RAM,
+        pool=RAM,
+        pool_size=SHADOWS,
+        physical_bits=vcpu.physical_bits,
+        monitor_slot=128,
+    )
+    program, kernel = vcpu.state, vcpu.state
+    kernel.cs.attributes &= ~0x60
+    kernel.ss.attributes &= ~0x60
+    assert (program.cpl, kernel.cpl) == (3, 0)
+    for state in (program, kernel):
+        shadow.root(state)
+        for area in linux.found.ranges:
+            allowed = area.rights.endswith("user") or state is kernel
+            for page in range(area.start, area.end, 0x1000 if area.page == "4 KiB" else 0x200000):
+                fault = shadow.fault(state, page)
+                if fault.result == "monitor":  # ACPI's tables, at the end of all RAM
+                    assert "which is the monitor's memory" in fault.why
+                    assert RAM <= vcpu.walk(page).physical < RAM + SHADOWS  # type: ignore[operator]
+                else:
+                    assert fault.result == ("filled" if allowed else "guest fault"), f"{area}: {fault}"
+    beside = shadow.side_by_side(program, program.linear_rip)
+    assert beside.shadow is not None
+    assert beside.guest.physical == beside.shadow.physical
+    assert not beside.remarks, str(beside)
+    tables = DIRECT_MAP + (program.cr3 & ~0xFFF)
+    assert shadow.fault(kernel, tables, write=True).result == "traced"
+    assert "the page is traced" in str(shadow.side_by_side(kernel, tables))
+    assert "ring 3 may not even read" in str(shadow.side_by_side(program, tables))
 
 
 def test_its_picture(linux: Seen, tmp_path: Path) -> None:
