@@ -1055,7 +1055,11 @@ uint64_t instruction_address(const Instruction *instruction, const uint64_t *gpr
                              uint64_t gs_base);
 
 /* csrc/lab/translate.h */
-typedef struct { uint64_t rip; uint32_t size, code_size; uint64_t code; uint32_t exits, linked; ...; } TranslationView;
+typedef struct {
+    uint64_t rax, rcx, rdx, rsp, scratch, target, jump, value, zero, pending, interrupts, iopl, cr[9], selector[6], tr, ldtr;
+    ...;
+} TranslatorPage;
+typedef struct { uint64_t rip; uint32_t size, code_size; uint64_t code, page; uint32_t exits, linked; ...; } TranslationView;
 bool lab_translation(const Monitor *monitor, uint64_t rip, TranslationView *view);
 uint32_t lab_translation_places(const Monitor *monitor, uint64_t rip, uint64_t *code, uint64_t *guest, uint32_t room);
 uint32_t lab_translation_code(const Monitor *monitor, uint64_t rip, uint8_t *code, uint32_t room);

@@ -173,7 +173,7 @@ void cache_flush(Translator *t);
 typedef struct TranslationView {
     uint64_t rip;
     uint32_t size, code_size;
-    uint64_t code; /* linear */
+    uint64_t code, page; /* linear: of the block, and of TranslatorPage */
     uint32_t exits, linked;
 } TranslationView;
 

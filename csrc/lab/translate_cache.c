@@ -212,7 +212,11 @@ bool lab_translation(const Monitor *monitor, uint64_t rip, TranslationView *view
     const Block *block = block_of(monitor, rip);
     if (!block)
         return false;
-    *view = (TranslationView){block->rip, block->size, block->code_size, LAB_BASE + block->code, 0, 0};
+    *view = (TranslationView){.rip = block->rip,
+                              .size = block->size,
+                              .code_size = block->code_size,
+                              .code = LAB_BASE + block->code,
+                              .page = LAB_BASE + LAB_DATA};
     for (uint32_t i = 0; i < t->exit_count; i++)
         if (t->exits[i].literal - block->code < block->code_size) {
             view->exits++;

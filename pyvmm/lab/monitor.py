@@ -26,6 +26,7 @@ from pyvmm.native import check_pointer, ffi, lib, new_error
 if TYPE_CHECKING:
     from pyvmm.cpu.state import CpuState
     from pyvmm.lab.boot import LabKernel
+    from pyvmm.lab.translation import Translation
     from pyvmm.machine.events import MachineEvent
     from pyvmm.machine.machine import Machine
 
@@ -215,6 +216,16 @@ class Monitor:
         """
         self._check_open()
         return lib.monitor_virtual_cpu(self._pointer)
+
+    def translation(self, address: int) -> Translation | None:
+        """The translated block that begins at a guest address, or else one that holds it; None: there is none.
+
+        Only of a machine that does not run, and of the technique ``"translation"``.
+        """
+        from pyvmm.lab.translation import translation_of
+
+        self._check_open()
+        return translation_of(self, self._pointer, address)
 
     @property
     def paging_state(self) -> CpuState:
