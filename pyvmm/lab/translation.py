@@ -24,8 +24,8 @@ _SEGMENTS = ("ES", "CS", "SS", "DS", "FS", "GS")
 _FIELDS = {
     "rax": "guest's RAX", "rcx": "guest's RCX", "rdx": "guest's RDX", "rsp": "guest's RSP",
     "scratch": "guest's scratch register", "target": "target, a guest address", "jump": "target's code",
-    "value": "value", "zero": "zero", "pending": "an interrupt waits", "interrupts": "virtual IF", "iopl": "virtual IOPL",
-    "tr": "virtual TR", "ldtr": "virtual LDTR",
+    "value": "value", "zero": "zero", "pending": "an interrupt waits", "interrupts": "virtual IF",
+    "iopl": "virtual IOPL", "tr": "virtual TR", "ldtr": "virtual LDTR",
 }  # fmt: skip
 _RELATIVE = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
 
