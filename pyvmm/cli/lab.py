@@ -80,9 +80,12 @@ def run(options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
-    found = compare(options.technique or (), options.workload or (), options.count, engines, progress=tell)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    try:
+        found = compare(
+            options.technique or (), options.workload or (), options.count, engines, progress=tell
+        )
+    finally:
+        tell("")
     if options.json:
         _print_json(found.results)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -56,3 +57,14 @@ def test_a_wrong_option(words: list[str], why: str, capsys: pytest.CaptureFixtur
 def test_an_engine_that_is_no_hardware(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "--technique", "hardware", "--workload", "in"]) == 4
     assert "hardware assistance is engine kvm" in capsys.readouterr().err
+
+
+def test_an_error_has_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal the line that tells how far it is is wiped before."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["lab", "--technique", "hardware", "--workload", "in"]) == 4
+    progress, _, error = capsys.readouterr().err.rpartition("\r\x1b[K")
+    assert "hardware" in progress
+    assert error.startswith("pyvmm: hardware assistance is engine kvm")
