@@ -28,14 +28,15 @@ def test_hardware_is_not_the_translator() -> None:
 
 
 def test_each_workload_does_what_it_was_asked_for() -> None:
-    found = compare(["bare"], counts=dict.fromkeys(WORKLOADS, 4))
+    counts = {**dict.fromkeys(WORKLOADS, 4), "in": 1000}  # the console's port is asked more or less often
+    found = compare(["bare"], counts=counts)
     assert found.workloads == tuple(WORKLOADS)
     for result in found.results:
         assert result.ok, str(result)
-        assert result.operations == 4
+        assert result.operations == counts[result.workload]
         assert not result.emulated
         assert not result.hypercalls
-    assert found.get("in", "bare").exits["io"] >= 4
+    assert found.get("in", "bare").exits["io"] >= 900
     assert found.get("disk", "bare").exits["io"] >= 4 * 4096 / 2 / 256
     assert found.get("virtio", "bare").exits["mmio"] >= 4
 
@@ -67,6 +68,9 @@ def test_a_door_that_is_not_there() -> None:
 
 
 def test_the_hosts_own_loop_computes_the_guests_value() -> None:
-    assert native.loop(12345).value == run("bare", "loop", 12345).value
+    host = native.loop(12345)
+    assert host.value == run("bare", "loop", 12345).value
+    assert host.cpu > 0
+    assert 1e8 < native.loop(10_000_000).tsc_hz < 1e11
     with pytest.raises(ValueError, match="count is 0"):
         native.loop(0)
