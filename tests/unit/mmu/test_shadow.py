@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import random
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyvmm.board import Board
 from pyvmm.cpu.state import CpuState
 from pyvmm.errors import GuestError
 from pyvmm.memory import GuestMemory
-from pyvmm.mmu import Shadow
+from pyvmm.mmu import Shadow, walk
 from tests.conformance.engine_tables import PageTables
 from tests.unit.mmu import python_walker
+from tests.unit.mmu.test_address_space import INDICES
+from tests.unit.mmu.test_walk import ENTRY
 
 GUEST_END, POOL_SIZE = 4 << 20, 64 << 12
 PAGES = (0x400000, 0x401000, 0x5FF000, 0x40000000, 0x7FFFFFFFF000, 0xFFFF800000000000)
+
+
+@cache
+def cleared() -> GuestMemory:
+    memory = Board("virtual").memory
+    memory.add(0, GUEST_END + POOL_SIZE)
+    return memory
+
+
+def cleared_memory() -> GuestMemory:
+    """The same RAM each time, for tests of many examples."""
+    cleared().load(0, bytes(GUEST_END))
+    return cleared()
 
 
 @pytest.fixture
@@ -153,3 +171,46 @@ def test_ends_are_explained(memory: GuestMemory, shadow: Shadow) -> None:
         shadow.write(GUEST_END, bytes(8))
     with pytest.raises(GuestError, match="32 pages to 4 GiB"):
         Shadow(memory, guest_end=GUEST_END, pool=0, pool_size=POOL_SIZE)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 6), INDICES, ENTRY), min_size=4, max_size=24),
+    st.lists(
+        st.tuples(st.tuples(*[INDICES] * 4), st.sampled_from(["read", "write", "fetch"]), st.booleans()),
+        min_size=8,
+        max_size=8,
+    ),
+    st.sampled_from([0xD01, 0x501]),
+)
+def test_any_tables_end_explained(
+    entries: list[tuple[int, int, int]],
+    asked: list[tuple[tuple[int, ...], str, bool]],
+    efer: int,
+) -> None:
+    """Tables that loop, lead to devices, nowhere, or to the monitor: an answer with its reason, as the walk has it."""
+    memory = cleared_memory()
+    shadow = Shadow(memory, guest_end=GUEST_END, pool=GUEST_END, pool_size=POOL_SIZE)
+    for table, index, entry in entries:
+        memory.write_integer(table * 0x1000 + 8 * (index & 0x1FF), 8, entry & (1 << 64) - 1)
+    for indices, act, user in asked:
+        state = state_of(0x1000, 3 if user else 0, efer=efer)
+        address = sum(
+            (index & 0x1FF) << shift for index, shift in zip(indices, (12, 21, 30, 39), strict=True)
+        )
+        address |= 0xFFFF << 48 if address >> 47 else 0
+        guest = walk(memory, state, address, physical_bits=40)
+        allowed = guest.access(state.cpl, write=act == "write", fetch=act == "fetch")
+        shadow.root(state)
+        found = shadow.fault(state, address, write=act == "write", fetch=act == "fetch")
+        assert found.why
+        assert str(shadow.side_by_side(state, address))
+        if found.result in ("filled", "traced"):
+            assert (bool(allowed), found.physical) == (True, guest.physical), f"{found}\n{guest}"
+        elif found.result == "guest fault":
+            assert not allowed, f"{found}\n{guest}"
+        elif found.result == "bad table":
+            assert "no RAM" in guest.why, f"{found}\n{guest}"
+        else:
+            assert found.result == "monitor", found
+            assert address >> 39 & 511 == 511 or (guest.physical or 0) >= GUEST_END, f"{found}\n{guest}"
