@@ -88,6 +88,10 @@ static bool set_cr3(Monitor *monitor, uint64_t value)
 {
     if (value >> 40)
         return refuse(monitor, 0);
+    if ((value & ~0xfffull) >= monitor->base) { /* said here, where RIP is the instruction's */
+        lab_end(monitor, "CR3 is set to %#llx: there is no RAM of the guest's", (unsigned long long)value);
+        return true;
+    }
     monitor->cpu.cr3 = value;
     shadow_sync(monitor->shadow);
     lab_load_tables(monitor);
