@@ -42,6 +42,8 @@ COUNTS = {
 }
 FEW = {"fork": 4, "disk": 20, "virtio": 20, "loop": 10_000_000, "callret": 2_000}
 """Where ring 0 is interpreted."""
+RUNS = 5
+"""Of which the least is a figure of the page's, where one run's noise would be seen."""
 TURNS = 100_000_000
 """Of the loop that the host runs, too."""
 WAITED = 0.6
@@ -246,7 +248,7 @@ def _time_table() -> str:
 def _least_cpu(engine: str, technique: str, workload: str, count: int) -> float:
     """CPU seconds of that many operations: the least of some runs less the least start, since a busy host only adds."""
     taken = [
-        [run(technique, workload, each, engine).cpu for _ in range(3)]  # type: ignore[arg-type]
+        [run(technique, workload, each, engine).cpu for _ in range(RUNS)]  # type: ignore[arg-type]
         for each in (count + 1, 1)
     ]
     return max(min(taken[0]) - min(taken[1]), 0.0)
@@ -254,7 +256,7 @@ def _least_cpu(engine: str, technique: str, workload: str, count: int) -> float:
 
 def _native_table() -> str:
     """The loop beside the host's own."""
-    host = min((native.loop(TURNS) for _ in range(3)), key=lambda each: each.cpu)
+    host = min((native.loop(TURNS) for _ in range(RUNS)), key=lambda each: each.cpu)
     rows = [(technique_tables.HOST, host.cpu)]
     for engine in ENGINES:
         for name in usable(engine) if availability(engine).usable else ():
