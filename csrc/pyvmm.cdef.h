@@ -1030,6 +1030,11 @@ typedef struct {
     ...;
 } LabCounters;
 typedef struct { uint32_t ended; uint8_t size; uint8_t instruction[15]; uint64_t rip; char text[200]; ...; } LabEnd;
+typedef struct {
+    uint64_t number, rip, cr2, error, cycles, rax, rdx, result;
+    uint8_t reason, vector, cpl, size, instruction[15];
+    ...;
+} LabExit;
 typedef struct { const char *name; ...; } LabTechnique;
 typedef struct { Shadow *shadow; ...; } Monitor;
 const LabTechnique *lab_technique(const char *name);
@@ -1038,6 +1043,8 @@ void monitor_free(Monitor *monitor);
 int monitor_start(Monitor *monitor, const CpuState *state, Error *error);
 LabCounters monitor_counters(const Monitor *monitor);
 LabEnd monitor_end(const Monitor *monitor);
+void monitor_watch(Monitor *monitor, bool on);
+LabExit monitor_last_exit(const Monitor *monitor);
 VirtualCpu monitor_virtual_cpu(const Monitor *monitor);
 const char *lab_reason_name(uint32_t reason);
 const char *lab_mnemonic_name(uint32_t mnemonic);

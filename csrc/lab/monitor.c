@@ -336,6 +336,26 @@ static void trap_while_waiting(Monitor *monitor, uint8_t vector)
         lab_end(monitor, "exception %u in ring 0 while the guest was halted", vector);
 }
 
+void lab_note(Monitor *monitor)
+{
+    const LabTrapFrame *trap = monitor->trap;
+    LabExit *last = &monitor->last;
+    if (!monitor->watched)
+        return;
+    bool landed = trap->rip == LAB_BASE + LAB_LANDING; /* trap_instruction() */
+    last->number++;
+    last->rip = landed ? trap->gpr[REG_RCX] - 2 : trap->rip;
+    last->cr2 = trap->cr2;
+    last->error = trap->error;
+    last->rax = trap->gpr[REG_RAX];
+    last->rdx = trap->gpr[REG_RDX];
+    last->vector = (uint8_t)trap->vector;
+    last->cpl = monitor->cpu.cpl;
+    last->size = landed ? 0 : (uint8_t)lab_fetch(monitor, last->instruction);
+    if (landed)
+        memcpy(last->instruction, "\x0f\x05", last->size = 2);
+}
+
 static void handle(Monitor *monitor)
 {
     LabTrapFrame *trap = monitor->trap;
@@ -354,6 +374,7 @@ static void handle(Monitor *monitor)
     trap->rflags &= ~(uint64_t)RFLAGS_RF; /* the fault's; inject.c sets it where the guest's own is a fault */
     if (trap->rip != monitor->cpu.shadow_rip)
         monitor->cpu.shadow = 0;
+    lab_note(monitor);
     if (monitor->technique->trap && monitor->technique->trap(monitor))
         return;
     if (vector >= 32) {
@@ -433,9 +454,13 @@ static void lab_trap(void *opaque, uint32_t region, uint64_t offset, uint32_t si
     monitor->frame->action = 0;
     if (!monitor->end.ended)
         handle(monitor);
+    monitor->last.result = monitor->trap->gpr[REG_RAX];
     leave(monitor);
+    uint64_t cycles = cycles_now() - began;
     monitor->counters.exits[monitor->reason]++;
-    monitor->counters.cycles[monitor->reason] += cycles_now() - began;
+    monitor->counters.cycles[monitor->reason] += cycles;
+    monitor->last.reason = (uint8_t)monitor->reason;
+    monitor->last.cycles = cycles;
 }
 
 static const DeviceOps PORT = {.write = lab_trap};
@@ -586,6 +611,14 @@ int monitor_start(Monitor *monitor, const CpuState *state, Error *error)
 LabCounters monitor_counters(const Monitor *monitor) { return monitor->counters; }
 
 LabEnd monitor_end(const Monitor *monitor) { return monitor->end; }
+
+void monitor_watch(Monitor *monitor, bool on)
+{
+    monitor->watched = on;
+    monitor->last = (LabExit){0};
+}
+
+LabExit monitor_last_exit(const Monitor *monitor) { return monitor->last; }
 
 VirtualCpu monitor_virtual_cpu(const Monitor *monitor) { return monitor->cpu; }
 

@@ -80,6 +80,17 @@ typedef struct LabEnd {
     char text[200];
 } LabEnd;
 
+/* One trap, for who looks at them one by one: monitor_watch(). The guest's view, as it was before the answer. */
+typedef struct LabExit {
+    uint64_t number; /* grows with each trap of the guest; 0: none since the monitor started to watch */
+    uint64_t rip, cr2, error, cycles;
+    uint64_t rax, rdx; /* number of a hypercall, value and port of an OUT */
+    uint64_t result;   /* RAX afterwards */
+    uint8_t reason, vector, cpl;
+    uint8_t size; /* of what can be read at `rip` */
+    uint8_t instruction[INSTRUCTION_MAX];
+} LabExit;
+
 typedef struct Monitor Monitor;
 
 /* What an engine of another idea puts in; each may be NULL. On the vCPU's thread. */
@@ -130,6 +141,8 @@ struct Monitor {
     bool new_tables;       /* shadow_root() is due, on the way out */
     bool touch;            /* a KVM: see ShadowConfig.touch */
     enum LabReason reason; /* of this trap, as far as it is known */
+    bool watched;
+    LabExit last; /* while watched */
     LabCounters counters;
     LabEnd end;
 };
@@ -145,6 +158,10 @@ void monitor_free(Monitor *monitor);
 int monitor_start(Monitor *monitor, const CpuState *state, Error *error);
 LabCounters monitor_counters(const Monitor *monitor);
 LabEnd monitor_end(const Monitor *monitor);
+/* Keep of each trap what monitor_last_exit() has of the newest; off at first, and then it costs a branch. While
+ * the vCPU does not run. */
+void monitor_watch(Monitor *monitor, bool on);
+LabExit monitor_last_exit(const Monitor *monitor);
 VirtualCpu monitor_virtual_cpu(const Monitor *monitor);
 ShadowStatistics monitor_shadow_statistics(const Monitor *monitor);
 const char *lab_reason_name(uint32_t reason);     /* NULL beyond the last */
@@ -156,10 +173,11 @@ void lab_wait(Monitor *monitor); /* the virtual CPU is halted: the stub will wai
 void lab_shadow(Monitor *monitor, uint64_t next_rip); /* no interrupt before that instruction */
 void lab_queue_interrupt(Monitor *monitor, uint8_t vector);
 bool lab_interrupt_waits(const Monitor *monitor);
-ShadowMode lab_mode(const Monitor *monitor);                         /* of the current virtual ring */
-void lab_set_ring(Monitor *monitor, uint8_t cpl);                    /* and shadow tables with it */
-void lab_load_tables(Monitor *monitor);                              /* due after a change of CR0, CR3, CR4, EFER */
-uint64_t lab_rflags(const Monitor *monitor);                         /* as the guest should see them */
+void lab_note(Monitor *monitor);                  /* for LabExit: RIP and registers are the guest's from now on */
+ShadowMode lab_mode(const Monitor *monitor);      /* of the current virtual ring */
+void lab_set_ring(Monitor *monitor, uint8_t cpl); /* and shadow tables with it */
+void lab_load_tables(Monitor *monitor);           /* due after a change of CR0, CR3, CR4, EFER */
+uint64_t lab_rflags(const Monitor *monitor);      /* as the guest should see them */
 void lab_set_rflags(Monitor *monitor, uint64_t rflags, bool system); /* system: IF and IOPL too */
 const VirtualCpu *lab_cpu(const Monitor *monitor);
 

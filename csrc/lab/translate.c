@@ -105,6 +105,7 @@ static bool translation_trap(Monitor *monitor)
     t->seen = *trap;
     t->seen_generation = t->generation;
     monitor->cpu.shadow = place->hold != HOLD_NOT;
+    lab_note(monitor);
     if (trap->vector != VECTOR_UD || place->offset != offset || place->kind == PLACE_CODE) {
         t->native = true;
         t->roll = place->hold == HOLD_ROLL;

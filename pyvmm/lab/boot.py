@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.ram import LoadTarget
     from pyvmm.machine.machine import Machine
     from pyvmm.memory import GuestMemory
+    from pyvmm.trace import Symbols
 
 BOOT: Final = struct.Struct("<QIIQQ")
 BOOT_MAGIC: Final = 0x544F4F4242414C
@@ -209,6 +210,12 @@ class LabKernel:
             return f"{address:#x}"
         start, name = self._order[at]
         return name if start == address else f"{name}+{address - start:#x}"
+
+    def code_symbols(self) -> Symbols:
+        """Its functions and labels, for `pyvmm.trace.explain`."""
+        from pyvmm.trace import Symbols
+
+        return Symbols(self._order, "the lab's kernel")
 
     def load(self, memory: LoadTarget, *, ram_end: int, command_line: str = "") -> EntryState:
         """Lay kernel, page tables and LabBoot into guest memory and return how it is entered.

@@ -24,9 +24,12 @@ from pyvmm.mmu.shadow import Shadow
 from pyvmm.native import check_pointer, ffi, lib, new_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyvmm.cpu.state import CpuState
     from pyvmm.lab.boot import LabKernel
     from pyvmm.lab.translation import Translation
+    from pyvmm.lab.traps import MonitorExit, Trap
     from pyvmm.machine.events import MachineEvent
     from pyvmm.machine.machine import Machine
 
@@ -157,6 +160,30 @@ class Monitor:
         prepare(self.machine, kernel, ram_end=end, command_line=command_line)
         self.start(self.machine.vcpu.state)
 
+    def traps(self) -> Iterator[MonitorExit]:
+        """Run, and see each trap once it is answered; `pyvmm.trace.explain` puts it into words.
+
+        Iteration ends with the guest or with the loop around it; the machine can be run on. Runs on the calling thread.
+        """
+        from pyvmm.exits import ExitReason
+        from pyvmm.lab.traps import monitor_exit
+
+        self._check_open()
+        lib.monitor_watch(self._pointer, True)
+        try:
+            before, seen = self.counters, 0
+            for _ in self.machine.exits([ExitReason.IO]):
+                last = lib.monitor_last_exit(self._pointer)
+                if last.number == seen:
+                    continue
+                after, seen = self.counters, last.number
+                yield monitor_exit(_trap(last), before, after)
+                self._check_open()
+                before = self.counters
+        finally:
+            if self._free.alive:
+                lib.monitor_watch(self._pointer, False)
+
     def close(self) -> None:
         """Take the monitor away; its guest cannot go on. Closing the machine does it, too. Counters and end stay."""
         if self._free.alive:
@@ -244,6 +271,15 @@ class Monitor:
 
 def _name(text: Any) -> str:
     return str(ffi.string(text).decode())
+
+
+def _trap(last: Any) -> Trap:
+    from pyvmm.lab.traps import Trap
+
+    return Trap(
+        _name(lib.lab_reason_name(last.reason)), last.rip, last.cr2, last.error, last.cycles, last.rax, last.rdx,
+        last.result, last.vector, last.cpl, bytes(last.instruction)[: last.size],
+    )  # fmt: skip
 
 
 def _table(names: list[str], values: Any) -> dict[str, int]:

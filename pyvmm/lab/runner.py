@@ -69,11 +69,6 @@ MEMORY = 64 << 20
 RAM_END = 48 << 20
 """Of the machine, and the kernel's: what is above belongs to the monitor, or to nobody."""
 
-HYPERCALLS = (
-    "shared", "traps", "stack", "flush", "address", "iret", "block", "events", "irq", "timer", "console", "exit",
-)  # fmt: skip
-"""Their names by number (csrc/guest/lab/hypercall.h)."""
-
 _TIMER_HZ = 10_000
 _DISKS: dict[str, Literal["ide", "virtio"]] = {"disk": "ide", "virtio": "virtio"}
 _DISK_SECTORS = 4096
@@ -347,6 +342,8 @@ class _Monitored(_Attempt):
 
     def counted(self) -> dict[str, Any]:
         """The monitor's counters."""
+        from pyvmm.lab.traps import HYPERCALLS
+
         done, shadow = self.monitor.counters, self.monitor.shadow.statistics
         faults = {"fill": shadow.fills, "guest fault": shadow.guest_faults, "trace": shadow.trace_faults}
         return {

@@ -1,8 +1,8 @@
 """Any exit, explained: where the guest was, why it left, what was answered, what it cost, and how it could be avoided.
 
 An exit is anything with `Exit`'s attributes: a `pyvmm.exits.VmExit` of either engine, an event or a site of a
-recording, or an exit of somebody else's monitor, which may say by itself why it left (`title`, `why`, `answer`,
-`instead`, `section`).
+recording, or an exit of somebody else's monitor (`pyvmm.lab.traps.MonitorExit`), which may say by itself why it left
+(`title`, `why`, `answer`, `instead`, `section`, `ring`) and which instruction it was (`data`).
 
 Left out: stack traces; the instruction of user code that was recorded earlier, since its address space may be gone.
 """
@@ -142,7 +142,8 @@ def explain(exit_: Exit, machine: Machine | None = None, *, symbols: Symbols | N
         where=where(address, cpl, mode, symbols),
         instruction=text,
         data=data,
-        ring="" if cpl is None else f"CPL {cpl}, {mode} mode" + _ring_note(cpl, mode),
+        ring=str(getattr(exit_, "ring", ""))
+        or ("" if cpl is None else f"CPL {cpl}, {mode} mode" + _ring_note(cpl, mode)),
         why=words["why"],
         answer=words["answer"],
         cost=_cost(exit_),
@@ -188,6 +189,11 @@ def _instruction(
 ) -> tuple[int, str, bytes]:
     """Address, text and bytes of the instruction at the exit, through the guest's page tables."""
     rip = exit_.rip
+    if own := getattr(exit_, "data", b""):
+        from pyvmm.asm import disassemble
+
+        first = disassemble(own, rip, cast(Any, _BITS.get(mode, 16)))[0]
+        return rip, first.text, first.data
     if machine is None or state is None or not rip:
         return rip, "", b""
     if cpl == 3 and bool(
