@@ -25,6 +25,11 @@ docs/techniques.md explains the techniques and the figures.
 """
 
 
+LEGEND = """exits: how often the guest was left, for the engine (bare, hardware) or for its monitor (the others)
+emulated: instructions that the monitor did on the virtual CPU; us: CPU time of the host
+<: less than can be told, a larger --count tells it; -: paced by a clock, or not run; --details: each by its reason"""
+
+
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add ``pyvmm lab``."""
     from pyvmm.lab.runner import TECHNIQUES, WORKLOADS
@@ -89,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(found.results)
     else:
-        print(found)
+        print(f"{found}\n\n{LEGEND}")
         if options.details:
             print()
             print("\n".join(map(str, found.results)))

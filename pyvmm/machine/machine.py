@@ -73,6 +73,9 @@ class RunResult:
     code: int
     exit: VmExit
 
+    def __str__(self) -> str:
+        return f"{self.reason}{f' {self.code}' if self.code else ''}; the last exit: {self.exit}"
+
 
 def _build(config: MachineConfig) -> Pc:
     """The parts of the machine that is asked for."""

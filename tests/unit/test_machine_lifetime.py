@@ -175,7 +175,9 @@ def test_a_device_that_raises_under_python_raises_there() -> None:
         for access in (lambda: m.pio.read(0x300, 1), lambda: m.pio.write(0x300, 1, 0)):
             with pytest.raises(ValueError, match="boom"):
                 access()
-        assert m.run(timeout=0.05).reason == "timeout"
+        ended = m.run(timeout=0.05)
+        assert ended.reason == "timeout"
+        assert str(ended).startswith("timeout; the last exit: KICK at 0x")
 
 
 def test_an_exception_is_not_lost_behind_another_request() -> None:

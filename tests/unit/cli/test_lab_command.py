@@ -18,7 +18,8 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr()
     lines = told.out.splitlines()
     assert lines[0].split() == ["translator", "bare"]
-    assert [line.split()[0] for line in lines[2:]] == ["in", "syscall"]
+    assert [line.split()[0] for line in lines[2:4]] == ["in", "syscall"]
+    assert [line.split(":")[0] for line in lines[5:]] == ["exits", "emulated", "<"]
     assert lines[2].split()[1:3] == ["1.0", "0"]
     assert told.err == ""
 
@@ -26,7 +27,7 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_details_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["lab", "--technique", "bare", "--workload", "in", "--count", "50"]
     assert main([*words, "--details"]) == 0
-    assert "exits" in capsys.readouterr().out.split("\n\n")[1]
+    assert "exits" in capsys.readouterr().out.split("\n\n")[2]
     assert main([*words, "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert result["operations"] == 50
