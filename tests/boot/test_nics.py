@@ -65,6 +65,13 @@ class Guest(Shell):
         self.run("ip link set eth0 up; udhcpc -i eth0 -n -q -t 20 -T 1 -s /tmp/lease 2>&1")
 
 
+def files_of(model: str) -> tuple[Path, Path]:
+    """Kernel and initramfs; fetched and made where they are not there."""
+    need("busybox")
+    flavour, modules = MODELS[model]
+    return cached_kernel(flavour), cached_initramfs(modules=modules, flavour=flavour)
+
+
 @contextmanager
 def booted(
     model: str, *hostfwd: str, features: dict[str, bool] | None = None, network: NetBackend | None = None
@@ -73,12 +80,11 @@ def booted(
     usable, reason = availability()
     if not usable and network is None:
         pytest.skip(reason)
-    need("busybox")
-    flavour, modules = MODELS[model]
+    kernel, initrd = files_of(model)
     with Machine(
         memory=256 * MIB,
-        kernel=cached_kernel(flavour),
-        initrd=cached_initramfs(modules=modules, flavour=flavour),
+        kernel=kernel,
+        initrd=initrd,
         append="console=ttyS0 quiet",
         networks=[NetworkConfig(network or User(hostfwd=hostfwd), model=model, features=features)],
         serial="buffer",
@@ -313,6 +319,7 @@ def in_own_network(body: Callable[[], None]) -> None:
 def test_tap(exercised: Callable[[str], None], guest_cache: Path, tmp_path: Path, model: str) -> None:
     """Big transfers both ways over a tap interface; then it is taken away, and the guest goes on without a carrier."""
     need("ip")
+    files_of(model)  # from a network that leads somewhere
     contents = random.Random(7).randbytes(4 * MIB)
     (tmp_path / "big").write_bytes(contents)
     digest, host = hashlib.sha256(contents).hexdigest(), "192.168.77.1"
