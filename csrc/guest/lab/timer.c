@@ -9,7 +9,12 @@
 #define PIT_COMMAND  0x43
 #define PIT_HZ       1193182
 #define PIT_MODE2    0x34 /* channel 0, low then high byte, rate generator, binary */
+#define PIC1_COMMAND 0x20
 #define PIC1_DATA    0x21
+
+/* 8259A data sheet, operation command word 3: what the next read of the command port gives. */
+#define OCW3_READ_IRR 0x0a
+#define OCW3_READ_ISR 0x0b
 
 static volatile uint64_t ticks;
 static void (*on_tick)(void);
@@ -51,44 +56,41 @@ void timer_stop(void) { outb(PIC1_DATA, inb(PIC1_DATA) | 1); }
 #endif
 
 /*
- * A busy wait with a bound that needs neither interrupts nor the TSC's frequency: how many periods are over by the
- * PIT's own counter, or by the monitor's word that one is. The counter may be right while the interrupt is late: an
- * emulator's thread for timers waits for a busy host.
+ * A busy wait with a bound that needs no clock: an interrupt that is requested, look after look, and not let in
+ * does not come. Time would not do for a bound: an emulator's thread for timers waits for a busy host, while the
+ * guest runs on.
  */
-#define WAIT_SPARE 20u
-#define WAIT_LOOKS 20000u
-#define LOOK_TURNS 2000u
+#define WAITING_LOOKS 50u
+#define WAIT_LOOKS    100000u
+#define LOOK_TURNS    2000u
 
 #ifdef LAB_PARAVIRT
 
-static uint64_t periods_over(void)
-{
-    return lab_shared.pending >> LAB_EVENT_TIMER & 1 ? UINT64_MAX : 0; /* it came, and was not let in */
-}
+static bool tick_waits(void) { return lab_shared.pending >> LAB_EVENT_TIMER & 1; }
 
 #else
 
-static uint16_t counter_last;
-static uint64_t periods;
-
-static uint64_t periods_over(void)
+static uint8_t read_pic(uint8_t command)
 {
-    outb(PIT_COMMAND, 0); /* latch channel 0 */
-    uint16_t now = inb(PIT_CHANNEL0);
-    now = (uint16_t)(now | inb(PIT_CHANNEL0) << 8);
-    periods += now > counter_last; /* it counts down */
-    counter_last = now;
-    return periods;
+    outb(PIC1_COMMAND, command);
+    return inb(PIC1_COMMAND);
 }
+
+/* In service also is waiting: a monitor may have taken it for a virtual processor whose flag is off. */
+static bool tick_waits(void) { return (read_pic(OCW3_READ_IRR) | read_pic(OCW3_READ_ISR)) & 1; }
 
 #endif
 
 bool timer_bounded_wait(uint64_t count)
 {
-    uint64_t start = ticks, first = periods_over();
-    for (unsigned looks = 0; looks < WAIT_LOOKS && periods_over() - first < count + WAIT_SPARE; looks++)
+    uint64_t start = ticks, last = ticks;
+    unsigned waiting = 0;
+    for (unsigned looks = 0; looks < WAIT_LOOKS && waiting < WAITING_LOOKS; looks++) {
+        waiting = tick_waits() && ticks == last ? waiting + 1 : 0;
+        last = ticks;
         for (volatile unsigned turns = 0; turns < LOOK_TURNS; turns++)
             if (ticks - start >= count)
                 return true;
+    }
     return ticks - start >= count;
 }
