@@ -17,6 +17,7 @@ set(PYVMM_UNICORN_REPLACED
   tcg_gen_op3_x86_64 helper_svm_check_intercept_param_x86_64
   tlb_protect_code_x86_64 tlb_unprotect_code_x86_64 tlb_reset_dirty_by_vaddr_x86_64
   tlb_set_page_with_attrs_x86_64 tlb_set_dirty_x86_64
+  helper_lookup_tb_ptr_x86_64 qht_remove qht_reset_size
   tlb_flush_by_mmuidx_x86_64 tlb_flush_page_by_mmuidx_x86_64 tb_invalidate_phys_page_fast_x86_64
   x86_ldl_phys_x86_64 x86_ldq_phys_x86_64 find_memory_mapping_x86_64)
 

@@ -27,7 +27,10 @@ static void sink_write(void *device, uint32_t region, uint64_t offset, uint32_t 
     rig->last_size = size;
 }
 
-static uint64_t sink_read(void *device, uint32_t region, uint64_t offset, uint32_t size) { return 0x1122334455667788; }
+static uint64_t sink_read(void *device, uint32_t region, uint64_t offset, uint32_t size)
+{
+    return 0x1122334455667788;
+}
 
 static const DeviceOps SINK = {.read = sink_read, .write = sink_write};
 
@@ -262,7 +265,8 @@ static void *keep_notifying(void *opaque)
     return NULL;
 }
 
-/* Asked to stop at the start of each block, with a hook on every instruction and without: none is lost or run twice. */
+/* Asked to stop at the start of each block, with a hook on every instruction and without: none is lost or run
+ * twice. */
 static void test_kicks_of_short_blocks(void)
 {
     Rig *rig = rig_new(CLOCK_KIND_REALTIME);
@@ -358,7 +362,8 @@ static Rig *long_rig_new(void)
     return rig;
 }
 
-static const uint64_t *run_long(Rig *rig, const uint8_t *label)
+/* Ring 0 of 64-bit mode, at `offset` of the program. */
+static void long_state(Rig *rig, ptrdiff_t offset)
 {
     CpuState *s = &rig->state;
     cpu_state_reset(s);
@@ -366,13 +371,20 @@ static const uint64_t *run_long(Rig *rig, const uint8_t *label)
     for (int i = 0; i < 6; i++)
         s->segment[i] = (Segment){.selector = 0x10, .attributes = 0xc093, .limit = 0xffffffff};
     s->segment[SEG_CS] = (Segment){.selector = 8, .attributes = 0xa09b, .limit = 0xffffffff};
+    s->gpr[REG_RSP] = 0xa000;
+    s->rip = LONG_CODE + (uint64_t)offset;
+}
+
+static const uint64_t *run_long(Rig *rig, const uint8_t *label)
+{
+    CpuState *s = &rig->state;
+    long_state(rig, label - long_code);
     if (label == long_sysenter) { /* an AMD processor has none in 64-bit mode */
         s->cr0 = 0x11, s->efer = 0;
         s->segment[SEG_CS].attributes = 0xc09b;
-        s->sysenter_cs = 8, s->sysenter_esp = 0xa000, s->sysenter_eip = LONG_CODE + (uint64_t)(long_entered - long_code);
+        s->sysenter_cs = 8, s->sysenter_esp = 0xa000,
+        s->sysenter_eip = LONG_CODE + (uint64_t)(long_entered - long_code);
     }
-    s->gpr[REG_RSP] = 0xa000;
-    s->rip = LONG_CODE + (uint64_t)(label - long_code);
     vcpu_set_state(rig->vcpu, s);
     CHECK_EQ(run(rig, HLT).reason, EXIT_HLT);
     CHECK_EQ(vcpu_get_state(rig->vcpu, s), 0);
@@ -418,6 +430,135 @@ static void test_code_pages(void)
     rig_free(rig);
 }
 
+/* Where jumps go (jump_targets.c). A page at 4 MiB is mapped to one function or another; each is called in turns,
+ * so that what was right is not always right. Every program writes 8 results to 0xb000. */
+__asm__(".pushsection .rodata\n"
+        ".code64\n"
+        "jump_code:\n"
+        "jump_spaces: mov $0x400000, %ebx; mov $0xb000, %edi; mov $0x10000, %esi; mov $0x14000, %ebp\n"
+        "1: mov %rsi, %cr3; call *%rbx; stosb; xchg %rsi, %rbp; cmp $0xb008, %edi; jne 1b; hlt\n"
+        "jump_entry: mov $0x400000, %ebx; mov $0xb000, %edi; mov $0x5007, %esi; mov $0x6007, %ebp\n"
+        "1: mov %rsi, 0x13000; invlpg (%rbx); call *%rbx; stosb; xchg %rsi, %rbp; cmp $0xb008, %edi; jne 1b; hlt\n"
+        /* the function's second byte is the last of its page; the next page's entry is changed */
+        "jump_across: mov $0x400ffe, %ebx; mov $0xb000, %edi; mov $0x9007, %esi; mov $0x8007, %ebp\n"
+        "1: mov %rsi, 0x13008; invlpg 0x401000; call *%rbx; mov %ah, %al; stosb; xchg %rsi, %rbp\n"
+        "  cmp $0xb008, %edi; jne 1b; hlt\n"
+        "jump_not_executable: mov $0x400000, %ebx; mov $0xb000, %edi; call *%rbx; stosb\n"
+        "  mov %cr3, %rax; mov %rax, %cr3; call *%rbx; stosb; movb $0x80, 0x13007; mov %cr3, %rax; mov %rax, %cr3\n"
+        "  call *%rbx; stosb; hlt\n"
+        "jump_rewrite: mov $0x6000, %ebx; mov $0xb000, %edi\n"
+        "1: call *%rbx; call *%rbx; stosb; incb 0x6001; cmp $0xb008, %edi; jne 1b; hlt\n"
+        "jump_call: lea jump_function(%rip), %rbx; mov $0xb000, %edi; call *%rbx; stosb; call *%rbx; stosb; hlt\n"
+        "jump_function: mov $11, %eax; ret\n"
+        /* the same function in 32-bit and in 16-bit code */
+        ".code32\n"
+        "jump_sizes: mov $0xb000, %edi; mov $0x7030, %ebx\n"
+        "1: call *%ebx; mov %ah, %al; stosb; lcall $16, $0x7040; stosb; cmp $0xb008, %edi; jne 1b; hlt\n"
+        ".code16\n"
+        "jump_size: xor %ax, %ax; dec %ax; shr $8, %ax; ret\n"
+        "jump_size16: call *%bx; mov %ah, %al; lretl\n"
+        /* real mode: the same linear address in two segments; the function tells its offset */
+        "jump_segments: mov $0xb000, %di; mov $4, %cx\n"
+        "1: lcall $0, $0x7000; stosb; lcall $0x700, $0x20; stosb; loop 1b; hlt\n"
+        "jump_offset0: mov $0x7010, %bx; jmp *%bx\n"
+        "jump_offset1: mov $0x10, %bx; jmp *%bx\n"
+        "jump_offset: call 1f\n"
+        "1: pop %ax; mov %ah, %al; lret\n"
+        "jump_end:\n"
+        ".code64\n"
+        ".popsection\n");
+extern const uint8_t jump_code[], jump_spaces[], jump_entry[], jump_across[], jump_not_executable[], jump_rewrite[],
+    jump_call[], jump_function[], jump_sizes[], jump_size[], jump_size16[], jump_segments[], jump_offset0[],
+    jump_offset1[], jump_offset[], jump_end[];
+
+/* Spaces at 0x10000 and 0x14000: identity at 0; at 4 MiB a page of 0x6000 or of 0x5000, then one of 0x8000. */
+static Rig *jump_rig_new(void)
+{
+    Rig *rig = rig_new(CLOCK_KIND_REALTIME);
+    for (gpa_t at = LONG_TABLES; at <= LONG_TABLES + 0x4000; at += 0x4000) {
+        const uint64_t top = at + 0x1007, middle = at + 0x2007, low[] = {0x87, 0, at + 0x3007};
+        const uint64_t pages[] = {at == LONG_TABLES ? 0x6007 : 0x5007, 0x8007};
+        load(rig, at, &top, sizeof top);
+        load(rig, at + 0x1000, &middle, sizeof middle);
+        load(rig, at + 0x2000, low, sizeof low);
+        load(rig, at + 0x3000, pages, sizeof pages);
+    }
+    const uint64_t gdt[] = {0, 0x00cf9b000000ffff, 0x008f9b000000ffff};
+    load(rig, 0xc000, gdt, sizeof gdt);
+    load(rig, LONG_CODE, jump_code, (size_t)(jump_end - jump_code));
+    load(rig, 0x5000, "\xb8\x16\x00\x00\x00\xc3", 6); /* mov eax,22; ret */
+    load(rig, 0x6000, "\xb8\x0b\x00\x00\x00\xc3", 6); /* mov eax,11; ret */
+    load(rig, 0x6ffe, "\xb8\x0b", 2);                 /* mov eax,... */
+    load(rig, 0x8000, "\x21\x00\x00\xc3", 4);         /* ...0x210b; ret */
+    load(rig, 0x9000, "\x16\x00\x00\xc3", 4);         /* ...0x160b; ret */
+    load(rig, 0x7000, jump_offset0, (size_t)(jump_offset1 - jump_offset0));
+    load(rig, 0x7010, jump_offset, (size_t)(jump_end - jump_offset));
+    load(rig, 0x7030, jump_size, (size_t)(jump_size16 - jump_size));
+    load(rig, 0x7040, jump_size16, (size_t)(jump_segments - jump_size16));
+    load(rig, 0x7020, jump_offset1, (size_t)(jump_offset - jump_offset1));
+    return rig;
+}
+
+static VmExit run_jumps(Rig *rig, const uint8_t *label)
+{
+    long_state(rig, label - jump_code);
+    if (label == jump_sizes) {
+        rig->state.cr0 = 0x11, rig->state.efer = 0;
+        rig->state.segment[SEG_CS].attributes = 0xc09b;
+        rig->state.gdtr = (DescriptorTable){.base = 0xc000, .limit = 0x17};
+    }
+    vcpu_set_state(rig->vcpu, &rig->state);
+    return run(rig, HLT | 1u << EXIT_SHUTDOWN);
+}
+
+static void check_jumps(const uint8_t *label, const char *expected, size_t count)
+{
+    Rig *rig = jump_rig_new();
+    const uint8_t *results = guest_memory_ptr(rig->board->memory, 0xb000, 8, false);
+    CHECK_EQ(run_jumps(rig, label).reason, count == 8 ? EXIT_HLT : EXIT_SHUTDOWN);
+    for (size_t i = 0; i < 8; i++)
+        CHECK_EQ(results[i], i < count ? (uint8_t)expected[i] : 0);
+    rig_free(rig);
+}
+
+static void test_jump_targets(void)
+{
+    check_jumps(jump_spaces, "\x0b\x16\x0b\x16\x0b\x16\x0b\x16", 8);
+    check_jumps(jump_entry, "\x16\x0b\x16\x0b\x16\x0b\x16\x0b", 8);
+    check_jumps(jump_across, "\x16\x21\x16\x21\x16\x21\x16\x21", 8);
+    check_jumps(jump_not_executable, "\x0b\x0b", 2);
+    check_jumps(jump_rewrite, "\x0b\x0c\x0d\x0e\x0f\x10\x11\x12", 8);
+    check_jumps(jump_sizes, "\xff\x00\xff\x00\xff\x00\xff\x00", 8);
+}
+
+static void test_jump_targets_of_segments(void)
+{
+    Rig *rig = jump_rig_new();
+    const uint8_t *results = guest_memory_ptr(rig->board->memory, 0xb000, 8, false);
+    real_mode_at(rig, LONG_CODE + (uint16_t)(jump_segments - jump_code));
+    CHECK_EQ(run(rig, HLT).reason, EXIT_HLT);
+    for (size_t i = 0; i < 8; i++)
+        CHECK_EQ(results[i], i % 2 ? 0 : 0x70);
+    rig_free(rig);
+}
+
+/* All blocks are dropped: code that was changed without a word is made anew. */
+static void test_jump_targets_of_dropped_blocks(void)
+{
+    Rig *rig = jump_rig_new();
+    TranslatorVcpu *vcpu = container_of(rig->vcpu, TranslatorVcpu, base);
+    uint8_t *memory = guest_memory_ptr(rig->board->memory, 0, 0x10000, true);
+    CHECK_EQ(run_jumps(rig, jump_call).reason, EXIT_HLT);
+    CHECK_EQ(memory[0xb001], 11);
+    memory[LONG_CODE + (jump_function - jump_code) + 1] = 33;
+    TranslatorVcpu *before = translator_enter(vcpu);
+    tb_flush_x86_64(vcpu->cpu);
+    translator_enter(before);
+    CHECK_EQ(run_jumps(rig, jump_call).reason, EXIT_HLT);
+    CHECK_EQ(memory[0xb000], 33);
+    rig_free(rig);
+}
+
 int main(void)
 {
     for (int tier = 0; tier < 2; tier++) {
@@ -435,6 +576,9 @@ int main(void)
         RUN(test_virtual_clock);
         RUN(test_replaced_instructions);
         RUN(test_code_pages);
+        RUN(test_jump_targets);
+        RUN(test_jump_targets_of_segments);
+        RUN(test_jump_targets_of_dropped_blocks);
         RUN(test_step_and_breakpoints);
     }
     return 0;

@@ -36,6 +36,8 @@ enum {
     CPU_INTERRUPT_REQUEST = 0x1c, /* CPUState.interrupt_request */
     CPU_ENV_PTR = 0x128,          /* CPUState.env_ptr */
     CPU_ICOUNT_PTR = 0x130,       /* CPUState.icount_decr_ptr */
+    CPU_CLUSTER_INDEX = 0x8194,   /* CPUState.cluster_index: a part of each block's flags */
+    CF_CLUSTER_SHIFT = 24,
     CPU_MEM_IO_PC = 0x8178,       /* CPUState.mem_io_pc: where translated code called for a device access */
     ENV_IN_CPU = 0x8a50,          /* X86CPU.env */
     ENV_TLB = -0x40,              /* CPUTLB.f, before X86CPU.env: a TlbTable for each MMU index */
@@ -48,6 +50,8 @@ enum {
     TCG_CPU_ENV = 0x98f0, /* TCGContext.cpu_env, a TCGv */
     TB_PC = 0,            /* TranslationBlock.pc and .cs_base, in units of 8 bytes */
     TB_CS_BASE = 1,
+    TB_CODE = 4,         /* .tc.ptr */
+    TB_SECOND_PAGE = 10, /* .page_addr[1]: all ones unless it ends in another page */
     LABEL_PRESENT = 1, /* TCGLabel.present, in its first two bytes */
 };
 
@@ -92,6 +96,16 @@ enum { EFLAGS_CC = 0x8d5, EFLAGS_TF = 1 << 8, EFLAGS_IF = 1 << 9, EFLAGS_DF = 1 
 #define DESCRIPTOR_DPL_SHIFT 13
 
 static inline void *env_field(void *env, ptrdiff_t offset) { return (char *)env + offset; }
+
+/* Which of its TLBs the library looks in: its cpu_mmu_index. */
+enum { MMU_KERNEL_SMAP, MMU_USER, MMU_KERNEL, MMU_INDICES };
+
+static inline int env_mmu_index(const Env *env)
+{
+    if ((env->hflags & HF_CPL) == 3)
+        return MMU_USER;
+    return env->hflags & HF_SMAP && !(env->eflags & EFLAGS_AC) ? MMU_KERNEL_SMAP : MMU_KERNEL;
+}
 
 /* Load the lazily kept parts of EFLAGS and the rest. */
 void env_set_eflags(Env *env, uint64_t eflags);

@@ -21,6 +21,7 @@ void raise_exception_err_ra_x86_64(Env *env, int vector, int error_code, uintptr
 void cpu_loop_exit_noexc_x86_64(void *cpu) __attribute__((noreturn));
 bool cpu_restore_state_x86_64(void *cpu, uintptr_t return_address, bool will_exit);
 void tlb_flush_x86_64(void *cpu);
+const uint64_t *tb_htable_lookup_x86_64(void *cpu, uint64_t pc, uint64_t cs_base, uint32_t flags, uint32_t cflags);
 void tb_flush_x86_64(void *cpu);
 void tlb_reset_dirty_x86_64(void *cpu, uintptr_t host, uint64_t size);
 void tb_invalidate_phys_range_x86_64(uc_engine *uc, uint64_t start, uint64_t end);
@@ -97,6 +98,10 @@ REPLACED(void, tlb_reset_dirty_by_vaddr_x86_64, void *cpu, uint64_t start, uint6
 REPLACED(void, tlb_set_page_with_attrs_x86_64, void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
          int mmu_index, uint64_t size);
 REPLACED(void, tlb_set_dirty_x86_64, void *cpu, uint64_t vaddr);
+/* Jump targets (jump_targets.c): a helper, and the hash table of blocks */
+REPLACED(const void *, helper_lookup_tb_ptr_x86_64, Env *env);
+REPLACED(bool, qht_remove, void *table, const void *block, uint32_t hash);
+REPLACED(bool, qht_reset_size, uc_engine *uc, void *table, size_t size);
 /* Flushes of the TLB (tlb.c): all the others come down to these */
 REPLACED(void, tlb_flush_by_mmuidx_x86_64, void *cpu, uint16_t indices);
 REPLACED(void, tlb_flush_page_by_mmuidx_x86_64, void *cpu, uint64_t vaddr, uint16_t indices);

@@ -6,8 +6,6 @@
  */
 #include "translator/vm.h"
 
-enum { MMU_USER = 1, MMU_INDICES = 3 }; /* the library's MMU_USER_IDX; MMU_KSMAP_IDX is 0, MMU_KNOSMAP_IDX 2 */
-
 /* One writer: the vCPU's thread. */
 static void count(uint64_t *counter) { __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED); }
 
@@ -20,16 +18,20 @@ void translator_count_fill(TranslatorVcpu *vcpu, int mmu_index)
 void tlb_flush_by_mmuidx_x86_64(void *cpu, uint16_t indices)
 {
     TranslatorVcpu *vcpu = translator_current();
-    if (vcpu)
+    if (vcpu) {
         count(&vcpu->tlb.flushes);
+        jump_targets_tlb_flushed(vcpu);
+    }
     original_tlb_flush_by_mmuidx_x86_64(cpu, indices);
 }
 
 void tlb_flush_page_by_mmuidx_x86_64(void *cpu, uint64_t vaddr, uint16_t indices)
 {
     TranslatorVcpu *vcpu = translator_current();
-    if (vcpu)
+    if (vcpu) {
         count(&vcpu->tlb.page_flushes);
+        jump_targets_tlb_flushed(vcpu);
+    }
     original_tlb_flush_page_by_mmuidx_x86_64(cpu, vaddr, indices);
 }
 

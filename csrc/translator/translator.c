@@ -377,6 +377,7 @@ static void free_vcpu(Vcpu *base)
         uc_close(vcpu->uc);
         translator_enter(before);
     }
+    jump_targets_free(vcpu);
     code_pages_free(vcpu);
     vcpu_fini(base);
     free(vcpu->queue);
@@ -403,7 +404,9 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     vcpu->pending_event = -1;
     vm->vcpu = vcpu;
     TranslatorVcpu *before = translator_enter(vcpu);
-    int result = configure(vcpu, error);
+    int result = jump_targets_init(vcpu, error);
+    if (result == 0)
+        result = configure(vcpu, error);
     if (result == 0)
         result = map_memory(vcpu, error);
     if (result == 0)

@@ -39,6 +39,8 @@ typedef struct TlbCounters {
     uint64_t flushes, page_flushes;
 } TlbCounters;
 
+typedef struct JumpTarget JumpTarget; /* jump_targets.c */
+
 typedef struct TranslatorVcpu {
     Vcpu base;
     Board *board;
@@ -96,6 +98,10 @@ typedef struct TranslatorVcpu {
 
     TlbCounters tlb; /* tlb.c */
 
+    /* Jump targets (jump_targets.c) */
+    JumpTarget *jump_targets;
+    uint32_t jump_generation; /* of the TLB: counts its flushes */
+
     /* Code pages (code_pages.c) */
     CodeSlot slots[MAX_REGIONS];
     size_t slot_count;
@@ -145,6 +151,11 @@ uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address);
 int translator_statistics(Vcpu *vcpu, EngineStatistic *statistics, uint32_t capacity);
 int translator_tlb(Vcpu *vcpu, TlbTranslation *translations, uint32_t capacity);
 void translator_count_fill(TranslatorVcpu *vcpu, int mmu_index);
+
+/* jump_targets.c */
+int jump_targets_init(TranslatorVcpu *vcpu, Error *error);
+void jump_targets_free(TranslatorVcpu *vcpu);
+void jump_targets_tlb_flushed(TranslatorVcpu *vcpu); /* all or a page of it */
 
 /* state.c */
 int translator_get_state(Vcpu *vcpu, CpuState *state);
