@@ -1,5 +1,5 @@
-/* A program for a guest: it connects to a port of the host again and again, and does what it is told there: 's' and a
- * count of bytes: send so many; 'r': receive so many, then answer one byte; 'q': end. Usage: net ADDRESS PORT. */
+/* A program for a guest: it connects to a port of the host again and again, and does what it is told there: 's' and
+ * a count of bytes: send so many; 'r': receive so many, then answer one byte; 'q': end. Usage: net ADDRESS PORT. */
 #include <arpa/inet.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -50,8 +50,8 @@
 #include "virtio/virtio_net.h"
 #include "virtio/virtio_pci.h"
 #include "virtio/virtio_python.h"
-#include "virtio/virtio_view.h"
 #include "virtio/virtio_rng.h"
+#include "virtio/virtio_view.h"
 #include "virtio/virtio_vsock.h"
 
 #endif

@@ -25,22 +25,22 @@ typedef struct Error {
 /* Fill `error` (if any) and return -code, so that a caller writes `return error_set(error, EINVAL, ...)`. */
 int error_set(Error *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-#define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ARRAY_SIZE(array)               (sizeof(array) / sizeof((array)[0]))
+#define MIN(a, b)                       ((a) < (b) ? (a) : (b))
+#define MAX(a, b)                       ((a) > (b) ? (a) : (b))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define likely(x)                       __builtin_expect(!!(x), 1)
+#define unlikely(x)                     __builtin_expect(!!(x), 0)
 
-#define LOAD_STORE(bits)                                                                                       \
-    static inline uint##bits##_t load_le##bits(const void *p)                                                  \
-    {                                                                                                          \
-        uint##bits##_t v;                                                                                      \
-        memcpy(&v, p, sizeof v);                                                                               \
-        return v;                                                                                              \
-    }                                                                                                          \
-    static inline uint##bits##_t load_be##bits(const void *p) { return __builtin_bswap##bits(load_le##bits(p)); } \
-    static inline void store_le##bits(void *p, uint##bits##_t v) { memcpy(p, &v, sizeof v); }                  \
+#define LOAD_STORE(bits)                                                                                           \
+    static inline uint##bits##_t load_le##bits(const void *p)                                                      \
+    {                                                                                                              \
+        uint##bits##_t v;                                                                                          \
+        memcpy(&v, p, sizeof v);                                                                                   \
+        return v;                                                                                                  \
+    }                                                                                                              \
+    static inline uint##bits##_t load_be##bits(const void *p) { return __builtin_bswap##bits(load_le##bits(p)); }  \
+    static inline void store_le##bits(void *p, uint##bits##_t v) { memcpy(p, &v, sizeof v); }                      \
     static inline void store_be##bits(void *p, uint##bits##_t v) { store_le##bits(p, __builtin_bswap##bits(v)); }
 LOAD_STORE(16)
 LOAD_STORE(32)

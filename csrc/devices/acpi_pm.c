@@ -4,8 +4,14 @@
 
 enum { PM1_STS = 0, PM1_EN = 2, PM1_CNT = 4, PM_TMR = 8, PM_END = 12 };
 enum {
-    TMR = 0x0001, GLOBAL_LOCK = 0x0020, POWER_BUTTON = 0x0100, SLEEP_BUTTON = 0x0200, RTC = 0x0400,
-    EVENTS = TMR | GLOBAL_LOCK | POWER_BUTTON | SLEEP_BUTTON | RTC, BUS_MASTER = 0x0010, WAKE = 0x8000,
+    TMR = 0x0001,
+    GLOBAL_LOCK = 0x0020,
+    POWER_BUTTON = 0x0100,
+    SLEEP_BUTTON = 0x0200,
+    RTC = 0x0400,
+    EVENTS = TMR | GLOBAL_LOCK | POWER_BUTTON | SLEEP_BUTTON | RTC,
+    BUS_MASTER = 0x0010,
+    WAKE = 0x8000,
 };
 enum { SCI_EN = 0x0001, SLP_TYP_SHIFT = 10, SLP_EN = 0x2000, CNT_KEPT = 0x1c03 };
 
@@ -18,7 +24,10 @@ typedef struct AcpiPm {
     AcpiPmState state;
 } AcpiPm;
 
-static uint64_t timer_ticks(AcpiPm *pm) { return clock_ns_to_ticks(clock_now(pm->device.board->clock), ACPI_PM_TIMER_HZ); }
+static uint64_t timer_ticks(AcpiPm *pm)
+{
+    return clock_ns_to_ticks(clock_now(pm->device.board->clock), ACPI_PM_TIMER_HZ);
+}
 
 /* TMR_STS is set whenever the timer's top bit changes (ACPI 6.4 §4.8.3.3). */
 static void sync_timer(AcpiPm *pm)
@@ -34,7 +43,8 @@ static void acpi_pm_update(AcpiPm *pm)
     AcpiPmState *s = &pm->state;
     irq_line_set(pm->sci, (s->pm1_cnt & SCI_EN) && (s->pm1_sts & s->pm1_en & EVENTS));
     if ((s->pm1_en & TMR) && !(s->pm1_sts & TMR))
-        timer_arm(pm->timer, clock_ticks_to_ns((s->timer_half + 1) << (pm->config.timer_bits - 1), ACPI_PM_TIMER_HZ));
+        timer_arm(pm->timer,
+                  clock_ticks_to_ns((s->timer_half + 1) << (pm->config.timer_bits - 1), ACPI_PM_TIMER_HZ));
     else
         timer_disarm(pm->timer);
 }

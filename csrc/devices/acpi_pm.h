@@ -2,9 +2,9 @@
  * ACPI fixed hardware: the PM1a event and control blocks, the PM timer and the SMI command port.
  *
  * Source: ACPI specification 6.4 §4.8.3; register offsets as PIIX4's PMBASE has them (Intel 290562 §7.2).
- * Events raise the SCI, a level; while SCI_EN is clear they would raise an SMI, and there is none here. There is no SMM firmware:
- * the command port itself turns ACPI mode on and off. Left out: sleep states other than S5 (logged), bus master events,
- * the global lock, GPE blocks.
+ * Events raise the SCI, a level; while SCI_EN is clear they would raise an SMI, and there is none here. There is no
+ * SMM firmware: the command port itself turns ACPI mode on and off. Left out: sleep states other than S5 (logged),
+ * bus master events, the global lock, GPE blocks.
  */
 #ifndef PYVMM_DEVICES_ACPI_PM_H
 #define PYVMM_DEVICES_ACPI_PM_H
@@ -28,10 +28,10 @@ _Static_assert(sizeof(AcpiPmState) == 16, "no padding: the bytes are the snapsho
 enum { ACPI_PM_REGION_REGISTERS, ACPI_PM_REGION_SMI };
 
 typedef struct AcpiPmConfig {
-    uint8_t s5_type;       /* SLP_TYP of S5, as \_S5 in the DSDT has it: 0..7 */
-    uint8_t acpi_enable;   /* FADT ACPI_ENABLE */
-    uint8_t acpi_disable;  /* FADT ACPI_DISABLE */
-    uint8_t timer_bits;    /* 24 or 32 (FADT TMR_VAL_EXT) */
+    uint8_t s5_type;      /* SLP_TYP of S5, as \_S5 in the DSDT has it: 0..7 */
+    uint8_t acpi_enable;  /* FADT ACPI_ENABLE */
+    uint8_t acpi_disable; /* FADT ACPI_DISABLE */
+    uint8_t timer_bits;   /* 24 or 32 (FADT TMR_VAL_EXT) */
 } AcpiPmConfig;
 
 /* NULL when a value of `config` is out of range. */

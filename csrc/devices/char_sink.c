@@ -15,14 +15,14 @@
 #include "devices/char_sink.h"
 
 #define COALESCE_NS 2000000
-#define TTY_CHUNK 256 /* what a terminal that says POLLOUT takes without blocking */
+#define TTY_CHUNK   256 /* what a terminal that says POLLOUT takes without blocking */
 
 struct CharSink {
     Board *board;
-    int fd;          /* -1: none */
-    size_t chunk;    /* bytes per write(2) */
+    int fd;       /* -1: none */
+    size_t chunk; /* bytes per write(2) */
     bool is_socket;
-    bool pollable;   /* epoll takes it: not a regular file */
+    bool pollable; /* epoll takes it: not a regular file */
     IoNotifier *notifier;
     Timer *timer;
 
@@ -57,12 +57,13 @@ static ssize_t write_some(CharSink *sink, const void *data, size_t size)
     struct pollfd ready = {.fd = sink->fd, .events = POLLOUT};
     if (poll(&ready, 1, 0) <= 0)
         return -EAGAIN;
-    ssize_t written = sink->is_socket ? send(sink->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                      : write(sink->fd, data, size);
+    ssize_t written =
+        sink->is_socket ? send(sink->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) : write(sink->fd, data, size);
     return written < 0 ? -errno : written;
 }
 
-/* A write to a pipe without reader raises SIGPIPE, which must not end the host program: hold it back around the write. */
+/* A write to a pipe without reader raises SIGPIPE, which must not end the host program: hold it back around the
+ * write. */
 static ssize_t write_without_sigpipe(CharSink *sink, const void *data, size_t size)
 {
     sigset_t pipe_set, before, pending;
@@ -155,7 +156,8 @@ static void kicked(void *opaque) { flush_on_io_thread(opaque, false); }
 
 static void coalesced(void *opaque) { flush_on_io_thread(opaque, true); }
 
-/* On the I/O thread. After a flush the timer stands guard for COALESCE_NS; when it finds nothing new, the next byte kicks again. */
+/* On the I/O thread. After a flush the timer stands guard for COALESCE_NS; when it finds nothing new, the next byte
+ * kicks again. */
 static void flush_on_io_thread(CharSink *sink, bool idle_ends_schedule)
 {
     pthread_mutex_lock(&sink->lock);

@@ -1,10 +1,10 @@
 /*
  * The one face of every C device: `Device` is the first member of each device's struct.
  *
- * A device knows offsets in its regions, its IrqLine and the Board's wires; where its regions are on a bus is decided by
- * the machine (pyvmm/machine/layout.py). The bus holds `lock` around ops; timers, I/O callbacks, reset, save and
- * restore take it themselves. `State` is a packed, versioned struct named in csrc/pyvmm.cdef.h: the device's registers by
- * their datasheet names, readable from Python.
+ * A device knows offsets in its regions, its IrqLine and the Board's wires; where its regions are on a bus is
+ * decided by the machine (pyvmm/machine/layout.py). The bus holds `lock` around ops; timers, I/O callbacks, reset,
+ * save and restore take it themselves. `State` is a packed, versioned struct named in csrc/pyvmm.cdef.h: the
+ * device's registers by their datasheet names, readable from Python.
  */
 #ifndef PYVMM_DEVICES_DEVICE_H
 #define PYVMM_DEVICES_DEVICE_H
@@ -16,14 +16,14 @@
 typedef struct Device Device;
 
 typedef struct DeviceClass {
-    const char *name;       /* "i8254" */
+    const char *name; /* "i8254" */
     DeviceOps ops;
     void (*reset)(Device *device);   /* power-on values; lock held */
     void (*destroy)(Device *device); /* frees all but the Device's own lock */
     size_t state_size;               /* sizeof the State struct */
     uint32_t state_version;
-    void (*save)(Device *device, void *state);          /* lock held */
-    int (*restore)(Device *device, const void *state);  /* lock held; -EINVAL when a field is out of range */
+    void (*save)(Device *device, void *state);         /* lock held */
+    int (*restore)(Device *device, const void *state); /* lock held; -EINVAL when a field is out of range */
 } DeviceClass;
 
 struct Device {

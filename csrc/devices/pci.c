@@ -191,9 +191,12 @@ int pci_bus_bar(PciBus *bus, uint32_t devfn, uint32_t index, PciBarInfo *info)
         return -ENOENT;
     pthread_mutex_lock(&bus->wiring);
     const PciBar *bar = &function->bars[index];
-    *info = (PciBarInfo){
-        .size = bar->size, .base = bar->base, .flags = bar->flags, .wanted = bar->wanted, .mapped = bar->mapped,
-        .is_ram = bar->is_ram};
+    *info = (PciBarInfo){.size = bar->size,
+                         .base = bar->base,
+                         .flags = bar->flags,
+                         .wanted = bar->wanted,
+                         .mapped = bar->mapped,
+                         .is_ram = bar->is_ram};
     pthread_mutex_unlock(&bus->wiring);
     return 0;
 }

@@ -4,8 +4,8 @@
  *
  * Source: PCI Local Bus Specification 3.0 (`PCI 3.0 §n`); links and PIRQRC as in the PIIX3 (82371SB, Intel 290550,
  * register PIRQRC). MSI and MSI-X are in pci_msi.h.
- * Left out: bridges and further buses, mechanism 2 and memory-mapped configuration, power management, hot plug, special cycles, parity and SERR# (their command bits are kept, nothing asserts
- * them).
+ * Left out: bridges and further buses, mechanism 2 and memory-mapped configuration, power management, hot plug,
+ * special cycles, parity and SERR# (their command bits are kept, nothing asserts them).
  *
  * Who guards what. A function's configuration space and its INTx# belong to its device's lock; what is mapped of
  * all functions, and the links' routes, to the bus's `wiring` lock. Order: PciBus's own lock (CONFADD; held by the
@@ -135,8 +135,8 @@ void pci_function_init(PciFunction *function, Device *device, const PciIdentity 
  * `lock` is what the bus takes around ops. -EINVAL when it cannot be. */
 int pci_function_add_bar(PciFunction *function, uint32_t index, uint64_t size, uint32_t flags, const DeviceOps *ops,
                          void *opaque, uint32_t region, pthread_mutex_t *lock);
-/* Before pci_bus_add(): the BAR shows these bytes (page aligned), and accesses have no side effects. `ops` must answer
- * with the same bytes. They must stay where they are until pci_bus_remove(). */
+/* Before pci_bus_add(): the BAR shows these bytes (page aligned), and accesses have no side effects. `ops` must
+ * answer with the same bytes. They must stay where they are until pci_bus_remove(). */
 void pci_function_bar_is_ram(PciFunction *function, uint32_t index, uint8_t *ram);
 /* Append a capability of `length` bytes (with its two header bytes); returns its offset, or -ENOSPC. */
 int pci_function_add_capability(PciFunction *function, uint8_t id, uint32_t length);
@@ -156,8 +156,8 @@ bool pci_function_is_master(const PciFunction *function); /* may it reach memory
 /* Where a BAR answers now; false when it does not. The device's lock is held. */
 bool pci_function_bar_at(PciFunction *function, uint32_t index, uint64_t *base);
 
-/* Which of the four links a slot's pin (0 = INTA#) is soldered to: slot 1's INTA# is link A, as on the 440FX boards that
- * SeaBIOS and kernels know. And where the ISA bridge sends a link: a GSI, or -1. */
+/* Which of the four links a slot's pin (0 = INTA#) is soldered to: slot 1's INTA# is link A, as on the 440FX boards
+ * that SeaBIOS and kernels know. And where the ISA bridge sends a link: a GSI, or -1. */
 uint32_t pci_link(uint32_t slot, uint32_t pin);
 void pci_bus_route_link(PciBus *bus, uint32_t link, int gsi);
 int pci_bus_link_route(PciBus *bus, uint32_t link);

@@ -28,10 +28,10 @@ static int port_restore(Device *device, const void *state)
 }
 
 /* Everything but reading, writing, and the two hooks that some ports have. */
-#define PORT_CLASS(device_name, read_op, write_op, reset_op, restore_op)                                       \
-    {                                                                                                          \
-        .name = device_name, .ops = {read_op, write_op}, .reset = reset_op, .state_size = sizeof(PortState),   \
-        .state_version = PORT_STATE_VERSION, .save = port_save, .restore = restore_op                          \
+#define PORT_CLASS(device_name, read_op, write_op, reset_op, restore_op)                                           \
+    {                                                                                                              \
+        .name = device_name, .ops = {read_op, write_op}, .reset = reset_op, .state_size = sizeof(PortState),       \
+        .state_version = PORT_STATE_VERSION, .save = port_save, .restore = restore_op                              \
     }
 
 static PortDevice *port_new(Board *board, const DeviceClass *class)
@@ -85,8 +85,8 @@ static const DeviceClass port92_class = PORT_CLASS("port92", port_read, port92_w
 
 Device *port92_new(Board *board) { return port_ready(port_new(board, &port92_class)); }
 
-/* Port 0x61 (PC/AT; PIIX 290562 §2.5.6): bit 0 gate of PIT channel 2, 1 speaker, 2 and 3 disable parity and I/O channel checks;
- * read only: bit 4 toggles with each RAM refresh, bit 5 is channel 2's OUT. */
+/* Port 0x61 (PC/AT; PIIX 290562 §2.5.6): bit 0 gate of PIT channel 2, 1 speaker, 2 and 3 disable parity and I/O
+ * channel checks; read only: bit 4 toggles with each RAM refresh, bit 5 is channel 2's OUT. */
 
 enum { PORT61_GATE = 0x01, PORT61_KEPT = 0x0f, PORT61_REFRESH = 0x10, PORT61_OUT = 0x20 };
 #define REFRESH_NS 15085 /* 18 ticks of the PIT's clock */
@@ -122,7 +122,8 @@ static int port61_restore(Device *device, const void *state)
     return 0;
 }
 
-static const DeviceClass port61_class = PORT_CLASS("port61", port61_read, port61_write, port61_reset, port61_restore);
+static const DeviceClass port61_class =
+    PORT_CLASS("port61", port61_read, port61_write, port61_reset, port61_restore);
 
 Device *port61_new(Board *board, Device *pit)
 {
@@ -139,7 +140,8 @@ static void post_code_write(void *opaque, uint32_t region, uint64_t offset, uint
     ((PortDevice *)opaque)->state.value = value & 0xff;
 }
 
-static const DeviceClass post_code_class = PORT_CLASS("post-code", port_read, post_code_write, port_reset, port_restore);
+static const DeviceClass post_code_class =
+    PORT_CLASS("post-code", port_read, post_code_write, port_reset, port_restore);
 
 Device *post_code_new(Board *board) { return port_ready(port_new(board, &post_code_class)); }
 
@@ -174,11 +176,13 @@ static void exit_port_write(void *opaque, uint32_t region, uint64_t offset, uint
     board_request(port->device.board, SYSTEM_EXIT, (uint32_t)value << 1 | 1);
 }
 
-static const DeviceClass exit_port_class = PORT_CLASS("exit-port", port_read, exit_port_write, port_reset, port_restore);
+static const DeviceClass exit_port_class =
+    PORT_CLASS("exit-port", port_read, exit_port_write, port_reset, port_restore);
 
 Device *exit_port_new(Board *board) { return port_ready(port_new(board, &exit_port_class)); }
 
-/* Port 0xcf9 (PIIX 290562 §2.5.7): bit 1 says hard or soft, a rising bit 2 resets. Both kinds reset all the machine here. */
+/* Port 0xcf9 (PIIX 290562 §2.5.7): bit 1 says hard or soft, a rising bit 2 resets. Both kinds reset all the machine
+ * here. */
 
 enum { RESET_CONTROL_CPU = 0x04, RESET_CONTROL_KEPT = 0x0e };
 
@@ -200,7 +204,8 @@ static void firmware_port_write(void *opaque, uint32_t region, uint64_t offset, 
 {
     PortDevice *port = opaque;
     port->state.value = value & 0xffff;
-    board_request(port->device.board, SYSTEM_FIRMWARE, value & 0xffff); /* kicks: the vCPU leaves after this instruction */
+    board_request(port->device.board, SYSTEM_FIRMWARE,
+                  value & 0xffff); /* kicks: the vCPU leaves after this instruction */
 }
 
 static const DeviceClass firmware_port_class =

@@ -5,19 +5,31 @@
 enum { RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 enum { IER_ERBFI = 0x01, IER_ETBEI = 0x02, IER_ELSI = 0x04, IER_EDSSI = 0x08 };
 enum {
-    IIR_NONE = 0x01, IIR_MODEM = 0x00, IIR_THRE = 0x02, IIR_DATA = 0x04, IIR_LINE = 0x06, IIR_TIMEOUT = 0x0c,
+    IIR_NONE = 0x01,
+    IIR_MODEM = 0x00,
+    IIR_THRE = 0x02,
+    IIR_DATA = 0x04,
+    IIR_LINE = 0x06,
+    IIR_TIMEOUT = 0x0c,
     IIR_FIFOS = 0xc0,
 };
 enum { FCR_ENABLE = 0x01, FCR_CLEAR_RX = 0x02, FCR_CLEAR_TX = 0x04, FCR_KEPT = 0xc9 };
 enum { LCR_BREAK = 0x40, LCR_DLAB = 0x80 };
 enum { MCR_DTR = 0x01, MCR_RTS = 0x02, MCR_OUT1 = 0x04, MCR_OUT2 = 0x08, MCR_LOOP = 0x10 };
 enum {
-    LSR_DR = 0x01, LSR_OE = 0x02, LSR_PE = 0x04, LSR_FE = 0x08, LSR_BI = 0x10, LSR_THRE = 0x20, LSR_TEMT = 0x40,
-    LSR_FIFO_ERROR = 0x80, LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI,
+    LSR_DR = 0x01,
+    LSR_OE = 0x02,
+    LSR_PE = 0x04,
+    LSR_FE = 0x08,
+    LSR_BI = 0x10,
+    LSR_THRE = 0x20,
+    LSR_TEMT = 0x40,
+    LSR_FIFO_ERROR = 0x80,
+    LSR_ERRORS = LSR_OE | LSR_PE | LSR_FE | LSR_BI,
 };
 enum { MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40, MSR_DCD = 0x80, MSR_TERI = 0x04, MSR_DELTAS = 0x0f };
 
-#define UART_HZ 1843200
+#define UART_HZ            1843200
 #define BITS_PER_CHARACTER 10
 
 typedef struct Uart16550 {

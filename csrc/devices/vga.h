@@ -7,10 +7,10 @@
  * registers in memory.
  *
  * Video memory is 64 Ki entries of four planes, interleaved: byte 4 * offset + plane; DISPI modes see the same
- * bytes as one line. So does BAR 0 in every mode, as RAM: stores to it are not exits, and who shows the screen finds
- * out by drawing it. Left out: the address bit that odd/even mode takes from elsewhere (it is 0 here), light pen,
- * cursor and display skew, EDID, interrupts at retrace. Legacy ports and memory answer whatever the PCI command
- * register says.
+ * bytes as one line. So does BAR 0 in every mode, as RAM: stores to it are not exits, and who shows the screen
+ * finds out by drawing it. Left out: the address bit that odd/even mode takes from elsewhere (it is 0 here), light
+ * pen, cursor and display skew, EDID, interrupts at retrace. Legacy ports and memory answer whatever the PCI
+ * command register says.
  */
 #ifndef PYVMM_DEVICES_VGA_H
 #define PYVMM_DEVICES_VGA_H

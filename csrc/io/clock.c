@@ -118,7 +118,10 @@ void clock_set(Clock *clock, uint64_t now_ns)
     notify(clock);
 }
 
-uint64_t clock_ns_to_ticks(uint64_t ns, uint64_t hz) { return (uint64_t)((unsigned __int128)ns * hz / NS_PER_SECOND); }
+uint64_t clock_ns_to_ticks(uint64_t ns, uint64_t hz)
+{
+    return (uint64_t)((unsigned __int128)ns * hz / NS_PER_SECOND);
+}
 
 uint64_t clock_ticks_to_ns(uint64_t ticks, uint64_t hz)
 {

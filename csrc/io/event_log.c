@@ -5,7 +5,7 @@
 
 #include "io/event_log.h"
 
-#define CAPACITY 256
+#define CAPACITY     256
 #define MESSAGE_SIZE 160
 
 struct EventLog {

@@ -15,7 +15,8 @@ typedef struct I8259 {
     I8259State state;
 } I8259;
 
-/* The level of highest priority among `bits`, counted from the one after `lowest`: 0..7 places away, or 8 for none. */
+/* The level of highest priority among `bits`, counted from the one after `lowest`: 0..7 places away, or 8 for none.
+ */
 static inline unsigned place_of(const I8259ChipState *chip, uint8_t bits)
 {
     if (!bits)
@@ -34,7 +35,8 @@ static inline uint8_t level_triggered(const I8259ChipState *chip)
     return chip->icw1 & ICW1_LTIM ? 0xff : chip->elcr;
 }
 
-/* The level that the chip's INT asks for, or -1 (8259A "Fully nested mode", "Special mask mode", "Special fully nested mode"). */
+/* The level that the chip's INT asks for, or -1 (8259A "Fully nested mode", "Special mask mode", "Special fully
+ * nested mode"). */
 static int chip_request(const I8259ChipState *chip, bool is_master)
 {
     uint8_t requests = chip->irr & ~chip->imr;

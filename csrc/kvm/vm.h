@@ -27,7 +27,7 @@ typedef struct KvmVm {
     int system_fd, fd;
     size_t run_size; /* of the page run that a vCPU shares with the kernel */
     bool has_xcrs, has_debugregs, has_sync_regs, has_guest_debug, has_read_only, has_ioeventfd, has_any_length;
-    bool has_mtrr; /* memory type range registers: found out with the first vCPU */
+    bool has_mtrr;       /* memory type range registers: found out with the first vCPU */
     uint32_t slot_count; /* memslots that KVM has */
     KvmSlot slots[KVM_MAX_SLOTS];
     bool log_writes;  /* another engine over the board wants to know what the guest writes */

@@ -56,7 +56,8 @@ void guest_memory_free(GuestMemory *memory)
 }
 
 /* Map the memfd at `ram_offset` as a new slot; the list stays sorted. */
-static int add_slot(GuestMemory *memory, gpa_t gpa, uint64_t size, uint64_t ram_offset, uint32_t flags, Error *error)
+static int add_slot(GuestMemory *memory, gpa_t gpa, uint64_t size, uint64_t ram_offset, uint32_t flags,
+                    Error *error)
 {
     if (size == 0 || (gpa | size) % GUEST_PAGE_SIZE || gpa + size < gpa)
         return error_set(error, EINVAL, "memslot %#llx + %#llx: start and size must be multiples of %u",

@@ -50,14 +50,14 @@ const Memslot *guest_memory_find(const GuestMemory *memory, gpa_t gpa);
  * by the guest (`for_write`), and the caller owes guest_memory_written(). */
 void *guest_memory_ptr(const GuestMemory *memory, gpa_t gpa, uint64_t size, bool for_write);
 
-/* Whole transfer over any number of slots, or -EFAULT and nothing written. `write` obeys read-only slots (it is what
- * a device does); `load` does not (it is what a loader does). */
+/* Whole transfer over any number of slots, or -EFAULT and nothing written. `write` obeys read-only slots (it is
+ * what a device does); `load` does not (it is what a loader does). */
 int guest_memory_read(const GuestMemory *memory, gpa_t gpa, void *data, uint64_t size);
 int guest_memory_write(GuestMemory *memory, gpa_t gpa, const void *data, uint64_t size);
 int guest_memory_load(GuestMemory *memory, gpa_t gpa, const void *data, uint64_t size);
 
-/* Give the host back what the whole pages of [gpa, gpa + size) take of its memory; they read as zero afterwards. What
- * is not RAM that the guest may write, or is seen at a second address, is left as it is. Returns bytes. */
+/* Give the host back what the whole pages of [gpa, gpa + size) take of its memory; they read as zero afterwards.
+ * What is not RAM that the guest may write, or is seen at a second address, is left as it is. Returns bytes. */
 uint64_t guest_memory_discard(GuestMemory *memory, gpa_t gpa, uint64_t size);
 
 void guest_memory_written(GuestMemory *memory, gpa_t gpa, uint64_t size);

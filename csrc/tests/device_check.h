@@ -1,4 +1,5 @@
-/* For tests of devices: a board on a virtual clock, time that passes timer by timer, and short names for accesses. */
+/* For tests of devices: a board on a virtual clock, time that passes timer by timer, and short names for accesses.
+ */
 #ifndef PYVMM_TESTS_DEVICE_CHECK_H
 #define PYVMM_TESTS_DEVICE_CHECK_H
 

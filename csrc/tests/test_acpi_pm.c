@@ -75,7 +75,7 @@ static void sleep_states(void)
     set(&s, CNT, 5 << 10 | 0x2001);
     CHECK_EQ(board_take_request(s.board, &code), SYSTEM_POWEROFF);
     CHECK_EQ(get(&s, CNT, 2), 5 << 10 | 1); /* SLP_EN reads as 0 */
-    out8(s.pm, REG, CNT + 1, 0x34); /* SLP_TYP 5 and SLP_EN by the high byte alone */
+    out8(s.pm, REG, CNT + 1, 0x34);         /* SLP_TYP 5 and SLP_EN by the high byte alone */
     CHECK_EQ(board_take_request(s.board, &code), SYSTEM_POWEROFF);
     done(&s);
 }
@@ -88,7 +88,7 @@ static void pm_timer(void)
     CHECK_EQ(get(&s, TMR + 1, 1), (3579545 >> 8) & 0xff);
     pass(s.board, 4 * NS_PER_SECOND);
     CHECK_EQ(get(&s, TMR, 4), 17897725 - (1 << 24)); /* wraps at 24 bits */
-    CHECK_EQ(get(&s, STS, 2), 1); /* the top bit changed */
+    CHECK_EQ(get(&s, STS, 2), 1);                    /* the top bit changed */
     set(&s, STS, 1);
     CHECK_EQ(get(&s, STS, 2), 0);
     CHECK_EQ(clock_next_deadline(s.board->clock), CLOCK_NEVER);

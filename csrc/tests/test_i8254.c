@@ -1,4 +1,5 @@
-/* Intel 8254 datasheet (231164): the six modes, BCD, latches, read-back, gate; and what a late host makes of periods. */
+/* Intel 8254 datasheet (231164): the six modes, BCD, latches, read-back, gate; and what a late host makes of
+ * periods. */
 #include "device_check.h"
 #include "devices/i8254.h"
 
@@ -59,7 +60,7 @@ static unsigned status(Setup *s, unsigned channel)
 static void mode0(void)
 {
     Setup *s = setup();
-    program(s, 0, 0x30, 100); /* at tick 0; loaded at tick 1 */
+    program(s, 0, 0x30, 100);     /* at tick 0; loaded at tick 1 */
     CHECK_EQ(status(s, 0), 0x70); /* OUT low, NULL COUNT */
     to_tick(s, 1);
     CHECK_EQ(status(s, 0), 0x30);
@@ -164,9 +165,10 @@ static void late_host(void)
 {
     Setup *s = setup();
     program(s, 0, 0x34, 1000);
-    clock_advance(s->board->clock, clock_ticks_to_ns(1 + 1000 * 500 + 300, I8254_HZ)); /* nobody ran timers for 500 periods */
+    clock_advance(s->board->clock,
+                  clock_ticks_to_ns(1 + 1000 * 500 + 300, I8254_HZ)); /* nobody ran timers for 500 periods */
     clock_run_timers(s->board->clock);
-    CHECK_EQ(s->irq.edges, 2); /* coalesced into one */
+    CHECK_EQ(s->irq.edges, 2);    /* coalesced into one */
     CHECK_EQ(latched(s, 0), 700); /* and in phase */
     to_tick(s, 1 + 1000 * 501);
     CHECK_EQ(s->irq.edges, 3);

@@ -1,4 +1,5 @@
-/* Intel 8259A datasheet (231468): initialisation, priorities, end of interrupt, rotation, masks, poll, cascade, ELCR. */
+/* Intel 8259A datasheet (231468): initialisation, priorities, end of interrupt, rotation, masks, poll, cascade,
+ * ELCR. */
 #include "device_check.h"
 #include "irq/i8259.h"
 

@@ -1,4 +1,5 @@
-/* The KVM engine on bare boards: tiny guest programs in real mode, kicks, interrupts, state. Skips without /dev/kvm. */
+/* The KVM engine on bare boards: tiny guest programs in real mode, kicks, interrupts, state. Skips without
+ * /dev/kvm. */
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -26,7 +27,10 @@ static void sink_write(void *device, uint32_t region, uint64_t offset, uint32_t 
         rig->out[rig->out_count++] = (uint8_t)value;
 }
 
-static uint64_t sink_read(void *device, uint32_t region, uint64_t offset, uint32_t size) { return 0x1122334455667788; }
+static uint64_t sink_read(void *device, uint32_t region, uint64_t offset, uint32_t size)
+{
+    return 0x1122334455667788;
+}
 
 static const DeviceOps SINK = {.read = sink_read, .write = sink_write};
 
@@ -76,8 +80,8 @@ static void set_protected_mode(Rig *rig)
 {
     rig->state.cr0 |= 1;
     for (int i = 0; i < 6; i++)
-        rig->state.segment[i] = (Segment){.selector = i == SEG_CS ? 8 : 16, .limit = 0xffffffff,
-                                          .attributes = i == SEG_CS ? 0xc09b : 0xc093};
+        rig->state.segment[i] = (Segment){
+            .selector = i == SEG_CS ? 8 : 16, .limit = 0xffffffff, .attributes = i == SEG_CS ? 0xc09b : 0xc093};
     CHECK_EQ(vcpu_set_state(rig->vcpu, &rig->state), 0);
 }
 
@@ -385,7 +389,8 @@ static void test_tsc(void)
 
 static void test_step(void)
 {
-    static const uint8_t CODE[] = "\x40\x40\xe6\x77\x40\xfa\xf4"; /* inc ax; inc ax; out 0x77,al; inc ax; cli; hlt */
+    static const uint8_t CODE[] =
+        "\x40\x40\xe6\x77\x40\xfa\xf4"; /* inc ax; inc ax; out 0x77,al; inc ax; cli; hlt */
     Rig *rig = rig_new(CODE, sizeof CODE);
     static const uint64_t AFTER[] = {0x1001, 0x1002, 0x1004, 0x1005, 0x1006};
     VmExit left;
@@ -470,7 +475,8 @@ static uint32_t active_ioeventfds(const Rig *rig)
     return counts.active;
 }
 
-/* A write that is only a notification is no exit; another value is one, and so is every write while exits are seen. */
+/* A write that is only a notification is no exit; another value is one, and so is every write while exits are seen.
+ */
 static void test_ioeventfd(void)
 {
     /* mov al,1; out 0x77,al; mov al,2; out 0x77,al; mov bx,0xffff; mov ds,bx; mov [0x10],al (0x100000); cli; hlt */

@@ -1,4 +1,5 @@
-/* PC16550D datasheet: interrupts and their priority, FIFOs, time-out, errors, modem, loopback; and the character sink behind it. */
+/* PC16550D datasheet: interrupts and their priority, FIFOs, time-out, errors, modem, loopback; and the character
+ * sink behind it. */
 #include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
@@ -122,7 +123,7 @@ static void fifo_trigger_and_timeout(void)
         CHECK_EQ(get(&s, IIR), 0xc4);
         CHECK_EQ(get(&s, RBR), 'x');
         CHECK_EQ(get(&s, IIR), 0xc1); /* below the level again */
-        pass(s.board, 347000); /* four characters of 10 bits at 115200 baud last 347.2 us */
+        pass(s.board, 347000);        /* four characters of 10 bits at 115200 baud last 347.2 us */
         CHECK_EQ(get(&s, IIR), 0xc1);
         pass(s.board, 300);
         CHECK_EQ(get(&s, IIR), level[i] > 1 ? 0xcc : 0xc1);
@@ -161,7 +162,7 @@ static void priorities(void)
     set(&s, MCR, 0x10); /* loopback: CTS, DSR and DCD fall */
     receive(&s, "k");   /* not from the line */
     set(&s, RBR, 'a');
-    set(&s, LCR, 0x40); /* break comes after it */
+    set(&s, LCR, 0x40);                  /* break comes after it */
     CHECK_EQ(get(&s, LSR) & 0x9f, 0x81); /* there is an error in the FIFO, but not at its top */
     CHECK_EQ(get(&s, IIR), 0xc4);
     CHECK_EQ(get(&s, RBR), 'a');
@@ -189,7 +190,7 @@ static void loopback(void)
     set(&s, RBR, 0xaa);
     CHECK_EQ(get(&s, LSR), 0x61);
     CHECK(!irq_line_level(s.irq)); /* loopback forces OUT2 inactive */
-    set(&s, RBR, 0x55); /* overruns the one register */
+    set(&s, RBR, 0x55);            /* overruns the one register */
     CHECK_EQ(get(&s, LSR), 0x63);
     CHECK_EQ(get(&s, RBR), 0x55);
     set(&s, IIR, 0x01);

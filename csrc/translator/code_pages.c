@@ -1,11 +1,12 @@
 /*
  * Which guest pages hold translated code, so that stores to them, and only to them, take the slow path.
  *
- * The library as built never gives a page that is executable the fast store path back, and forgets a second mapping of a
- * code page altogether. Here is what a translator must keep: a bit per page, set when a block of it is translated (all
- * TLB entries of that page then become "not dirty"), cleared when its last block is gone; a store to a marked page
- * invalidates blocks, a store to any other is direct. Writes by the host (DMA) go through a queue that the vCPU's thread
- * drains between blocks: the kick is stored before a device publishes its completion, so code cannot run stale.
+ * The library as built never gives a page that is executable the fast store path back, and forgets a second mapping
+ * of a code page altogether. Here is what a translator must keep: a bit per page, set when a block of it is
+ * translated (all TLB entries of that page then become "not dirty"), cleared when its last block is gone; a store
+ * to a marked page invalidates blocks, a store to any other is direct. Writes by the host (DMA) go through a queue
+ * that the vCPU's thread drains between blocks: the kick is stored before a device publishes its completion, so
+ * code cannot run stale.
  *
  * Functions with the library's names stand in for its own (library.h). In the slow tier they hand on to it.
  */
@@ -115,8 +116,8 @@ void tlb_reset_dirty_by_vaddr_x86_64(void *cpu, uint64_t start, uint64_t length)
 
 /*
  * Device memory that is RAM to the guest (memory/device_ram.h): the library knows it as a device, and only the TLB
- * entry is made to point to the bytes. So a change is a flush, instructions there are still fetched as from a device,
- * one by one, and no block of them can go stale.
+ * entry is made to point to the bytes. So a change is a flush, instructions there are still fetched as from a
+ * device, one by one, and no block of them can go stale.
  */
 static void show_device_ram(TranslatorVcpu *vcpu, uint64_t vaddr, uint64_t paddr, int mmu_index)
 {
@@ -136,8 +137,8 @@ static void show_device_ram(TranslatorVcpu *vcpu, uint64_t vaddr, uint64_t paddr
 }
 
 /* A TLB entry was filled: stores go direct at once unless the page holds code. */
-void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot, int mmu_index,
-                                    uint64_t size)
+void tlb_set_page_with_attrs_x86_64(void *cpu, uint64_t vaddr, uint64_t paddr, uint32_t attrs, int prot,
+                                    int mmu_index, uint64_t size)
 {
     TranslatorVcpu *vcpu = fast_vcpu();
     original_tlb_set_page_with_attrs_x86_64(cpu, vaddr, paddr, attrs, prot, mmu_index, size);

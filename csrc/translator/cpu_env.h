@@ -1,6 +1,7 @@
 /*
- * The part of the library's CPU structures that the engine reads and writes: the prefix of CPUX86State and a few fields by
- * offset, for the one build named in cmake/unicorn.cmake. Start-up self-tests (self_test.c) check what is used here.
+ * The part of the library's CPU structures that the engine reads and writes: the prefix of CPUX86State and a few
+ * fields by offset, for the one build named in cmake/unicorn.cmake. Start-up self-tests (self_test.c) check what is
+ * used here.
  */
 #ifndef PYVMM_TRANSLATOR_CPU_ENV_H
 #define PYVMM_TRANSLATOR_CPU_ENV_H
@@ -38,9 +39,9 @@ enum {
     CPU_ICOUNT_PTR = 0x130,       /* CPUState.icount_decr_ptr */
     CPU_CLUSTER_INDEX = 0x8194,   /* CPUState.cluster_index: a part of each block's flags */
     CF_CLUSTER_SHIFT = 24,
-    CPU_MEM_IO_PC = 0x8178,       /* CPUState.mem_io_pc: where translated code called for a device access */
-    ENV_IN_CPU = 0x8a50,          /* X86CPU.env */
-    ENV_TLB = -0x40,              /* CPUTLB.f, before X86CPU.env: a TlbTable for each MMU index */
+    CPU_MEM_IO_PC = 0x8178, /* CPUState.mem_io_pc: where translated code called for a device access */
+    ENV_IN_CPU = 0x8a50,    /* X86CPU.env */
+    ENV_TLB = -0x40,        /* CPUTLB.f, before X86CPU.env: a TlbTable for each MMU index */
     ENV_ERROR_CODE = 0x1508,
     ENV_EXCEPTION_IS_INT = 0x150c,
     ENV_OLD_EXCEPTION = 0x1578,
@@ -52,7 +53,7 @@ enum {
     TB_CS_BASE = 1,
     TB_CODE = 4,         /* .tc.ptr */
     TB_SECOND_PAGE = 10, /* .page_addr[1]: all ones unless it ends in another page */
-    LABEL_PRESENT = 1, /* TCGLabel.present, in its first two bytes */
+    LABEL_PRESENT = 1,   /* TCGLabel.present, in its first two bytes */
 };
 
 /* A TLB as translated code looks it up: by page number, masked. The flags are in addresses' low bits. */
@@ -72,7 +73,8 @@ enum { TLB_MMIO = 1 << 9, TLB_INVALID = 1 << 11, TLB_FLAGS = 0xfff };
 
 _Static_assert(sizeof(TlbEntry) == 64, "CPU_TLB_ENTRY_BITS");
 
-/* The bits of TF, IOPL, RF, VM and AC stay clear here: the library ORs them in from EFLAGS when it looks up a block. */
+/* The bits of TF, IOPL, RF, VM and AC stay clear here: the library ORs them in from EFLAGS when it looks up a
+ * block. */
 enum Hflags {
     HF_CPL = 3 << 0,
     HF_INHIBIT_IRQ = 1 << 3,
@@ -88,11 +90,19 @@ enum Hflags {
     HF2_NMI = 1 << 2, /* in hflags2 */
 };
 
-enum { EFLAGS_CC = 0x8d5, EFLAGS_TF = 1 << 8, EFLAGS_IF = 1 << 9, EFLAGS_DF = 1 << 10, EFLAGS_IOPL = 3 << 12,
-       EFLAGS_RF = 1 << 16, EFLAGS_VM = 1 << 17, EFLAGS_AC = 1 << 18 };
+enum {
+    EFLAGS_CC = 0x8d5,
+    EFLAGS_TF = 1 << 8,
+    EFLAGS_IF = 1 << 9,
+    EFLAGS_DF = 1 << 10,
+    EFLAGS_IOPL = 3 << 12,
+    EFLAGS_RF = 1 << 16,
+    EFLAGS_VM = 1 << 17,
+    EFLAGS_AC = 1 << 18
+};
 
-#define DESCRIPTOR_L (1u << 21)
-#define DESCRIPTOR_B (1u << 22)
+#define DESCRIPTOR_L         (1u << 21)
+#define DESCRIPTOR_B         (1u << 22)
 #define DESCRIPTOR_DPL_SHIFT 13
 
 static inline void *env_field(void *env, ptrdiff_t offset) { return (char *)env + offset; }

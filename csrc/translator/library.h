@@ -1,9 +1,9 @@
 /*
- * The Unicorn library, linked in: an x86-64-only copy of its own, made by cmake/bind_unicorn.py, of which nothing outside
- * this shared object can be seen. A user's own `import unicorn` is another library.
+ * The Unicorn library, linked in: an x86-64-only copy of its own, made by cmake/bind_unicorn.py, of which nothing
+ * outside this shared object can be seen. A user's own `import unicorn` is another library.
  *
- * Declared here is what unicorn/unicorn.h does not: internal functions that the engine calls, and those that it replaces.
- * `cpu` is the library's CPUState, `env` its CPUX86State (cpu_env.h).
+ * Declared here is what unicorn/unicorn.h does not: internal functions that the engine calls, and those that it
+ * replaces. `cpu` is the library's CPUState, `env` its CPUX86State (cpu_env.h).
  */
 #ifndef PYVMM_TRANSLATOR_LIBRARY_H
 #define PYVMM_TRANSLATOR_LIBRARY_H
@@ -36,7 +36,8 @@ void helper_check_iol_x86_64(Env *env, uint32_t port);
 void cpu_x86_cpuid_x86_64(Env *env, uint32_t leaf, uint32_t subleaf, uint32_t *eax, uint32_t *ebx, uint32_t *ecx,
                           uint32_t *edx);
 void helper_check_exit_request_x86_64(uc_engine *uc, uint32_t delay_slot);
-/* Intermediate code. Operands are addresses, but a TCGv, where a function takes or returns one, is relative to `tcg`. */
+/* Intermediate code. Operands are addresses, but a TCGv, where a function takes or returns one, is relative to
+ * `tcg`. */
 void *gen_new_label_x86_64(void *tcg);
 void *tcg_temp_new_internal_x86_64(void *tcg, int type, bool local);
 void tcg_temp_free_internal_x86_64(void *tcg, void *temporary);
@@ -52,8 +53,8 @@ static inline uint64_t tcg_cpu_env(void *tcg) { return (uint64_t)tcg + *(uint64_
  * Replaced: the library's calls of NAME, and its tables, reach ours; its own code is original_NAME. The list is
  * PYVMM_UNICORN_REPLACED in cmake/unicorn.cmake; the link fails when a name is in one place only.
  */
-#define REPLACED(result, name, ...)                                                                                    \
-    result original_##name(__VA_ARGS__);                                                                               \
+#define REPLACED(result, name, ...)                                                                                \
+    result original_##name(__VA_ARGS__);                                                                           \
     result name(__VA_ARGS__)
 
 /* System instructions (overrides.c): called from translated code only, so always inside a run of ours. */
@@ -88,8 +89,10 @@ REPLACED(void, tcg_gen_exit_tb_x86_64, void *tcg, const uint64_t *block, unsigne
 REPLACED(uint32_t, x86_ldl_phys_x86_64, void *cpu, uint64_t address);
 REPLACED(uint64_t, x86_ldq_phys_x86_64, void *cpu, uint64_t address);
 REPLACED(void *, find_memory_mapping_x86_64, uc_engine *uc, uint64_t address);
-/* User-mode instruction prevention (umip.c): a generator, and a helper that the library calls only for SVM guests */
-REPLACED(void, tcg_gen_op3_x86_64, void *tcg, int operation, uint64_t operand1, uint64_t operand2, uint64_t operand3);
+/* User-mode instruction prevention (umip.c): a generator, and a helper that the library calls only for SVM guests
+ */
+REPLACED(void, tcg_gen_op3_x86_64, void *tcg, int operation, uint64_t operand1, uint64_t operand2,
+         uint64_t operand3);
 REPLACED(void, helper_svm_check_intercept_param_x86_64, Env *env, uint32_t type, uint64_t param);
 /* Code pages (code_pages.c) */
 REPLACED(void, tlb_protect_code_x86_64, uc_engine *uc, uint64_t ram_addr);

@@ -1,9 +1,9 @@
 /*
- * What stands in for the library's own: system instructions that it leaves out or hands to user hooks (SYSCALL, SYSENTER,
- * RDMSR, CPUID, IN, OUT, HLT...), and interrupt acceptance. The link binds them by name (library.h).
+ * What stands in for the library's own: system instructions that it leaves out or hands to user hooks (SYSCALL,
+ * SYSENTER, RDMSR, CPUID, IN, OUT, HLT...), and interrupt acceptance. The link binds them by name (library.h).
  *
- * A replacement of a helper is called from translated code: the guest's registers are all in `env`, and its own return
- * address tells the library which instruction to restart when it raises an exception.
+ * A replacement of a helper is called from translated code: the guest's registers are all in `env`, and its own
+ * return address tells the library which instruction to restart when it raises an exception.
  */
 #include "translator/vm.h"
 
@@ -22,8 +22,9 @@ enum {
 #define CR0_NW (1u << 29)
 #define CR0_CD (1u << 30)
 #define CR0_PG (1u << 31)
-/* VME to OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP: features that CPUID tells of, and old ones that do nothing */
-#define CR4_KNOWN 0x350fffu
+/* VME to OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP: features that CPUID tells of, and old ones that do
+ * nothing */
+#define CR4_KNOWN  0x350fffu
 #define XCR0_KNOWN 3u
 enum { CODE64 = 0xaf9b00, CODE32 = 0xcf9b00, DATA32 = 0xcf9300, DPL3 = 3 << DESCRIPTOR_DPL_SHIFT };
 enum { REG_AX, REG_CX, REG_DX, REG_BX, REG_SP };
@@ -38,11 +39,13 @@ static void raise_gp(TranslatorVcpu *vcpu, uintptr_t return_address)
     raise_exception_err_ra_x86_64(vcpu->env, VECTOR_GP, 0, return_address);
 }
 
-/* Ports ------------------------------------------------------------------------------------------------------------ */
+/* Ports
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /*
- * SDM vol. 1 §19.5: in protected mode above IOPL, and always in virtual-8086 mode, the TSS's bitmap decides. The library
- * leaves the check out. Its own check raises #GP(0), and finds the instruction in `env` after restore_state.
+ * SDM vol. 1 §19.5: in protected mode above IOPL, and always in virtual-8086 mode, the TSS's bitmap decides. The
+ * library leaves the check out. Its own check raises #GP(0), and finds the instruction in `env` after
+ * restore_state.
  */
 static void check_port_permission(TranslatorVcpu *vcpu, uint32_t port, uint32_t size, uintptr_t return_address)
 {
@@ -67,8 +70,11 @@ static uint64_t port_in(uint32_t port, uint32_t size, uintptr_t return_address)
     bool handled = bus_read(vcpu->board->pio, port & 0xffff, size, &value);
     vcpu->base.counters.exits[EXIT_IO]++;
     if (vcpu_watches(&vcpu->base, EXIT_IO))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .handled = handled, .address = port & 0xffff,
-                                        .value = value}, begun, return_address);
+        translator_note(
+            vcpu,
+            &(VmExit){
+                .reason = EXIT_IO, .size = size, .handled = handled, .address = port & 0xffff, .value = value},
+            begun, return_address);
     return value;
 }
 
@@ -80,25 +86,45 @@ static void port_out(uint32_t port, uint32_t size, uint32_t value, uintptr_t ret
     bool handled = bus_write(vcpu->board->pio, port & 0xffff, size, value);
     vcpu->base.counters.exits[EXIT_IO]++;
     if (vcpu_watches(&vcpu->base, EXIT_IO))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_IO, .size = size, .is_write = 1, .handled = handled,
-                                        .address = port & 0xffff, .value = value}, begun, return_address);
+        translator_note(vcpu,
+                        &(VmExit){.reason = EXIT_IO,
+                                  .size = size,
+                                  .is_write = 1,
+                                  .handled = handled,
+                                  .address = port & 0xffff,
+                                  .value = value},
+                        begun, return_address);
 }
 
 uint64_t helper_inb_x86_64(Env *env, uint32_t port) { return port_in(port, 1, RETURN_ADDRESS); }
 uint64_t helper_inw_x86_64(Env *env, uint32_t port) { return port_in(port, 2, RETURN_ADDRESS); }
 uint64_t helper_inl_x86_64(Env *env, uint32_t port) { return port_in(port, 4, RETURN_ADDRESS); }
-void helper_outb_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 1, value & 0xff, RETURN_ADDRESS); }
-void helper_outw_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 2, value & 0xffff, RETURN_ADDRESS); }
+void helper_outb_x86_64(Env *env, uint32_t port, uint32_t value)
+{
+    port_out(port, 1, value & 0xff, RETURN_ADDRESS);
+}
+void helper_outw_x86_64(Env *env, uint32_t port, uint32_t value)
+{
+    port_out(port, 2, value & 0xffff, RETURN_ADDRESS);
+}
 void helper_outl_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 4, value, RETURN_ADDRESS); }
 
-/* Registers beside the general ones ----------------------------------------------------------------------------------- */
+/* Registers beside the general ones
+ * ----------------------------------------------------------------------------------- */
 
-static void note_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bool is_write, bool handled, uint64_t begun)
+static void note_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bool is_write, bool handled,
+                     uint64_t begun)
 {
     vcpu->base.counters.exits[EXIT_MSR]++;
     if (vcpu_watches(&vcpu->base, EXIT_MSR))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_MSR, .size = 8, .is_write = is_write, .handled = handled,
-                                        .address = index, .value = value}, begun, 0);
+        translator_note(vcpu,
+                        &(VmExit){.reason = EXIT_MSR,
+                                  .size = 8,
+                                  .is_write = is_write,
+                                  .handled = handled,
+                                  .address = index,
+                                  .value = value},
+                        begun, 0);
 }
 
 void helper_rdmsr_x86_64(Env *env)
@@ -240,10 +266,12 @@ void helper_cpuid_x86_64(Env *env)
     env->regs[REG_DX] = r[3];
     vcpu->base.counters.exits[EXIT_CPUID]++;
     if (vcpu_watches(&vcpu->base, EXIT_CPUID))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_CPUID, .handled = 1, .address = leaf, .value = subleaf}, begun, 0);
+        translator_note(vcpu, &(VmExit){.reason = EXIT_CPUID, .handled = 1, .address = leaf, .value = subleaf},
+                        begun, 0);
 }
 
-/* Fast system calls ----------------------------------------------------------------------------------------------------- */
+/* Fast system calls
+ * ----------------------------------------------------------------------------------------------------- */
 
 static void set_flat_segment(Env *env, int which, uint32_t selector, uint32_t flags)
 {
@@ -297,7 +325,8 @@ void helper_sysenter_x86_64(Env *env, int length)
     env_update_hflags(env, library_efer(vcpu));
 }
 
-/* Stopping ------------------------------------------------------------------------------------------------------------ */
+/* Stopping
+ * ------------------------------------------------------------------------------------------------------------ */
 
 void helper_hlt_x86_64(Env *env, int length)
 {
@@ -329,7 +358,8 @@ void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool soft
 {
     vcpu->base.counters.exits[EXIT_INTERRUPT]++;
     if (vcpu_watches(&vcpu->base, EXIT_INTERRUPT))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = vector, .code = software}, 0, 0);
+        translator_note(vcpu, &(VmExit){.reason = EXIT_INTERRUPT, .handled = 1, .vector = vector, .code = software},
+                        0, 0);
 }
 
 static void deliver(TranslatorVcpu *vcpu, int vector)
@@ -355,14 +385,15 @@ static void deliver_pending(TranslatorVcpu *vcpu)
 }
 
 /*
- * Called by the library's loop between chains of blocks, on every turn (interrupt_request is kept set): the one place
- * where the vCPU's thread does what other threads asked of it. May be left by a longjmp when delivery faults.
+ * Called by the library's loop between chains of blocks, on every turn (interrupt_request is kept set): the one
+ * place where the vCPU's thread does what other threads asked of it. May be left by a longjmp when delivery faults.
  */
 bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
 {
     TranslatorVcpu *vcpu = translator_current();
     Board *board = vcpu->board;
-    /* The loop has just cleared icount_high, with a plain store: done before the flags are read, no kick is lost. */
+    /* The loop has just cleared icount_high, with a plain store: done before the flags are read, no kick is lost.
+     */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     code_pages_run_invalidations(vcpu);
     if (unlikely(__atomic_load_n(&vcpu->a20_pending, __ATOMIC_RELAXED)) &&
@@ -371,7 +402,8 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
     if (unlikely(__atomic_load_n(&vcpu->flush_pending, __ATOMIC_RELAXED)) &&
         __atomic_exchange_n(&vcpu->flush_pending, 0, __ATOMIC_SEQ_CST))
         tlb_flush_x86_64(vcpu->cpu);
-    if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL && clock_next_deadline(board->clock) <= clock_now(board->clock))
+    if (clock_kind(board->clock) == CLOCK_KIND_VIRTUAL &&
+        clock_next_deadline(board->clock) <= clock_now(board->clock))
         clock_run_timers(board->clock);
     if (vcpu->leave || __atomic_load_n(&vcpu->base.kicked, __ATOMIC_ACQUIRE) ||
         __atomic_load_n(&board->system_request, __ATOMIC_ACQUIRE)) {
@@ -402,8 +434,8 @@ bool x86_cpu_exec_interrupt_x86_64(void *cpu, int request)
 }
 
 /*
- * Emits the library's check for a stop after every guest load and store; taking one there would run the instruction twice.
- * The slow tier keeps it, and never asks for a stop that way (on_block_slow).
+ * Emits the library's check for a stop after every guest load and store; taking one there would run the instruction
+ * twice. The slow tier keeps it, and never asks for a stop that way (on_block_slow).
  */
 void check_exit_request_x86_64(void *tcg_context)
 {

@@ -1,7 +1,7 @@
 /*
- * The library's ways from a physical address to what is there, made short. Both of its own go through its tree of memory
- * regions, and lie on hot paths: four times in each page walk, and once in each access that its inline TLB misses. Booting
- * a kernel spent a tenth of its time there.
+ * The library's ways from a physical address to what is there, made short. Both of its own go through its tree of
+ * memory regions, and lie on hot paths: four times in each page walk, and once in each access that its inline TLB
+ * misses. Booting a kernel spent a tenth of its time there.
  */
 #include "translator/vm.h"
 
@@ -24,8 +24,8 @@ uint64_t x86_ldq_phys_x86_64(void *cpu, uint64_t address)
     return likely(entry) ? __atomic_load_n(entry, __ATOMIC_RELAXED) : original_x86_ldq_phys_x86_64(cpu, address);
 }
 
-/* Which of the library's regions an address belongs to. They are made once, with the VM (translator.c), in whole pages,
- * so what was found for a page stays true. */
+/* Which of the library's regions an address belongs to. They are made once, with the VM (translator.c), in whole
+ * pages, so what was found for a page stays true. */
 void *find_memory_mapping_x86_64(uc_engine *uc, uint64_t address)
 {
     TranslatorVcpu *vcpu = translator_current();

@@ -1,6 +1,7 @@
 /*
- * Start-up self-tests: each of the library's defects that the engine mends, provoked on a throw-away machine in a few
- * milliseconds. A library that fails one is not used (translator/engine.py tells the user, and tries the slow tier).
+ * Start-up self-tests: each of the library's defects that the engine mends, provoked on a throw-away machine in a
+ * few milliseconds. A library that fails one is not used (translator/engine.py tells the user, and tries the slow
+ * tier).
  */
 #include <stdlib.h>
 
@@ -73,7 +74,8 @@ static void set_gate(SelfTest *test, int vector, const uint8_t *handler)
     store64(test, IDT + 16 * vector + 8, at >> 32);
 }
 
-/* Identity at 0, the same bytes again at 2 MiB without execute permission, nothing at 4 MiB; a GDT with SYSCALL's order. */
+/* Identity at 0, the same bytes again at 2 MiB without execute permission, nothing at 4 MiB; a GDT with SYSCALL's
+ * order. */
 static void prepare(SelfTest *test)
 {
     enum { PRESENT = 1, WRITE = 2, USER = 4, LARGE = 0x80 };
@@ -84,8 +86,13 @@ static void prepare(SelfTest *test)
     store64(test, TABLES + 0x1000, (TABLES + 0x2000) | PRESENT | WRITE | USER);
     store64(test, TABLES + 0x2000, PRESENT | WRITE | USER | LARGE);
     store64(test, TABLES + 0x2008, PRESENT | WRITE | USER | LARGE | 1ull << 63);
-    const uint64_t gdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff,
-                            0x0000890000000067 | (uint64_t)TSS << 16, 0};
+    const uint64_t gdt[] = {0,
+                            0x00af9b000000ffff,
+                            0x00cf93000000ffff,
+                            0x00cff3000000ffff,
+                            0x00affb000000ffff,
+                            0x0000890000000067 | (uint64_t)TSS << 16,
+                            0};
     guest_memory_load(memory, GDT, gdt, sizeof gdt);
     store64(test, TSS + 4, STACK - 0x800);
     set_gate(test, 13, self_test_gp);
@@ -174,20 +181,22 @@ static bool stops_are_between_instructions(SelfTest *test)
     if (!run_from(test, self_test_add))
         return false;
     guest_memory_read(test->board->memory, COUNTER, &counted, sizeof counted);
-    return test->value == ADDITIONS && test->reads == ADDITIONS && test->writes == ADDITIONS && counted == ADDITIONS;
+    return test->value == ADDITIONS && test->reads == ADDITIONS && test->writes == ADDITIONS &&
+           counted == ADDITIONS;
 }
 
-/* The same program when the device's page is memory to the guest: all of it is there, and the device sees nothing. The
- * slow tier goes to the device. */
+/* The same program when the device's page is memory to the guest: all of it is there, and the device sees nothing.
+ * The slow tier goes to the device. */
 static bool device_ram_is_ram(SelfTest *test)
 {
-    uint64_t reads = test->reads, writes = test->writes, counted = 0, *page = aligned_alloc(GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
+    uint64_t reads = test->reads, writes = test->writes, counted = 0,
+             *page = aligned_alloc(GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
     DeviceRam ram = {.gpa = DEVICE, .size = GUEST_PAGE_SIZE, .hva = (uint8_t *)page};
     if (!page)
         return false;
     page[0] = 0;
-    bool ran = device_ram_add(test->board->device_rams, test->board->memory, &ram) == 0 && run_from(test, self_test_add) &&
-               device_ram_remove(test->board->device_rams, DEVICE) == 0;
+    bool ran = device_ram_add(test->board->device_rams, test->board->memory, &ram) == 0 &&
+               run_from(test, self_test_add) && device_ram_remove(test->board->device_rams, DEVICE) == 0;
     counted = page[0];
     free(page);
     bool seen = test->reads != reads || test->writes != writes;
@@ -198,7 +207,8 @@ static bool device_ram_is_ram(SelfTest *test)
 static bool rings_are_crossed(SelfTest *test)
 {
     const uint64_t *r = test->state->gpr;
-    return run_from(test, self_test_rings) && r[R8] == 8 && r[R12] == 1 && r[R9] == 0x23 && r[R10] == 8 && r[R15] == 0;
+    return run_from(test, self_test_rings) && r[R8] == 8 && r[R12] == 1 && r[R9] == 0x23 && r[R10] == 8 &&
+           r[R15] == 0;
 }
 
 static int run_all(SelfTest *test, Error *error)

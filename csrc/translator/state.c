@@ -1,22 +1,28 @@
 /*
- * CpuState in and out of the library's CPU. Segments, tables and flags are written to the structure itself (the library's
- * public call stores only selectors in 64-bit mode); the FPU goes through its public register calls.
+ * CpuState in and out of the library's CPU. Segments, tables and flags are written to the structure itself (the
+ * library's public call stores only selectors in 64-bit mode); the FPU goes through its public register calls.
  */
 #include "translator/vm.h"
 
 enum { MSR_EFER = 0xc0000080, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_FMASK, MSR_KERNEL_GS_BASE = 0xc0000102 };
-enum { TSS_BUSY = 2 }; /* a type bit of TR's descriptor: set in the register (SDM vol. 3A §8.2.2), kept clear by the library */
+enum {
+    TSS_BUSY = 2
+}; /* a type bit of TR's descriptor: set in the register (SDM vol. 3A §8.2.2), kept clear by the library */
 enum { FXSAVE_ST = 32, FXSAVE_XMM = 160, FXSAVE_ENTRY = 16, XSAVE_HEADER = 512, XSTATE_X87_SSE = 3 };
 
 static void segment_out(Segment *to, const EnvSegment *from)
 {
-    *to = (Segment){.selector = (uint16_t)from->selector, .attributes = from->flags >> 8 & 0xf0ff,
-                    .limit = from->limit, .base = from->base};
+    *to = (Segment){.selector = (uint16_t)from->selector,
+                    .attributes = from->flags >> 8 & 0xf0ff,
+                    .limit = from->limit,
+                    .base = from->base};
 }
 
 static void segment_in(EnvSegment *to, const Segment *from)
 {
-    *to = (EnvSegment){.selector = from->selector, .flags = (from->attributes & 0xf0ff) << 8, .limit = from->limit,
+    *to = (EnvSegment){.selector = from->selector,
+                       .flags = (from->attributes & 0xf0ff) << 8,
+                       .limit = from->limit,
                        .base = from->base};
 }
 
@@ -135,9 +141,11 @@ int translator_set_state(Vcpu *base, const CpuState *state)
         return -ENOTSUP;
     TranslatorVcpu *vcpu = container_of(base, TranslatorVcpu, base), *before = translator_enter(vcpu);
     Env *env = vcpu->env;
-    /* EFER's LMA is not writable by WRMSR: enter the mode by loading the paging bits in order (SDM vol. 3A §9.8.5). */
+    /* EFER's LMA is not writable by WRMSR: enter the mode by loading the paging bits in order (SDM vol. 3A §9.8.5).
+     */
     if (translator_library_msr(vcpu, MSR_EFER) & (1 << 10))
-        env->cr[0] |= 0x80000000; /* the library opens with LMA set and paging off: only leaving paging clears LMA */
+        env->cr[0] |=
+            0x80000000; /* the library opens with LMA set and paging off: only leaving paging clears LMA */
     uint64_t unpaged = state->cr0 & ~0x80000000ull;
     uc_reg_write(vcpu->uc, UC_X86_REG_CR0, &unpaged);
     uc_reg_write(vcpu->uc, UC_X86_REG_CR4, &state->cr4);
@@ -189,7 +197,8 @@ int translator_set_state(Vcpu *base, const CpuState *state)
     env->hflags = state->interrupt_shadow ? env->hflags | HF_INHIBIT_IRQ : env->hflags & ~(uint32_t)HF_INHIBIT_IRQ;
     env->hflags2 = state->nmi_blocked ? env->hflags2 | HF2_NMI : env->hflags2 & ~(uint32_t)HF2_NMI;
     env_set_eflags(env, state->rflags);
-    env->eflags = state->rflags | 2; /* between runs the library keeps all flags here, and takes them apart on entry */
+    env->eflags =
+        state->rflags | 2; /* between runs the library keeps all flags here, and takes them apart on entry */
     env_update_hflags(env, translator_library_msr(vcpu, MSR_EFER));
     vcpu->pending_event = state->pending_exception;
     vcpu->pending_error = state->pending_error;

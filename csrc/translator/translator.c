@@ -4,10 +4,10 @@
 
 #include "translator/vm.h"
 
-#define ADDRESS_SPACE_END (1ull << 52)
+#define ADDRESS_SPACE_END        (1ull << 52)
 #define TRANSLATION_BUFFER_BYTES (256u << 20)
-#define SURFACE_QUEUE 1024 /* more than one block can hold instructions */
-#define VIRTUAL_BYTES_PER_NS 4 /* virtual clock: one average instruction a nanosecond */
+#define SURFACE_QUEUE            1024 /* more than one block can hold instructions */
+#define VIRTUAL_BYTES_PER_NS     4    /* virtual clock: one average instruction a nanosecond */
 
 static const EngineOps OPS;
 __thread TranslatorVcpu *translator_running;
@@ -60,11 +60,12 @@ static uint32_t privilege(Vcpu *base)
                                 hflags & HF_CS32, hflags & HF_CPL);
 }
 
-/* Hooks: what the library calls back ------------------------------------------------------------------------------------ */
+/* Hooks: what the library calls back
+ * ------------------------------------------------------------------------------------ */
 
 /*
- * SDM vol. 3A §6.13: in an error code about the IDT (bit 1) the index is the vector, which the library doubles in long mode;
- * EXT (bit 0) tells that the delivery of an event faulted, not of INT n.
+ * SDM vol. 3A §6.13: in an error code about the IDT (bit 1) the index is the vector, which the library doubles in
+ * long mode; EXT (bit 0) tells that the delivery of an event faulted, not of INT n.
  */
 static void mend_error_code(TranslatorVcpu *vcpu, uint32_t vector, bool in_delivery)
 {
@@ -122,10 +123,14 @@ static void exception(TranslatorVcpu *vcpu, uint32_t vector)
     vcpu->base.counters.exits[EXIT_EXCEPTION]++;
     if (vcpu_watches(&vcpu->base, EXIT_EXCEPTION)) {
         bool has_error = pushes_error_code(vector);
-        translator_note(vcpu, &(VmExit){.reason = EXIT_EXCEPTION, .handled = 1, .vector = vector,
-                                        .has_error = has_error,
-                                        .value = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,
-                                        .address = vector == 14 ? vcpu->env->cr[2] : 0}, 0, 0);
+        translator_note(vcpu,
+                        &(VmExit){.reason = EXIT_EXCEPTION,
+                                  .handled = 1,
+                                  .vector = vector,
+                                  .has_error = has_error,
+                                  .value = has_error ? *(uint32_t *)env_field(vcpu->env, ENV_ERROR_CODE) : 0,
+                                  .address = vector == 14 ? vcpu->env->cr[2] : 0},
+                        0, 0);
     }
     /* May fault in turn, and then does not return here: hold nothing. */
     vcpu->delivering = true;
@@ -147,7 +152,10 @@ static bool on_rom_write(uc_engine *uc, uc_mem_type type, uint64_t address, int 
     return true;
 }
 
-static uintptr_t mmio_return_address(TranslatorVcpu *vcpu) { return *(uintptr_t *)env_field(vcpu->cpu, CPU_MEM_IO_PC); }
+static uintptr_t mmio_return_address(TranslatorVcpu *vcpu)
+{
+    return *(uintptr_t *)env_field(vcpu->cpu, CPU_MEM_IO_PC);
+}
 
 static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *opaque)
 {
@@ -157,8 +165,9 @@ static uint64_t on_mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void
     bool handled = bus_read(vcpu->board->mmio, gpa, size, &value);
     vcpu->base.counters.exits[EXIT_MMIO]++;
     if (vcpu_watches(&vcpu->base, EXIT_MMIO))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .handled = handled, .address = gpa,
-                                        .value = value}, begun, mmio_return_address(vcpu));
+        translator_note(
+            vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .handled = handled, .address = gpa, .value = value},
+            begun, mmio_return_address(vcpu));
     return value;
 }
 
@@ -170,8 +179,14 @@ static void on_mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_
     bool handled = bus_write(vcpu->board->mmio, gpa, size, value);
     vcpu->base.counters.exits[EXIT_MMIO]++;
     if (vcpu_watches(&vcpu->base, EXIT_MMIO))
-        translator_note(vcpu, &(VmExit){.reason = EXIT_MMIO, .size = size, .is_write = 1, .handled = handled,
-                                        .address = gpa, .value = value}, begun, mmio_return_address(vcpu));
+        translator_note(vcpu,
+                        &(VmExit){.reason = EXIT_MMIO,
+                                  .size = size,
+                                  .is_write = 1,
+                                  .handled = handled,
+                                  .address = gpa,
+                                  .value = value},
+                        begun, mmio_return_address(vcpu));
 }
 
 /* Every block on a virtual clock: time is the code that ran. */
@@ -186,7 +201,8 @@ static void on_block_virtual(uc_engine *uc, uint64_t address, uint32_t size, voi
         translator_kick(vcpu);
 }
 
-/* Every block of the slow tier, where the library's own stop checks are in the middle of instructions: stop here. */
+/* Every block of the slow tier, where the library's own stop checks are in the middle of instructions: stop here.
+ */
 static void on_block_slow(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
 {
     TranslatorVcpu *vcpu = opaque;
@@ -198,7 +214,9 @@ static void on_block_slow(uc_engine *uc, uint64_t address, uint32_t size, void *
 }
 
 /* Never called for effect: a hook over RAM makes the library invalidate code on every store (slow tier). */
-static void on_slow_write(uc_engine *uc, uc_mem_type type, uint64_t address, int size, int64_t value, void *opaque) {}
+static void on_slow_write(uc_engine *uc, uc_mem_type type, uint64_t address, int size, int64_t value, void *opaque)
+{
+}
 
 static void debug_stop(TranslatorVcpu *vcpu, uint64_t address)
 {
@@ -208,8 +226,8 @@ static void debug_stop(TranslatorVcpu *vcpu, uint64_t address)
 }
 
 /*
- * Every instruction while exits inside a block are surfaced: the one after an exit is not executed before the exit was
- * seen, so that registers are those right after the access, and may be changed.
+ * Every instruction while exits inside a block are surfaced: the one after an exit is not executed before the exit
+ * was seen, so that registers are those right after the access, and may be changed.
  */
 static void on_instruction_surfaced(uc_engine *uc, uint64_t address, uint32_t size, void *opaque)
 {
@@ -236,7 +254,9 @@ static void on_breakpoint(uc_engine *uc, uint64_t address, uint32_t size, void *
         debug_stop(vcpu, address);
 }
 
-/* Making ------------------------------------------------------------------------------------------------------------------ */
+/* Making
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 static int library_error(TranslatorVcpu *vcpu, uc_err code, const char *what, Error *error)
 {
@@ -267,17 +287,17 @@ static int map_memory(TranslatorVcpu *vcpu, Error *error)
             return result;
         bool rom = slot->flags & MEMSLOT_READ_ONLY;
         uc_err code = uc_mem_map_ptr(vcpu->uc, slot->gpa, slot->size,
-                                             rom ? UC_PROT_READ | UC_PROT_EXEC : UC_PROT_ALL, slot->hva);
+                                     rom ? UC_PROT_READ | UC_PROT_EXEC : UC_PROT_ALL, slot->hva);
         uc_hook hook;
         uint64_t offset;
         if (!code && rom)
             memory_region_set_readonly_x86_64(memory_region_from_host_x86_64(vcpu->uc, slot->hva, &offset), true);
         if (!code && rom)
             code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE_PROT, (void *)on_rom_write, vcpu, slot->gpa,
-                                       slot->gpa + slot->size - 1);
+                               slot->gpa + slot->size - 1);
         if (!code && vcpu->slow && !rom)
             code = uc_hook_add(vcpu->uc, &hook, UC_HOOK_MEM_WRITE, (void *)on_slow_write, vcpu, slot->gpa,
-                                       slot->gpa + slot->size - 1);
+                               slot->gpa + slot->size - 1);
         if (code)
             return library_error(vcpu, code, "mapping RAM", error);
         at = slot->gpa + slot->size;
@@ -341,7 +361,8 @@ static void vm_a20(EngineVm *base, bool on)
     TranslatorVm *vm = container_of(base, TranslatorVm, base);
     if (!vm->vcpu)
         return;
-    /* The line's level is board->a20; it takes effect in the vCPU's thread, which may be this one, or between blocks. */
+    /* The line's level is board->a20; it takes effect in the vCPU's thread, which may be this one, or between
+     * blocks. */
     if (translator_current() == vm->vcpu)
         x86_cpu_set_a20_x86_64(vm->vcpu->cpu, on);
     else
@@ -349,8 +370,8 @@ static void vm_a20(EngineVm *base, bool on)
     translator_kick(vm->vcpu);
 }
 
-/* What was looked up before is forgotten: in the vCPU's thread, which may be this one, or between blocks. A vCPU that
- * is made later has looked up nothing. */
+/* What was looked up before is forgotten: in the vCPU's thread, which may be this one, or between blocks. A vCPU
+ * that is made later has looked up nothing. */
 static int vm_device_ram(EngineVm *base, uint32_t number, const DeviceRam *ram, bool add)
 {
     TranslatorVm *vm = container_of(base, TranslatorVm, base);
@@ -389,7 +410,8 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
 {
     TranslatorVm *vm = container_of(base, TranslatorVm, base);
     if (index > 0 || vm->vcpu) {
-        error_set(error, ENOTSUP, "the translator runs one vCPU; use --cpus 1, or --engine kvm on a host that has it");
+        error_set(error, ENOTSUP,
+                  "the translator runs one vCPU; use --cpus 1, or --engine kvm on a host that has it");
         return NULL;
     }
     TranslatorVcpu *vcpu = calloc(1, sizeof *vcpu);
@@ -432,7 +454,9 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     return &vcpu->base;
 }
 
-/* Running ----------------------------------------------------------------------------------------------------------------- */
+/* Running
+ * -----------------------------------------------------------------------------------------------------------------
+ */
 
 static bool take_surfaced(TranslatorVcpu *vcpu, VmExit *exit)
 {
@@ -556,7 +580,7 @@ static int set_breakpoints(Vcpu *base, const gva_t *addresses, size_t count)
     int result = 0;
     for (size_t i = 0; i < count && result == 0; i++) {
         if (uc_hook_add(vcpu->uc, &vcpu->breakpoint_hooks[i], UC_HOOK_CODE, (void *)on_breakpoint, vcpu,
-                                addresses[i], addresses[i]))
+                        addresses[i], addresses[i]))
             result = -ENOMEM;
         else
             vcpu->breakpoint_count++;
@@ -566,10 +590,7 @@ static int set_breakpoints(Vcpu *base, const gva_t *addresses, size_t count)
     return result;
 }
 
-static void notify(Vcpu *base)
-{
-    translator_kick(vcpu_of(base));
-}
+static void notify(Vcpu *base) { translator_kick(vcpu_of(base)); }
 
 static void free_vm(EngineVm *base)
 {

@@ -13,8 +13,8 @@
 int translator_self_test(bool slow, Error *error);
 
 /*
- * Memory must be complete: slots are given to the library when the vCPU is made. `slow`: leave the library's code-page
- * bookkeeping as it is (code_pages.c): right, and three to four times slower.
+ * Memory must be complete: slots are given to the library when the vCPU is made. `slow`: leave the library's
+ * code-page bookkeeping as it is (code_pages.c): right, and three to four times slower.
  */
 EngineVm *translator_vm_new(Board *board, bool slow, Error *error);
 

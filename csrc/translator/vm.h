@@ -9,10 +9,10 @@
 #include "translator/translator.h"
 
 #define GUEST_ADDRESS_BITS 40 /* CPUID 0x80000008 */
-#define MAX_REGIONS 64
-#define MAPPINGS    1024 /* a power of two */
-#define EFER_KNOWN 0x6d01u /* SCE, LME, LMA, NXE, and AMD's FFXSR and LMSLE, which do nothing here */
-#define MAX_INVALIDATIONS 64
+#define MAX_REGIONS        64
+#define MAPPINGS           1024    /* a power of two */
+#define EFER_KNOWN         0x6d01u /* SCE, LME, LMA, NXE, and AMD's FFXSR and LMSLE, which do nothing here */
+#define MAX_INVALIDATIONS  64
 
 /* A memslot as the library knows it. `has_code`: a bit per page that holds translated code. */
 typedef struct CodeSlot {
@@ -48,7 +48,7 @@ typedef struct TranslatorVcpu {
     void *cpu; /* the library's CPUState */
     Env *env;
     uint16_t *icount_high; /* storing all ones here ends the current translation block chain */
-    void *requested_label;  /* of the block that is being made (exit_check.c) */
+    void *requested_label; /* of the block that is being made (exit_check.c) */
     bool slow;
     uint32_t slow_kick; /* atomic: the slow tier's stand-in for icount_high */
 
@@ -74,8 +74,8 @@ typedef struct TranslatorVcpu {
     bool triple_fault;
     TranslatorFault faults[TRANSLATOR_FAULTS]; /* the last exception and those in its delivery */
     uint32_t fault_count;
-    bool delivering;         /* a fault now is one in the delivery of an interrupt or exception (not of INT n) */
-    uint32_t software_length; /* bytes of the INT n, INT3 or INTO that is being delivered */
+    bool delivering;           /* a fault now is one in the delivery of an interrupt or exception (not of INT n) */
+    uint32_t software_length;  /* bytes of the INT n, INT3 or INTO that is being delivered */
     uint64_t virtual_subticks; /* virtual clock: bytes of code not yet turned into nanoseconds */
 
     /* Single step and breakpoints */
@@ -122,8 +122,8 @@ typedef struct TranslatorVcpu {
  * Which vCPU the calling thread runs. The library's internal functions carry no context of ours, and a
  * replacement can be called only from inside a call that we made on the same thread: docs/adr/0004.
  */
-extern __thread TranslatorVcpu *translator_running
-    __attribute__((tls_model("initial-exec"), visibility("hidden"))); /* one load: it is asked for in every slow access */
+extern __thread TranslatorVcpu *translator_running __attribute__((
+    tls_model("initial-exec"), visibility("hidden"))); /* one load: it is asked for in every slow access */
 static inline TranslatorVcpu *translator_current(void) { return translator_running; }
 TranslatorVcpu *translator_enter(TranslatorVcpu *vcpu); /* returns the one before, to give back when leaving */
 
@@ -137,14 +137,15 @@ static inline void translator_kick(TranslatorVcpu *vcpu)
     else
         __atomic_store_n(vcpu->icount_high, 0xffff, __ATOMIC_SEQ_CST);
 }
-/* An exit that somebody watches, without its RIP: recorded, and surfaced if the mask asks for it. `return_address`: of
- * the helper in the middle of a block, 0 where RIP is right. `begun`: vcpu_exit_begun(). */
+/* An exit that somebody watches, without its RIP: recorded, and surfaced if the mask asks for it. `return_address`:
+ * of the helper in the middle of a block, 0 where RIP is right. `begun`: vcpu_exit_begun(). */
 void translator_note(TranslatorVcpu *vcpu, const VmExit *exit, uint64_t begun, uintptr_t return_address);
 /* Queue an exit and leave. */
 void translator_surface(TranslatorVcpu *vcpu, const VmExit *exit);
 void translator_count_interrupt(TranslatorVcpu *vcpu, uint32_t vector, bool software);
 uint64_t translator_rip(const TranslatorVcpu *vcpu); /* linear; right at instruction and block boundaries */
-/* The same from inside a helper that translated code called: finds the instruction by the helper's return address. */
+/* The same from inside a helper that translated code called: finds the instruction by the helper's return address.
+ */
 uint64_t translator_rip_at(TranslatorVcpu *vcpu, uintptr_t return_address);
 
 /* tlb.c */
@@ -169,7 +170,8 @@ void translator_set_library_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t v
 bool translator_can_hold(const CpuState *state); /* no bits of CR4, EFER and XCR0 that it does not know */
 void translator_set_xcr0(TranslatorVcpu *vcpu, uint64_t value);
 uint64_t translator_tsc(const TranslatorVcpu *vcpu);
-void translator_set_tsc_offset(TranslatorVcpu *vcpu, uint64_t offset); /* deadlines of the local APIC move with it */
+void translator_set_tsc_offset(TranslatorVcpu *vcpu,
+                               uint64_t offset);     /* deadlines of the local APIC move with it */
 void translator_publish_clock(TranslatorVcpu *vcpu); /* the paravirtual clock's record anew, if the guest has one */
 
 /* The local APIC of this vCPU, or NULL: CR8, IA32_APIC_BASE and the x2APIC registers are its. */

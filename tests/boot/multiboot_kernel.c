@@ -1,7 +1,7 @@
 /*
- * A multiboot 1 kernel that reports on COM1 what it was given (Multiboot Specification 0.6.96 §3.2, §3.3), then powers
- * the machine off by PM1a_CNT at 0x604 (SLP_TYP 0). With -DFLAT its header gives load addresses and the file is flat
- * (objcopy -O binary); else it is an ELF file.
+ * A multiboot 1 kernel that reports on COM1 what it was given (Multiboot Specification 0.6.96 §3.2, §3.3), then
+ * powers the machine off by PM1a_CNT at 0x604 (SLP_TYP 0). With -DFLAT its header gives load addresses and the file
+ * is flat (objcopy -O binary); else it is an ELF file.
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
