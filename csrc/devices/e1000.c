@@ -8,9 +8,7 @@
 #define RING_ADDRESS 0xfffffff0u
 #define RING_INDEX   0x0000ffffu
 
-/* Interrupts, §13.4.17 to §13.4.21
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Interrupts, §13.4.17 to §13.4.21 ----------------------------------------------------------------------- */
 
 /* ITR: the line goes up again that long after it last did. */
 static void update_line(E1000 *nic)
@@ -55,9 +53,7 @@ static uint32_t read_icr(E1000 *nic)
     return icr;
 }
 
-/* Statistics, §13.7
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Statistics, §13.7 -------------------------------------------------------------------------------------- */
 
 static void count(E1000 *nic, enum E1000Statistic which)
 {
@@ -104,9 +100,7 @@ static uint32_t read_statistic(E1000 *nic, uint32_t index)
     return value;
 }
 
-/* Registers
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Registers ---------------------------------------------------------------------------------------------- */
 
 /* Those that only keep what is written, and the bits that can be. */
 typedef struct PlainRegister {
@@ -373,9 +367,7 @@ static void config_written(PciFunction *function, uint32_t offset, uint32_t size
     }
 }
 
-/* The device
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void e1000_reset(Device *device)
 {

@@ -9,9 +9,7 @@
 #define MAC_ADDRESSES 12u
 #define VLAN_TAG      4u
 
-/* §3.2.1
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- §3.2.1 ------------------------------------------------------------------------------------------------- */
 
 static bool is_tagged(const E1000 *nic, const uint8_t *frame)
 {
@@ -54,9 +52,7 @@ static bool wanted(const E1000 *nic, const uint8_t *frame)
     return rctl & E1000_RCTL_UPE;
 }
 
-/* Descriptors
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Descriptors -------------------------------------------------------------------------------------------- */
 
 static uint32_t ring_count(const E1000 *nic) { return nic->registers.rdlen / E1000_DESCRIPTOR; }
 
@@ -143,9 +139,7 @@ static void store_frame(E1000 *nic, const uint8_t *frame, uint32_t length, const
         nic->rx_causes |= E1000_ICR_RXDMT0;
 }
 
-/* The frame
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- The frame ---------------------------------------------------------------------------------------------- */
 
 /* In one piece, as the wire would bring it: at least 60 bytes. 0: it is not for us. */
 static uint32_t take_frame(E1000 *nic, const struct iovec *iov, uint32_t count)

@@ -29,8 +29,7 @@ void fdc_give_result(Fdc *fdc, const uint8_t *bytes, uint8_t count)
     s->phase = count ? FDC_RESULT : FDC_COMMAND_PHASE;
 }
 
-/* The mechanics
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- The mechanics ------------------------------------------------------------------------------------------ */
 
 void fdc_schedule(Fdc *fdc, uint8_t event)
 {
@@ -76,8 +75,7 @@ static void stop_mechanics(Fdc *fdc)
     timer_disarm(fdc->timer);
 }
 
-/* Registers
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Registers ---------------------------------------------------------------------------------------------- */
 
 /* What DOR's and DSR's reset do alike; LOCK keeps the FIFO's settings (82077AA §5.1.19). */
 static void software_reset(Fdc *fdc)
@@ -239,8 +237,7 @@ static void fdc_write(void *opaque, uint32_t region, uint64_t offset, uint32_t s
         write_register(opaque, region, offset + i, (uint8_t)(value >> 8 * i));
 }
 
-/* The device
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 int fdc_change_medium(Device *device, uint32_t drive, BlockImage *image, const FdcGeometry *geometry)
 {

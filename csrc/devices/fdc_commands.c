@@ -18,8 +18,7 @@ typedef struct Command {
 static const Command *find_command(uint8_t first);
 static Transfer current(const Fdc *fdc) { return find_command(fdc->state.command[0])->transfer; }
 
-/* Drives
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Drives ------------------------------------------------------------------------------------------------- */
 
 static uint32_t selected(const Fdc *fdc) { return fdc->state.command[BYTE_DRIVE] & 3; }
 static uint8_t head(const Fdc *fdc) { return fdc->state.command[BYTE_DRIVE] >> 2 & 1; }
@@ -50,8 +49,7 @@ static void seek_to(Fdc *fdc, uint32_t drive, uint8_t cylinder)
     s->cylinder[drive] = cylinder;
 }
 
-/* Ends of commands
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Ends of commands --------------------------------------------------------------------------------------- */
 
 static void finish(Fdc *fdc, uint8_t st0, uint8_t st1, uint8_t st2)
 {
@@ -73,8 +71,7 @@ static void host_error(Fdc *fdc, int error, const char *what)
     finish_badly(fdc, ST1_CRC, ST2_DATA_ERROR);
 }
 
-/* Data commands
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Data commands ------------------------------------------------------------------------------------------ */
 
 /* Where a sector of the current track is in the image; -1: there is none. */
 static int64_t sector_offset(Fdc *fdc, uint8_t sector)
@@ -305,8 +302,7 @@ static void start_transfer(Fdc *fdc)
     fdc_schedule(fdc, FDC_EVENT_TRANSFER);
 }
 
-/* Control commands
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Control commands --------------------------------------------------------------------------------------- */
 
 static void answer(Fdc *fdc, uint8_t byte) { fdc_give_result(fdc, &byte, 1); }
 static void no_result(Fdc *fdc) { fdc_give_result(fdc, NULL, 0); }

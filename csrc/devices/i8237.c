@@ -22,8 +22,7 @@ typedef struct I8237 {
 /* Which page register is a channel's, from port 0x81 on (PC/AT: 87h, 83h, 81h, 82h, 8Fh, 8Bh, 89h, 8Ah). */
 static const uint8_t page_of[I8237_CHANNELS] = {6, 2, 0, 1, 14, 10, 8, 9};
 
-/* Registers
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Registers ---------------------------------------------------------------------------------------------- */
 
 static void master_clear(I8237 *dma, uint32_t unit) { dma->state.units[unit] = (I8237Unit){.mask = 0x0f}; }
 
@@ -138,8 +137,7 @@ static void i8237_write(void *opaque, uint32_t region, uint64_t offset, uint32_t
         write_byte(opaque, region, offset + i, (uint8_t)(value >> 8 * i));
 }
 
-/* Transfers
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Transfers ---------------------------------------------------------------------------------------------- */
 
 /* A word channel's address has no bit 0 and its page none either: 128 KiB. */
 static gpa_t bus_address(const I8237 *dma, uint32_t channel, uint16_t address)
@@ -214,8 +212,7 @@ size_t i8237_transfer(Device *device, uint32_t number, void *data, size_t bytes,
     return done;
 }
 
-/* The device
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void i8237_reset(Device *device)
 {

@@ -7,9 +7,7 @@
 
 static Ide *ide_of(Device *device) { return container_of(device, Ide, device); }
 
-/* Accesses
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Accesses ----------------------------------------------------------------------------------------------- */
 
 /* PIIX3 PCICMD.IOSE and IDETIM.IDE: both must be set for the ports to be decoded. */
 static bool is_decoded(const Ide *ide, uint32_t channel)
@@ -57,8 +55,7 @@ static void ide_config_written(PciFunction *function, uint32_t offset, uint32_t 
             ide_try_dma(&ide->channels[i]);
 }
 
-/* Reset and saved state
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Reset and saved state ---------------------------------------------------------------------------------- */
 
 static void ide_reset(Device *device)
 {
@@ -156,8 +153,7 @@ static int ide_restore(Device *device, const void *opaque)
     return result;
 }
 
-/* Making one
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Making one --------------------------------------------------------------------------------------------- */
 
 static void ide_destroy(Device *device)
 {

@@ -53,8 +53,7 @@ enum AtaFeature {
     FEATURE_REVERT_SETTINGS = 0xcc,
 };
 
-/* Addresses
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Addresses ---------------------------------------------------------------------------------------------- */
 
 uint64_t ide_sectors(const IdeDrive *drive) { return drive->image ? block_size(drive->image) / ATA_SECTOR : 0; }
 
@@ -131,9 +130,7 @@ static bool get_range(IdeChannel *channel, IdeDrive *drive, bool ext, Range *ran
     return true;
 }
 
-/* Data
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Data --------------------------------------------------------------------------------------------------- */
 
 static void read_sectors(IdeChannel *channel, IdeDrive *drive, bool ext, uint32_t sectors, bool dma)
 {
@@ -169,8 +166,7 @@ static void seek(IdeChannel *channel, IdeDrive *drive)
         ide_fail(channel, drive, IDE_IDNF);
 }
 
-/* Parameters
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Parameters --------------------------------------------------------------------------------------------- */
 
 static void set_multiple(IdeChannel *channel, IdeDrive *drive)
 {
@@ -297,8 +293,7 @@ static void identify(IdeChannel *channel, IdeDrive *drive)
     ide_send_identity(channel, drive);
 }
 
-/* Dispatch
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Dispatch ----------------------------------------------------------------------------------------------- */
 
 /* Commands that move sectors, or look at them; false: not one. */
 static bool data_command(IdeChannel *channel, IdeDrive *drive, uint8_t command)

@@ -60,9 +60,7 @@ void ide_fail(IdeChannel *channel, IdeDrive *drive, uint8_t error)
     ide_raise(channel, drive);
 }
 
-/* Resets
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Resets ------------------------------------------------------------------------------------------------- */
 
 /* ATA-6, signature and persistence: what a reset leaves in the registers, and what a driver tells the kinds by. */
 void ide_set_signature(IdeDrive *drive)
@@ -133,9 +131,7 @@ static void write_control(IdeChannel *channel, uint8_t value)
     ide_update_irq(channel);
 }
 
-/* Commands
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- Commands ----------------------------------------------------------------------------------------------- */
 
 /* EXECUTE DEVICE DIAGNOSTIC is for both devices, whichever is selected; device 0 answers for both. */
 static void diagnose(IdeChannel *channel)
@@ -184,8 +180,7 @@ static void write_command(IdeChannel *channel, uint8_t command)
         ide_atapi_command(channel, drive, command);
 }
 
-/* Registers
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Registers ---------------------------------------------------------------------------------------------- */
 
 /* ATA-6, 48-bit address: each register is two bytes deep, and a write pushes the older one back. */
 static void write_pair(uint8_t *current, uint8_t *previous, uint8_t value)
@@ -273,8 +268,7 @@ static uint8_t read_register(IdeChannel *channel, uint64_t offset)
     }
 }
 
-/* The data port
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- The data port ------------------------------------------------------------------------------------------ */
 
 /* May the selected device's data be moved this way? */
 static bool data_is_ready(IdeChannel *channel, bool to_host)

@@ -8,8 +8,7 @@ enum { BM_REG_COMMAND = 0, BM_REG_STATUS = 2, BM_REG_TABLE = 4 };
 #define PRD_END    0x80000000u
 #define PRD_REGION 0x10000u /* what a byte count of 0 means */
 
-/* Registers
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Registers ---------------------------------------------------------------------------------------------- */
 
 void ide_master_reset(IdeChannel *channel) { channel->state.master = (IdeBusMasterState){0}; }
 
@@ -86,8 +85,7 @@ void ide_dma_ended(IdeChannel *channel, enum IdeDmaEnd end)
         master->status &= (uint8_t)~BM_ACTIVE;
 }
 
-/* Moving data: no lock
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Moving data: no lock ----------------------------------------------------------------------------------- */
 
 /* The next physical region descriptor: base, then byte count and EOT (BMIDE §1.2). Bit 0 of both is ignored. */
 static enum IdeDmaEnd fetch(IdeBusMasterState *master, const GuestMemory *memory)

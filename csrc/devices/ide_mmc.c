@@ -68,8 +68,7 @@ int mmc_capacity(const IdeDrive *drive, uint8_t *data)
     return 8;
 }
 
-/* Table of contents
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Table of contents -------------------------------------------------------------------------------------- */
 
 static void put_msf(uint8_t *data, uint32_t lba)
 {
@@ -144,8 +143,7 @@ int mmc_toc(const IdeDrive *drive, const uint8_t *packet, uint8_t *data)
     return (int)(end - data);
 }
 
-/* The drive's abilities
- * -------------------------------------------------------------------------------------------------- */
+/* ---- The drive's abilities ---------------------------------------------------------------------------------- */
 
 static enum Profile current_profile(const IdeDrive *drive)
 {

@@ -40,8 +40,7 @@ enum SenseCode {
 
 enum { TRANSFER_DMA = 0x01, TRANSFER_OVERLAPPED = 0x02 }; /* the features register of PACKET */
 
-/* How packet commands end
- * ------------------------------------------------------------------------------------------------- */
+/* ---- How packet commands end -------------------------------------------------------------------------------- */
 
 void ide_packet_finish(IdeChannel *channel, IdeDrive *drive)
 {
@@ -97,9 +96,7 @@ static void answer(IdeChannel *channel, IdeDrive *drive, int length, uint32_t ro
         ide_send_buffer(channel, drive, bytes, limit, uses_dma(drive));
 }
 
-/* Commands
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- Commands ----------------------------------------------------------------------------------------------- */
 
 static bool has_medium(IdeChannel *channel, IdeDrive *drive)
 {
@@ -255,8 +252,7 @@ static bool is_told_first(uint8_t command)
            command != MMC_GET_EVENT;
 }
 
-/* The protocol
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- The protocol ------------------------------------------------------------------------------------------- */
 
 void ide_packet_received(IdeChannel *channel)
 {

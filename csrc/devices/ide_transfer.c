@@ -1,7 +1,6 @@
 #include "devices/ide_internal.h"
 
-/* Which thread works
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Which thread works ------------------------------------------------------------------------------------- */
 
 static IdeDrive *transfer_drive(IdeChannel *channel) { return &channel->drives[channel->state.transfer.drive]; }
 
@@ -67,8 +66,7 @@ void ide_finish_job(IdeChannel *channel)
     channel->lock_kept = false;
 }
 
-/* The work: no lock
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- The work: no lock -------------------------------------------------------------------------------------- */
 
 static uint32_t unit_of(const IdeTransferState *transfer) { return transfer->is_packet ? CD_SECTOR : ATA_SECTOR; }
 
@@ -130,8 +128,7 @@ static int do_job(IdeChannel *channel, enum IdeDmaEnd *end)
     return through ? block_flush(drive->image) : result;
 }
 
-/* What comes of it: lock held
- * ---------------------------------------------------------------------------------------------- */
+/* ---- What comes of it: lock held ---------------------------------------------------------------------------- */
 
 /* The host's error as the drive's: what cannot be read is uncorrectable, what cannot be written is a device fault.
  */
@@ -222,8 +219,7 @@ static void run_job(IdeChannel *channel)
     pthread_cond_broadcast(&channel->idle);
 }
 
-/* The phases of a command with data
- * -------------------------------------------------------------------------------------------- */
+/* ---- The phases of a command with data ---------------------------------------------------------------------- */
 
 static IdeTransferState *set_transfer(IdeChannel *channel, const IdeDrive *drive, uint64_t offset, uint64_t bytes,
                                       uint32_t block)

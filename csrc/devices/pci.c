@@ -90,8 +90,7 @@ PciBus *pci_bus_new(Board *board)
 
 Device *pci_bus_device(PciBus *bus) { return &bus->device; }
 
-/* Functions and links
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Functions and links ------------------------------------------------------------------------------------ */
 
 int pci_bus_add(PciBus *bus, uint32_t devfn, PciFunction *function, Error *error)
 {
@@ -157,8 +156,7 @@ int pci_bus_link_route(PciBus *bus, uint32_t link)
     return gsi;
 }
 
-/* For Python
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- For Python --------------------------------------------------------------------------------------------- */
 
 PciFunction *pci_bus_function(PciBus *bus, uint32_t devfn)
 {

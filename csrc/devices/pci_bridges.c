@@ -56,8 +56,7 @@ static void fix_command(PciFunction *function, uint16_t command)
     store_le16(function->write_mask + PCI_COMMAND, PCI_COMMAND_SERR | PCI_COMMAND_PARITY);
 }
 
-/* Host bridge
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Host bridge -------------------------------------------------------------------------------------------- */
 
 static const DeviceClass i440fx_class = BRIDGE_CLASS("i440fx", bridge_reset, bridge_restore);
 
@@ -79,8 +78,7 @@ Device *i440fx_new(Board *board, PciBus *bus, uint32_t devfn, Error *error)
     return bridge_add(bridge, bus, devfn, error);
 }
 
-/* ISA bridge
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- ISA bridge --------------------------------------------------------------------------------------------- */
 
 /* PIIX3 PIRQRC: bit 7 disables; IRQ 0, 1, 2, 8 and 13 are reserved and route nowhere. */
 static int pirq_route(uint8_t pirqrc)

@@ -10,8 +10,7 @@ static uint32_t bar_register(uint32_t index)
 
 static void put_mask(uint8_t *mask, uint32_t offset, uint32_t value) { store_le32(mask + offset, value); }
 
-/* Making one
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Making one --------------------------------------------------------------------------------------------- */
 
 void pci_function_init(PciFunction *function, Device *device, const PciIdentity *identity,
                        const PciFunctionOps *ops)
@@ -78,8 +77,7 @@ int pci_function_add_capability(PciFunction *function, uint8_t id, uint32_t leng
     return (int)at;
 }
 
-/* Base address registers
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Base address registers --------------------------------------------------------------------------------- */
 
 /* Where the guest wants a BAR; false when its decoding is off, or it was never given a usable address. */
 static bool bar_wanted(const PciFunction *function, uint32_t index, uint64_t *base)
@@ -191,9 +189,7 @@ bool pci_function_bar_at(PciFunction *function, uint32_t index, uint64_t *base)
     return mapped;
 }
 
-/* INTx#
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- INTx# -------------------------------------------------------------------------------------------------- */
 
 static void drive_intx(PciFunction *function)
 {
@@ -217,8 +213,7 @@ bool pci_function_is_master(const PciFunction *function)
     return function->config[PCI_COMMAND] & PCI_COMMAND_MASTER;
 }
 
-/* Configuration accesses
- * --------------------------------------------------------------------------------------------- */
+/* ---- Configuration accesses --------------------------------------------------------------------------------- */
 
 uint32_t pci_function_config_read(PciFunction *function, uint32_t offset, uint32_t size)
 {
@@ -255,8 +250,7 @@ void pci_function_config_write(PciFunction *function, uint32_t offset, uint32_t 
     pthread_mutex_unlock(&function->device->lock);
 }
 
-/* Reset and saved state
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Reset and saved state ---------------------------------------------------------------------------------- */
 
 void pci_function_reset(PciFunction *function)
 {

@@ -20,8 +20,7 @@ enum { /* offsets in both capabilities: §6.8.1, §6.8.2 */
        ENTRY_MASKED = 1 << 0,
 };
 
-/* MSI-X
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- MSI-X -------------------------------------------------------------------------------------------------- */
 
 int pci_msix_init(PciMsix *msix, PciFunction *function, uint32_t count, uint32_t bar, uint32_t table_offset,
                   uint32_t pba_offset)
@@ -202,9 +201,7 @@ int pci_msix_restore(PciMsix *msix, const PciMsixState *state)
     return 0;
 }
 
-/* MSI
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- MSI ---------------------------------------------------------------------------------------------------- */
 
 int pci_msi_init(PciFunction *function, uint32_t count)
 {

@@ -27,8 +27,7 @@ static void drive_interrupt(Piix4Pm *pm)
     irq_line_set(pm->irq, routed && pm->state.control & SMBHSTCNT_INTEREN && pm->state.status & STATUS_EVENTS);
 }
 
-/* Transactions
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Transactions ------------------------------------------------------------------------------------------- */
 
 static void finish(Piix4Pm *pm, uint8_t event)
 {
@@ -78,8 +77,7 @@ static void write_control(Piix4Pm *pm, uint8_t value)
     drive_interrupt(pm);
 }
 
-/* Registers
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Registers ---------------------------------------------------------------------------------------------- */
 
 /* Bits of each register that keep what is written. Status, control and the block's data are not among them; the
  * slave's shadow command and data are read-only: an external master would write them. */
@@ -140,8 +138,7 @@ static void smbus_write(void *opaque, uint32_t region, uint64_t offset, uint32_t
         write_register(opaque, offset + i, (uint8_t)(value >> 8 * i));
 }
 
-/* The PCI function
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The PCI function --------------------------------------------------------------------------------------- */
 
 static const DeviceClass piix4_pm_class;
 

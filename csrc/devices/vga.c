@@ -45,8 +45,7 @@ static const uint8_t GRAPHICS_MASK[16] = {0x0f, 0x0f, 0x0f, 0x1f, 0x03, 0x7b, 0x
 static const uint8_t ATTRIBUTE_MASK[32] = {0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f,
                                            0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0xef, 0xff, 0x3f, 0x0f, 0x0f};
 
-/* Status
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Status ------------------------------------------------------------------------------------------------- */
 
 /* Where the beam is, from the machine's clock: guests wait for the retrace by polling. */
 static uint8_t status_1(const Vga *vga)
@@ -65,9 +64,7 @@ static uint8_t status_1(const Vga *vga)
     return status;
 }
 
-/* DAC
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- DAC ---------------------------------------------------------------------------------------------------- */
 
 static uint8_t dac_read(VGAState *s)
 {
@@ -90,8 +87,7 @@ static void dac_write(Vga *vga, uint8_t value)
     s->dac_write_index++;
 }
 
-/* Ports
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Ports -------------------------------------------------------------------------------------------------- */
 
 /* The CRTC and status 1 answer at 0x3b? or 0x3d?; the other place is empty. */
 static bool is_other_crtc(const Vga *vga, uint32_t port)
@@ -240,8 +236,7 @@ static void ports_write(Vga *vga, uint64_t port, uint32_t size, uint64_t value)
         port_write(vga, (uint32_t)port + i, (uint8_t)(value >> 8 * i));
 }
 
-/* Regions
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- Regions ------------------------------------------------------------------------------------------------ */
 
 /* BAR 2: DISPI registers are 16 bits wide, the VGA's are bytes from port 0x3c0 on. */
 static uint64_t registers_read(Vga *vga, uint64_t offset, uint32_t size)
@@ -312,8 +307,7 @@ static void vga_write(void *opaque, uint32_t region, uint64_t offset, uint32_t s
     }
 }
 
-/* Life
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Life --------------------------------------------------------------------------------------------------- */
 
 /* Private pages read as zero again, and take no room. */
 void vga_clear(Device *device) { madvise(vga_of(device)->memory, VGA_MEMORY_SIZE, MADV_DONTNEED); }

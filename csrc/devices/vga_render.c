@@ -14,8 +14,7 @@ enum {
 enum { CRTC_MODE_BYTE = 0x40, CRTC_MODE_ROTATE_MA15 = 0x20, UNDERLINE_DOUBLE_WORD = 0x40, CURSOR_OFF = 0x20 };
 #define PLANE_ENTRIES 0x10000u
 
-/* The CRTC's fields
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The CRTC's fields -------------------------------------------------------------------------------------- */
 
 /* Ten bits: eight of their own, and two in Overflow at `bit8` and `bit9`. */
 static uint32_t ten_bits(const Vga *vga, uint32_t index, uint32_t bit8, uint32_t bit9)
@@ -105,8 +104,7 @@ static uint32_t plane_offset(const Vga *vga, uint32_t counter, uint32_t row_scan
     return address & (PLANE_ENTRIES - 1);
 }
 
-/* Colours
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Colours ------------------------------------------------------------------------------------------------ */
 
 typedef struct Palette {
     uint32_t dac[256];   /* 0x00RRGGBB */
@@ -137,9 +135,7 @@ static void make_palette(const Vga *vga, Palette *palette)
     }
 }
 
-/* Modes
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- Modes -------------------------------------------------------------------------------------------------- */
 
 static bool is_off(const Vga *vga)
 {
@@ -193,9 +189,7 @@ static void get_mode(const Vga *vga, VgaMode *mode)
         *mode = (VgaMode){.kind = VGA_BLANK};
 }
 
-/* Text
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Text --------------------------------------------------------------------------------------------------- */
 
 /* The two character maps; bit 3 of the attribute chooses (Sequencer, Character Map Select). */
 static uint32_t character_map(const Vga *vga, bool a)
@@ -265,8 +259,7 @@ static void draw_text(const Vga *vga, const VgaMode *mode, const Palette *palett
         draw_text_line(&text, y, pixels + (size_t)y * mode->width);
 }
 
-/* VGA graphics
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- VGA graphics ------------------------------------------------------------------------------------------- */
 
 /* The eight (or, with 256 colours, four) pixels that one character clock shifts out. `shift`: Graphics Mode,
  * bits 5 and 6. */
@@ -306,9 +299,7 @@ static void draw_planar(const Vga *vga, const VgaMode *mode, const Palette *pale
     }
 }
 
-/* DISPI
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- DISPI -------------------------------------------------------------------------------------------------- */
 
 static uint32_t widen(uint32_t value, uint32_t bits) { return value << (8 - bits) | value >> (2 * bits - 8); }
 
@@ -350,8 +341,7 @@ static void draw_dispi(const Vga *vga, const VgaMode *mode, const Palette *palet
     }
 }
 
-/* The device's face
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The device's face -------------------------------------------------------------------------------------- */
 
 void vga_mode(Device *device, VgaMode *mode)
 {

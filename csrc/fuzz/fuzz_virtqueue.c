@@ -83,8 +83,7 @@ static void kick(Machine *machine, uint32_t queue)
         put(machine, MMIO_QUEUE_NOTIFY, 4, queue);
 }
 
-/* Starting: §3.1.1
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Starting: §3.1.1 --------------------------------------------------------------------------------------- */
 
 static void set_status(Machine *machine, uint8_t status)
 {
@@ -178,8 +177,7 @@ static const uint64_t feature_sets[] = {
     VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER | VIRTIO_F_RING_RESET | VIRTIO_F_NOTIFICATION_DATA,
 };
 
-/* Chains
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Chains ------------------------------------------------------------------------------------------------- */
 
 /* A descriptor that is often right: in RAM, short, in the table, of this lap. */
 static void put_desc(Machine *machine, Input *input)

@@ -3,8 +3,7 @@
 
 #include "irq/lapic_internal.h"
 
-/* The page, §11.4.1: registers of 32 bits on 16-byte boundaries, read and written whole
- * -------------------------------- */
+/* ---- The page, §11.4.1: registers of 32 bits on 16-byte boundaries, read and written whole ------------------ */
 
 static uint64_t lapic_read(void *opaque, uint32_t region, uint64_t offset, uint32_t size)
 {
@@ -32,8 +31,7 @@ static void lapic_write(void *opaque, uint32_t region, uint64_t offset, uint32_t
     apic_bus_unlock(lapic->bus);
 }
 
-/* Wires
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Wires -------------------------------------------------------------------------------------------------- */
 
 static int acknowledge(void *irqchip) { return lapic_acknowledge(irqchip); }
 
@@ -89,8 +87,7 @@ static void disconnect_bootstrap(Lapic *lapic)
     ext_int_connect(&board->extint, NULL, NULL);
 }
 
-/* Life
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Life --------------------------------------------------------------------------------------------------- */
 
 static void lapic_reset(Device *device)
 {

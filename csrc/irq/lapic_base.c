@@ -87,8 +87,7 @@ void lapic_set_base(Lapic *lapic, uint64_t base)
     apic_bus_unlock(lapic->bus);
 }
 
-/* x2APIC, §11.12.1.2 and table 11-6
- * -------------------------------------------------------------------------------- */
+/* ---- x2APIC, §11.12.1.2 and table 11-6 ---------------------------------------------------------------------- */
 
 static bool read_x2apic(Lapic *lapic, uint32_t offset, uint64_t *value)
 {

@@ -7,8 +7,7 @@
 enum { ICR_LOGICAL = 1 << 11, ICR_ASSERT = 1 << 14, ICR_LEVEL = 1 << 15 };
 enum { SHORTHAND_NONE, SHORTHAND_SELF, SHORTHAND_ALL, SHORTHAND_OTHERS };
 
-/* Destinations, §11.6.2
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Destinations, §11.6.2 ---------------------------------------------------------------------------------- */
 
 static bool physical_match(const Lapic *lapic, const ApicMessage *message)
 {
@@ -45,8 +44,7 @@ bool lapic_accepts_locked(const Lapic *lapic)
     return lapic_enabled_locked(lapic) && lapic_get(lapic, LAPIC_SVR) & SVR_ENABLE;
 }
 
-/* Priorities, §11.8.3
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Priorities, §11.8.3 ------------------------------------------------------------------------------------ */
 
 /* The highest vector of ISR or IRR, or -1. */
 static int highest(const Lapic *lapic, uint32_t first)
@@ -121,8 +119,7 @@ void lapic_eoi_locked(Lapic *lapic)
         apic_bus_eoi_locked(lapic->bus, (uint8_t)vector);
 }
 
-/* Acceptance, §11.5.3 and §11.8.4
- * ---------------------------------------------------------------------------------- */
+/* ---- Acceptance, §11.5.3 and §11.8.4 ------------------------------------------------------------------------ */
 
 static void set_request(Lapic *lapic, uint8_t vector, bool level)
 {
@@ -226,8 +223,7 @@ void lapic_serve_lint0_locked(Lapic *lapic, bool rose)
     }
 }
 
-/* Sending, §11.6.1
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Sending, §11.6.1 --------------------------------------------------------------------------------------- */
 
 void lapic_send_locked(Lapic *lapic, uint32_t low, uint32_t destination)
 {

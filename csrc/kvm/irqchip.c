@@ -35,8 +35,7 @@ enum {
 
 static KvmVm *vm_of(EngineVm *base) { return container_of(base, KvmVm, base); }
 
-/* The 8259 pair
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- The 8259 pair ------------------------------------------------------------------------------------------ */
 
 static void chip_out(I8259ChipState *to, const struct kvm_pic_state *from)
 {
@@ -112,8 +111,7 @@ static int pic_set(void *engine, const void *state)
 static const EngineIrqchip IN_KERNEL = {
     .pic_get = pic_get, .pic_set = pic_set, .ioapic_get = kvm_ioapic_get, .ioapic_set = kvm_ioapic_set};
 
-/* Lines
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Lines -------------------------------------------------------------------------------------------------- */
 
 static void set_line(KvmVm *vm, uint32_t gsi, bool level)
 {
@@ -144,8 +142,7 @@ static int send_msi(void *opaque, uint64_t address, uint32_t data)
     return kvm_ioctl(vm->fd, KVM_SIGNAL_MSI, &msi);
 }
 
-/* Between the board's devices and KVM
- * ------------------------------------------------------------------------------- */
+/* ---- Between the board's devices and KVM -------------------------------------------------------------------- */
 
 static void take_board(KvmVm *vm)
 {

@@ -65,8 +65,7 @@ int kvm_set_routing(KvmVm *vm)
     return kvm_ioctl(vm->fd, KVM_SET_GSI_ROUTING, &table);
 }
 
-/* Messages by eventfd
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Messages by eventfd ------------------------------------------------------------------------------------ */
 
 static bool same(const MsiMessage *a, const MsiMessage *b)
 {

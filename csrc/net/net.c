@@ -70,9 +70,7 @@ void net_backend_resume(NetBackend *backend)
     pthread_mutex_unlock(&backend->lock);
 }
 
-/* The rest of net.h
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- The rest of net.h -------------------------------------------------------------------------------------- */
 
 static void set_offloads_locked(NetBackend *backend, uint32_t offloads)
 {
@@ -184,9 +182,7 @@ int net_backend_capture_stop(NetBackend *backend, Error *error)
     return net_capture_close(capture, error);
 }
 
-/* For classes
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- For classes -------------------------------------------------------------------------------------------- */
 
 int net_base_init(NetBackend *backend, const NetBackendClass *class, Board *board, IoThread *io, Error *error)
 {

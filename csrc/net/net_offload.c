@@ -9,9 +9,7 @@
 
 enum { IPV6_HOP_BY_HOP = 0, IPV6_ROUTING = 43, IPV6_FRAGMENT = 44, IPV6_DESTINATION = 60 };
 
-/* Sums
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Sums --------------------------------------------------------------------------------------------------- */
 
 static uint32_t fold(uint64_t sum)
 {
@@ -58,9 +56,7 @@ uint32_t net_pseudo_sum(const uint8_t *frame, const NetLayers *layers, uint32_t 
     return net_sum(addresses, v4 ? 8 : 32, net_sum(tail, sizeof tail, 0));
 }
 
-/* Headers
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- Headers ------------------------------------------------------------------------------------------------ */
 
 static void ipv4_layers(const uint8_t *frame, size_t length, NetLayers *layers)
 {
@@ -175,9 +171,7 @@ void net_finish_checksum(uint8_t *frame, size_t length, const NetHeader *header)
     store_le16(field, value ? value : 0xffff);
 }
 
-/* Cutting
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- Cutting ------------------------------------------------------------------------------------------------ */
 
 /* Of an IPv4 header whose length and ID have just been set. */
 static void ipv4_header_sum(uint8_t *ip)

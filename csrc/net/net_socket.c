@@ -38,8 +38,7 @@ static NetSocket *socket_of(NetBackend *backend) { return container_of(backend, 
 
 static uint32_t head_size(const NetSocket *sock) { return sock->header ? sizeof(NetHeader) : 0; }
 
-/* Sending: lock held
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Sending: lock held ------------------------------------------------------------------------------------- */
 
 static bool is_lost(const NetSocket *sock) { return __atomic_load_n(&sock->lost, __ATOMIC_RELAXED); }
 
@@ -140,8 +139,7 @@ static void socket_flush(NetBackend *backend)
         write_out(sock);
 }
 
-/* Receiving: I/O thread, lock not held
- * ------------------------------------------------------------------------------------------- */
+/* ---- Receiving: I/O thread, lock not held ------------------------------------------------------------------- */
 
 static void set_lost(NetSocket *sock)
 {
@@ -231,8 +229,7 @@ static void socket_resume(NetBackend *backend)
         watch_events(sock, true);
 }
 
-/* Connections: I/O thread, lock not held
- * ----------------------------------------------------------------------------------------- */
+/* ---- Connections: I/O thread, lock not held ----------------------------------------------------------------- */
 
 static void on_socket(void *opaque, uint32_t events);
 
@@ -389,9 +386,7 @@ static void socket_poll(NetBackend *backend)
         on_socket(sock, EPOLLIN | (sock->writing ? EPOLLOUT : 0));
 }
 
-/* Making and freeing
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Making and freeing ------------------------------------------------------------------------------------- */
 
 static void socket_free(NetBackend *backend)
 {

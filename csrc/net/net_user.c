@@ -21,8 +21,7 @@ static int64_t host_ns(void)
     return now.tv_sec * 1000 * NS_PER_MS + now.tv_nsec;
 }
 
-/* What libslirp calls: lock held
- * -------------------------------------------------------------------------------------------- */
+/* ---- What libslirp calls: lock held ------------------------------------------------------------------------- */
 
 static void on_guest_error(const char *message, void *opaque)
 {
@@ -92,8 +91,7 @@ static const SlirpCallbacks callbacks = {
     .notify = on_notify,
 };
 
-/* Descriptors and time: lock held
- * ------------------------------------------------------------------------------------------- */
+/* ---- Descriptors and time: lock held ------------------------------------------------------------------------ */
 
 static bool make_slot(NetUser *user, int fd)
 {
@@ -232,9 +230,7 @@ static void serve(NetUser *user)
     pthread_mutex_unlock(&user->base.lock);
 }
 
-/* On the I/O thread
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- On the I/O thread -------------------------------------------------------------------------------------- */
 
 /* Connections wait at the host while the NIC has no buffers. */
 static void on_sockets(void *opaque, uint32_t events)
@@ -287,9 +283,7 @@ static void user_poll(NetBackend *backend)
     serve(user);
 }
 
-/* Making and freeing
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Making and freeing ------------------------------------------------------------------------------------- */
 
 static void user_free(NetBackend *backend)
 {

@@ -20,9 +20,7 @@ static bool guest_takes_big(const NetUser *user, const NetLayers *layers)
     return user->base.nic_offloads & offload && !user->plain;
 }
 
-/* From the guest
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- From the guest ----------------------------------------------------------------------------------------- */
 
 /* The MSS option's value in a TCP header of `size` bytes, or NULL. */
 static uint8_t *find_mss(uint8_t *tcp, uint32_t size)
@@ -77,9 +75,7 @@ int net_user_to_slirp(NetBackend *backend, const struct iovec *iov, uint32_t cou
     return 0;
 }
 
-/* For the guest
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- For the guest ------------------------------------------------------------------------------------------ */
 
 static int queue_piece(void *opaque, const struct iovec *iov, uint32_t count)
 {

@@ -18,8 +18,7 @@
 #define P9_FOLDER_BYTES    65536u     /* of folder entries in one reply */
 #define P9_NO_ID           UINT32_MAX /* no uid or gid is given */
 
-/* Files on the host: p9_node.c
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Files on the host: p9_node.c --------------------------------------------------------------------------- */
 
 /* Something in the shared folder, by an O_PATH descriptor. */
 typedef struct P9Node {
@@ -61,8 +60,7 @@ void p9_node_unref(P9Server *server, P9Node *node);
 /* Is it still in the folder where it was found, under that name? -ENOENT, -ESTALE. */
 int p9_node_check_name(const P9Node *node);
 
-/* Owner, mode and kind: p9_attr.c
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Owner, mode and kind: p9_attr.c ------------------------------------------------------------------------ */
 
 int p9_attr_get(P9Server *server, const P9Node *node, P9Attr *attr);
 void p9_attr_put_qid(const P9Server *server, P9Writer *writer, const P9Attr *attr);
@@ -75,8 +73,7 @@ int p9_attr_init(P9Server *server, int fd, uint32_t mode, uint32_t uid, uint32_t
 /* Does the file system keep user extended attributes? */
 int p9_attr_probe(int fd);
 
-/* Extended attributes: p9_xattr.c
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Extended attributes: p9_xattr.c ------------------------------------------------------------------------ */
 
 typedef struct P9Xattr {
     char name[P9_NAME_SIZE];
@@ -86,9 +83,7 @@ typedef struct P9Xattr {
     uint8_t data[];
 } P9Xattr;
 
-/* Fids: p9_fid.c
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Fids: p9_fid.c ----------------------------------------------------------------------------------------- */
 
 enum P9FidKind { P9_FID_PATH, P9_FID_FILE, P9_FID_FOLDER, P9_FID_XATTR_READ, P9_FID_XATTR_WRITE };
 
@@ -113,8 +108,7 @@ void p9_fids_free(P9Server *server);
 int p9_take_descriptor(P9Server *server);
 void p9_give_descriptor(P9Server *server);
 
-/* The server and its requests: p9_server.c
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The server and its requests: p9_server.c --------------------------------------------------------------- */
 
 struct P9Server {
     enum P9Security security;

@@ -36,8 +36,7 @@ enum P9Type { /* of requests; a reply's is one more */
               P9_TREMOVE = 122,
 };
 
-/* Making and freeing
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Making and freeing ------------------------------------------------------------------------------------- */
 
 /* Half of what the process may have: its images, sockets and eventfds come out of the other. */
 static uint32_t default_descriptors(void)
@@ -97,8 +96,7 @@ void p9_server_free(P9Server *server)
 void p9_server_counters(const P9Server *server, P9Counters *counters) { *counters = server->counters; }
 uint32_t p9_server_msize(const P9Server *server) { return server->msize; }
 
-/* What requests have in common
- * --------------------------------------------------------------------------------------- */
+/* ---- What requests have in common --------------------------------------------------------------------------- */
 
 P9Fid *p9_get_fid(P9Request *request)
 {
@@ -111,8 +109,7 @@ P9Fid *p9_get_fid(P9Request *request)
 
 int p9_check(const P9Request *request) { return -request->in.error; }
 
-/* The session: version, attach, walk, clunk
- * --------------------------------------------------------------------------------- */
+/* ---- The session: version, attach, walk, clunk -------------------------------------------------------------- */
 
 static int version(P9Request *request)
 {
@@ -234,8 +231,7 @@ static int flush(P9Request *request)
     return p9_check(request);
 }
 
-/* Dispatch
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- Dispatch ----------------------------------------------------------------------------------------------- */
 
 typedef struct P9Message {
     P9Handler handler;

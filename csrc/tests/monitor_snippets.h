@@ -255,8 +255,7 @@ SNIPPET("double fault", "movb $0, " N(RIG_IDT) "+0x84\n movw $0x8f, " N(RIG_DATA
                             RIG_DATA) "+2\n"
                                       "andb $0x7f, " N(RIG_IDT) "+0xd5\n lidt " N(RIG_DATA) "\n int $0x60")
 
-/* ---- IRET and far transfers
- * -------------------------------------------------------------------------------------- */
+/* ---- IRET and far transfers --------------------------------------------------------------------------------- */
 #define IRET_TO(cs, ss, flags)                                                                                     \
     "pushq $" ss "\n pushq $" N(RIG_STACK) "-0x100\n pushq $" flags "\n pushq $" cs "\n"                           \
                                            "leaq 1f(%rip), %rax\n pushq %rax\n iretq\n 1: movl $5, %r15d"
@@ -457,8 +456,7 @@ SNIPPET("in of ring 3, IOPL", "pushq $" N(RIG_USER_SS) "\n pushq $" N(
                                                   "pushq $" N(RIG_USER_CS) "\n leaq 1f(%rip), %rax\n pushq %rax\n "
                                                                            "iretq\n 1: inb $0x78, %al\n cli\n sti")
 
-/* ---- what ring 3 may not do
- * -------------------------------------------------------------------------------------- */
+/* ---- what ring 3 may not do --------------------------------------------------------------------------------- */
 SNIPPET("ring 3: hlt", TO_USER "hlt")
 SNIPPET("ring 3: cli", TO_USER "cli")
 SNIPPET("ring 3: sti", TO_USER "sti")
@@ -501,8 +499,7 @@ SNIPPET("0f 00 /6", ".byte 0x0f, 0x00, 0xf0")
 /* The translator reads memory before it asks for the port: OUTS from a device's memory reads that twice there. */
 SNIPPET("~ring 3: outsb", TO_USER "movl $" N(RIG_USER_DATA) ", %esi\n outsb")
 
-/* ---- exceptions
- * -------------------------------------------------------------------------------------------------- */
+/* ---- exceptions --------------------------------------------------------------------------------------------- */
 SNIPPET("#DE", "xorl %ecx, %ecx\n divl %ecx")
 SNIPPET("#DE of ring 3", TO_USER "xorl %ecx, %ecx\n divl %ecx")
 SNIPPET("#UD", "ud2")
@@ -533,8 +530,7 @@ SNIPPET("~icebp", ".byte 0xf1")
 SNIPPET("an exception in ring 3, absent stack", "movq $" N(RIG_ABSENT) ", " N(RIG_TSS) "+4\n" TO_USER "ud2")
 SNIPPET("user data", TO_USER "incl " N(RIG_USER_DATA) "\n movq " N(RIG_USER_DATA) ", %rbx")
 
-/* ---- page tables
- * ------------------------------------------------------------------------------------------------- */
+/* ---- page tables -------------------------------------------------------------------------------------------- */
 #define PTE(page) N(RIG_PT) "+" N(page) "/4096*8"
 SNIPPET("a page appears", "movq $0x"
                           "70003, " PTE(RIG_ABSENT) "\n movq " N(RIG_ABSENT) "+8, %rbx")
@@ -597,8 +593,7 @@ SNIPPET("a table is freed",
                           RIG_PDPT) "+8*5\n"
                                     "movq %cr3, %rax\n movq %rax, %cr3\n movq $5, (%rdi)\n movq (%rbx), %rcx")
 
-/* ---- devices in memory
- * ------------------------------------------------------------------------------------------- */
+/* ---- devices in memory -------------------------------------------------------------------------------------- */
 SNIPPET("mmio", "movl $" N(RIG_MMIO) ", %ebx\n movl (%rbx), %eax\n movl %eax, 8(%rbx)\n movw $5, 4(%rbx)")
 SNIPPET("mmio, read by lmsw", "movl $" N(RIG_MMIO) ", %ebx\n lmsw (%rbx)\n movq %cr0, %rcx\n clts")
 

@@ -39,8 +39,7 @@ static void raise_gp(TranslatorVcpu *vcpu, uintptr_t return_address)
     raise_exception_err_ra_x86_64(vcpu->env, VECTOR_GP, 0, return_address);
 }
 
-/* Ports
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Ports -------------------------------------------------------------------------------------------------- */
 
 /*
  * SDM vol. 1 §19.5: in protected mode above IOPL, and always in virtual-8086 mode, the TSS's bitmap decides. The
@@ -109,8 +108,7 @@ void helper_outw_x86_64(Env *env, uint32_t port, uint32_t value)
 }
 void helper_outl_x86_64(Env *env, uint32_t port, uint32_t value) { port_out(port, 4, value, RETURN_ADDRESS); }
 
-/* Registers beside the general ones
- * ----------------------------------------------------------------------------------- */
+/* ---- Registers beside the general ones ---------------------------------------------------------------------- */
 
 static void note_msr(TranslatorVcpu *vcpu, uint32_t index, uint64_t value, bool is_write, bool handled,
                      uint64_t begun)
@@ -270,8 +268,7 @@ void helper_cpuid_x86_64(Env *env)
                         begun, 0);
 }
 
-/* Fast system calls
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Fast system calls -------------------------------------------------------------------------------------- */
 
 static void set_flat_segment(Env *env, int which, uint32_t selector, uint32_t flags)
 {
@@ -325,8 +322,7 @@ void helper_sysenter_x86_64(Env *env, int length)
     env_update_hflags(env, library_efer(vcpu));
 }
 
-/* Stopping
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Stopping ----------------------------------------------------------------------------------------------- */
 
 void helper_hlt_x86_64(Env *env, int length)
 {

@@ -60,8 +60,7 @@ static uint32_t privilege(Vcpu *base)
                                 hflags & HF_CS32, hflags & HF_CPL);
 }
 
-/* Hooks: what the library calls back
- * ------------------------------------------------------------------------------------ */
+/* ---- Hooks: what the library calls back --------------------------------------------------------------------- */
 
 /*
  * SDM vol. 3A §6.13: in an error code about the IDT (bit 1) the index is the vector, which the library doubles in
@@ -254,9 +253,7 @@ static void on_breakpoint(uc_engine *uc, uint64_t address, uint32_t size, void *
         debug_stop(vcpu, address);
 }
 
-/* Making
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- Making ------------------------------------------------------------------------------------------------- */
 
 static int library_error(TranslatorVcpu *vcpu, uc_err code, const char *what, Error *error)
 {
@@ -454,9 +451,7 @@ static Vcpu *new_vcpu(EngineVm *base, uint32_t index, Error *error)
     return &vcpu->base;
 }
 
-/* Running
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Running ------------------------------------------------------------------------------------------------ */
 
 static bool take_surfaced(TranslatorVcpu *vcpu, VmExit *exit)
 {

@@ -5,8 +5,7 @@
 #define ROUNDS_PER_CALLBACK 4u
 #define MAX_UNPUBLISHED     16u
 
-/* Making and freeing
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Making and freeing ------------------------------------------------------------------------------------- */
 
 void virtio_init(VirtioDevice *device, const VirtioClass *class, const VirtioSetup *setup)
 {
@@ -76,8 +75,7 @@ void virtio_free(VirtioDevice *device)
     free(device);
 }
 
-/* Running a queue
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Running a queue ---------------------------------------------------------------------------------------- */
 
 bool virtio_queue_is_live(const VirtioQueue *queue)
 {
@@ -245,8 +243,7 @@ void virtio_disable_queue(VirtioDevice *device, uint32_t index)
     virtqueue_reset(&device->queues[index].ring);
 }
 
-/* Negotiation
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Negotiation -------------------------------------------------------------------------------------------- */
 
 void virtio_reset(VirtioDevice *device)
 {
@@ -321,8 +318,7 @@ void virtio_write_status(VirtioDevice *device, uint8_t status)
     }
 }
 
-/* Configuration space
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Configuration space ------------------------------------------------------------------------------------ */
 
 uint64_t virtio_config_read(const VirtioDevice *device, uint64_t offset, uint32_t size)
 {
@@ -351,8 +347,7 @@ void virtio_config_changed(VirtioDevice *device)
         device->transport->interrupt_config(device->owner);
 }
 
-/* Saved state
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Saved state -------------------------------------------------------------------------------------------- */
 
 void virtio_save(VirtioDevice *device, VirtioState *state)
 {

@@ -44,9 +44,7 @@ static bool take(VirtioBalloon *balloon, VirtioQueue *queue, VirtqChain *chain)
     return result > 0;
 }
 
-/* Giving memory back: slow, and any guest address is somebody's own fault
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Giving memory back: slow, and any guest address is somebody's own fault -------------------------------- */
 
 static void add_range(VirtioBalloon *balloon, gpa_t gpa, uint64_t size)
 {
@@ -126,9 +124,7 @@ static bool report_batch(VirtioDevice *device, VirtioQueue *queue)
     return true;
 }
 
-/* Statistics, §5.5.6.3: the driver leaves one buffer with the device, which gives it back to ask for new ones
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Statistics, §5.5.6.3: one buffer is left with the device, which gives it back to ask for new ones ------- */
 
 static void read_stats(VirtioBalloon *balloon, const VirtqChain *chain)
 {
@@ -214,9 +210,7 @@ static void balloon_run(VirtioDevice *device, VirtioQueue *queue)
     }
 }
 
-/* The device
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static bool balloon_config_write(VirtioDevice *device, uint32_t offset, uint8_t value)
 {

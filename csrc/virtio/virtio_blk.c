@@ -7,8 +7,7 @@
 
 static VirtioBlk *blk_of(VirtioDevice *device) { return container_of(device, VirtioBlk, virtio); }
 
-/* Completing them: lock held
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Completing them: lock held ----------------------------------------------------------------------------- */
 
 static void count_request(VirtioBlkCounters *counters, const BlkRequest *request)
 {
@@ -92,9 +91,7 @@ static bool run_batch(VirtioDevice *device, VirtioQueue *queue)
 
 static void blk_run(VirtioDevice *device, VirtioQueue *queue) { virtio_serve(device, queue, run_batch); }
 
-/* The device
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void set_capacity(VirtioBlk *blk)
 {

@@ -3,8 +3,7 @@
 
 #define HEADER_BYTES 16u
 
-/* Taking requests: lock held
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Taking requests: lock held ----------------------------------------------------------------------------- */
 
 /* Copy the first bytes of `count` segments to `out`. */
 static void gather(void *out, const VirtqSegment *segments, uint32_t count, size_t bytes)
@@ -87,8 +86,7 @@ const char *blk_take_batch(BlkBatch *batch, Virtqueue *ring)
     return batch->broken;
 }
 
-/* Doing them: no lock
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Doing them: no lock ------------------------------------------------------------------------------------ */
 
 static bool in_range(const BlkBatch *batch, uint64_t sector, uint64_t sectors)
 {

@@ -76,9 +76,7 @@ static int take(VirtioConsole *console, VirtioQueue *queue, VirtqChain *chain)
     return result > 0;
 }
 
-/* From the guest
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- From the guest ----------------------------------------------------------------------------------------- */
 
 static size_t to_host(const Port *port, const void *data, size_t size)
 {
@@ -145,9 +143,7 @@ static void run_transmit(Port *port, VirtioQueue *queue)
     }
 }
 
-/* To the guest
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- To the guest ------------------------------------------------------------------------------------------- */
 
 static uint32_t fill_buffer(Port *port, const VirtqChain *chain)
 {
@@ -189,9 +185,7 @@ static void run_receive(Port *port, VirtioQueue *queue)
     }
 }
 
-/* Control messages, §5.3.6.2
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Control messages, §5.3.6.2 ----------------------------------------------------------------------------- */
 
 static size_t message(const Port *port, uint8_t pending, uint8_t *out)
 {
@@ -326,9 +320,7 @@ static void console_run(VirtioDevice *device, VirtioQueue *queue)
     }
 }
 
-/* The host's side: any thread, no lock held
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The host's side: any thread, no lock held -------------------------------------------------------------- */
 
 static void owe(Port *port, uint8_t pending)
 {
@@ -442,9 +434,7 @@ void virtio_console_resize(Device *device, uint16_t columns, uint16_t rows)
     pthread_mutex_unlock(&device->lock);
 }
 
-/* The device
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 /* §5.3.4: a character for port 0, also before the driver is there. Nothing is kept. */
 static bool console_config_write(VirtioDevice *device, uint32_t offset, uint8_t value)

@@ -26,9 +26,7 @@ typedef struct VirtioInput {
 
 static VirtioInput *input_of(VirtioDevice *device) { return container_of(device, VirtioInput, virtio); }
 
-/* What it is, §5.8.5: answers in configuration space to a selection
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- What it is, §5.8.5: answers in configuration space to a selection -------------------------------------- */
 
 static void set_bits(uint8_t *bits, uint32_t first, uint32_t last)
 {
@@ -112,9 +110,7 @@ static bool input_config_write(VirtioDevice *device, uint32_t offset, uint8_t va
     return true;
 }
 
-/* Events
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Events ------------------------------------------------------------------------------------------------- */
 
 static bool take(VirtioInput *input, VirtioQueue *queue, VirtqChain *chain)
 {
@@ -205,9 +201,7 @@ uint32_t virtio_input_leds(Device *device)
     return leds;
 }
 
-/* The device
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void input_reset(VirtioDevice *device)
 {

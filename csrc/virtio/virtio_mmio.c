@@ -33,8 +33,7 @@ static Virtqueue *selected(VirtioMmio *mmio)
     return mmio->queue_sel < virtio->queue_count ? &virtio->queues[mmio->queue_sel].ring : NULL;
 }
 
-/* Interrupts: a level until the driver acknowledges, §4.2.3.4
- * ------------------------------------------------------------------------ */
+/* ---- Interrupts: a level until the driver acknowledges, §4.2.3.4 -------------------------------------------- */
 
 static void set_interrupt(VirtioMmio *mmio, uint8_t status)
 {
@@ -62,8 +61,7 @@ static const VirtioTransport mmio_transport = {.interrupt_queue = interrupt_queu
                                                .may_dma = mmio_may_dma,
                                                .irqfd_sent = mmio_irqfd_sent};
 
-/* Notifications without an exit
- * ---------------------------------------------------------------------------------------- */
+/* ---- Notifications without an exit -------------------------------------------------------------------------- */
 
 static void update_notify(VirtioMmio *mmio)
 {
@@ -98,8 +96,7 @@ static void remove_notify(VirtioMmio *mmio)
             ioeventfd_remove(mmio->owner.device.board->ioeventfds, &mmio->notify[i]);
 }
 
-/* Registers, §4.2.2 and §4.2.4
- * ----------------------------------------------------------------------------------------- */
+/* ---- Registers, §4.2.2 and §4.2.4 --------------------------------------------------------------------------- */
 
 static uint32_t half(uint64_t value, uint32_t select)
 {
@@ -317,8 +314,7 @@ static void mmio_write(void *device, uint32_t region, uint64_t offset, uint32_t 
         write_register(mmio, offset, (uint32_t)value);
 }
 
-/* The device
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void virtio_mmio_reset(Device *device) { write_status(mmio_of(device), 0); }
 

@@ -4,9 +4,7 @@
 #define ETHERTYPE_VLAN 0x8100
 #define VLAN_ID_MASK   0x0fff
 
-/* The filter
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- The filter --------------------------------------------------------------------------------------------- */
 
 /* Until the driver says otherwise all frames pass; VLANs only where it cannot say (§5.1.6.5.3). */
 void virtio_net_default_filter(VirtioNet *net)
@@ -59,8 +57,7 @@ bool virtio_net_wants(const VirtioNet *net, const uint8_t *start, size_t length)
            !memcmp(start, state->mac, MAC_BYTES) || in_table(state, 0, state->unicast, start);
 }
 
-/* Offloads of the guest's receive side
- * ------------------------------------------------------------------------------------- */
+/* ---- Offloads of the guest's receive side ------------------------------------------------------------------- */
 
 uint64_t virtio_net_offload_features(const VirtioNet *net)
 {
@@ -81,9 +78,7 @@ void virtio_net_set_guest_offloads(VirtioNet *net, uint64_t features)
     net_backend_set_offloads(net->backend, offloads);
 }
 
-/* Commands
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- Commands ----------------------------------------------------------------------------------------------- */
 
 /* What is left of a command's readable bytes. */
 typedef struct Reader {

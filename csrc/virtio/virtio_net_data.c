@@ -11,8 +11,7 @@ static uint32_t header_bytes(const VirtioNet *net)
                                                                                  : VIRTIO_NET_HDR_LEGACY;
 }
 
-/* From the guest
- * --------------------------------------------------------------------------------------------------- */
+/* ---- From the guest ----------------------------------------------------------------------------------------- */
 
 /* Split a chain's bytes into the header and the frame's pieces. Returns how many those are. */
 static uint32_t take_header(VirtioNet *net, const VirtqChain *chain, NetHeader *header)
@@ -132,8 +131,7 @@ static void writable(void *opaque)
     pthread_mutex_unlock(&net->virtio.owner->lock);
 }
 
-/* To the guest
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- To the guest ------------------------------------------------------------------------------------------- */
 
 /* The frame as it is copied out: its header, then its pieces. */
 typedef struct Source {

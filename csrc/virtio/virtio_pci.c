@@ -32,8 +32,7 @@ static Virtqueue *selected(VirtioPci *pci)
                                                               : NULL;
 }
 
-/* Interrupts: MSI-X (§4.1.5.1.2), or the ISR status and INTx# (§4.1.4.5)
- * ----------------------------------------------------------------------- */
+/* ---- Interrupts: MSI-X (§4.1.5.1.2), or the ISR status and INTx# (§4.1.4.5) --------------------------------- */
 
 /* INTx# is the ISR status, and silent while MSI-X is on (PCI 3.0 §6.8.2). */
 static void update_intx(VirtioPci *pci)
@@ -100,8 +99,7 @@ static uint8_t take_isr(VirtioPci *pci)
     return isr;
 }
 
-/* Notifications without an exit
- * ----------------------------------------------------------------------- */
+/* ---- Notifications without an exit -------------------------------------------------------------------------- */
 
 /* Where the driver notifies this queue, §4.1.4.4 and §4.1.4.8; fd -1 when it may not, or nothing answers there. */
 static IoEventFd notify_place(VirtioPci *pci, uint32_t index)
@@ -168,8 +166,7 @@ static void write_status(VirtioPci *pci, uint8_t status)
     update_notify(pci);
 }
 
-/* Common configuration, §4.1.4.3
- * --------------------------------------------------------------------------------------- */
+/* ---- Common configuration, §4.1.4.3 ------------------------------------------------------------------------- */
 
 static uint64_t common_read(VirtioPci *pci, uint64_t offset, uint32_t size)
 {
@@ -280,8 +277,7 @@ static void common_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
         pci->queue_select = (uint16_t)value;
 }
 
-/* Modern BAR
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- Modern BAR --------------------------------------------------------------------------------------------- */
 
 static uint64_t modern_read(VirtioPci *pci, uint64_t offset, uint32_t size)
 {
@@ -312,8 +308,7 @@ static void modern_write(VirtioPci *pci, uint64_t offset, uint32_t size, uint64_
     }
 }
 
-/* Legacy BAR, §4.1.4.8
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Legacy BAR, §4.1.4.8 ----------------------------------------------------------------------------------- */
 
 /* The device's configuration comes after the vectors while MSI-X is on. */
 static uint64_t legacy_config(const VirtioPci *pci)
@@ -427,8 +422,7 @@ static void bar_write(void *device, uint32_t region, uint64_t offset, uint32_t s
         modern_write(pci, offset, size, value);
 }
 
-/* The window in configuration space, §4.1.4.9
- * ------------------------------------------------------------------------------ */
+/* ---- The window in configuration space, §4.1.4.9 ------------------------------------------------------------ */
 
 /* What the capability points at now; false when that is no access that a BAR of ours can answer. */
 static bool window_target(const VirtioPci *pci, uint32_t *region, uint32_t *offset, uint32_t *size)
@@ -477,8 +471,7 @@ static void config_written(PciFunction *function, uint32_t offset, uint32_t size
 
 static const PciFunctionOps function_ops = {.before_read = config_before_read, .written = config_written};
 
-/* The capabilities, §4.1.4
- * -------------------------------------------------------------------------------------------------- */
+/* ---- The capabilities, §4.1.4 ------------------------------------------------------------------------------- */
 
 static int add_capability(VirtioPci *pci, uint8_t type, uint8_t bar, uint32_t offset, uint32_t length,
                           uint32_t extra)
@@ -514,9 +507,7 @@ static void add_capabilities(VirtioPci *pci)
     memset(mask + 8, 0xff, 12); /* offset, length, pci_cfg_data */
 }
 
-/* The device
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void virtio_pci_reset(Device *device)
 {

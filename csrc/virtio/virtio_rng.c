@@ -30,9 +30,7 @@ typedef struct VirtioRng {
 
 static VirtioRng *rng_of(VirtioDevice *device) { return container_of(device, VirtioRng, virtio); }
 
-/* The limit
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The limit ---------------------------------------------------------------------------------------------- */
 
 static uint64_t burst(const VirtioRng *rng)
 {
@@ -76,9 +74,7 @@ static void budget_came(void *opaque)
     pthread_mutex_unlock(&owner->lock);
 }
 
-/* The bytes
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The bytes ---------------------------------------------------------------------------------------------- */
 
 /* SplitMix64: a counter, mixed. */
 static uint64_t next_word(uint64_t *stream)
@@ -167,9 +163,7 @@ static void rng_run(VirtioDevice *device, VirtioQueue *queue)
     }
 }
 
-/* The device
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static void rng_reset(VirtioDevice *device)
 {

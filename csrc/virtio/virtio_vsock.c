@@ -58,8 +58,7 @@ static uint32_t slice(VirtioVsock *vsock, const VirtqSegment *segments, uint32_t
     return used;
 }
 
-/* To the guest
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- To the guest ------------------------------------------------------------------------------------------- */
 
 /* The first bytes of the segments become `from`, and memory's listeners are told of `written` of them. */
 static void put(VirtioVsock *vsock, const VirtqSegment *segments, uint32_t count, const void *from, size_t bytes,
@@ -122,8 +121,7 @@ static void send_packets(VirtioVsock *vsock)
         next_turn(device, queue);
 }
 
-/* From the guest
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- From the guest ----------------------------------------------------------------------------------------- */
 
 static const char *receive_packet(VirtioVsock *vsock, const VirtqChain *chain)
 {
@@ -190,8 +188,7 @@ static void move(VirtioVsock *vsock)
     }
 }
 
-/* Events: §5.10.6.7
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Events: §5.10.6.7 -------------------------------------------------------------------------------------- */
 
 static void send_event(VirtioVsock *vsock)
 {
@@ -210,8 +207,7 @@ static void send_event(VirtioVsock *vsock)
     vsock->reset_owed = false;
 }
 
-/* The device
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- The device --------------------------------------------------------------------------------------------- */
 
 static bool driver_is_ready(const VirtioVsock *vsock)
 {

@@ -56,8 +56,7 @@ int virtqueue_enable(Virtqueue *queue)
     return 0;
 }
 
-/* Positions
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Positions ---------------------------------------------------------------------------------------------- */
 
 static uint16_t with_wrap(const Virtqueue *queue, uint16_t position, bool wrap)
 {
@@ -90,8 +89,7 @@ int virtqueue_set_indices(Virtqueue *queue, uint16_t last_avail, uint16_t next_u
     return 0;
 }
 
-/* Taking chains
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Taking chains ------------------------------------------------------------------------------------------ */
 
 bool virtqueue_is_empty(const Virtqueue *queue) { return queue->format->is_empty(queue); }
 
@@ -176,8 +174,7 @@ void virtqueue_unpop(Virtqueue *queue, VirtqToken token)
     queue->next_order--;
 }
 
-/* Giving them back
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Giving them back --------------------------------------------------------------------------------------- */
 
 static VirtqPending *pending_at(Virtqueue *queue, uint16_t order)
 {

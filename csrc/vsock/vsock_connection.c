@@ -6,8 +6,7 @@
 
 #include "vsock/vsock_internal.h"
 
-/* The table
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- The table ---------------------------------------------------------------------------------------------- */
 
 static uint32_t *bucket(VsockHub *hub, uint32_t guest_port, uint32_t host_port)
 {
@@ -97,8 +96,7 @@ void vsock_drain(VsockHub *hub, VsockConnection *connection)
     connection->state = VSOCK_DRAINING;
 }
 
-/* What it has to send
- * ------------------------------------------------------------------------------------------------ */
+/* ---- What it has to send ------------------------------------------------------------------------------------ */
 
 static uint32_t credit(const VsockConnection *connection)
 {
@@ -170,8 +168,7 @@ void vsock_hung_up(VsockHub *hub, VsockConnection *connection)
         say_shutdown(hub, connection, VSOCK_SHUTDOWN_BOTH);
 }
 
-/* From the guest to the program
- * -------------------------------------------------------------------------------------- */
+/* ---- From the guest to the program -------------------------------------------------------------------------- */
 
 /* Handed on, or thrown away: the guest has room for as much again. It is told before it is out of it. */
 static void forwarded(VsockHub *hub, VsockConnection *connection, uint32_t bytes)
@@ -297,8 +294,7 @@ void vsock_flush(VsockHub *hub, VsockConnection *connection)
         shutdown(connection->fd, SHUT_WR);
 }
 
-/* From the program to the guest
- * -------------------------------------------------------------------------------------- */
+/* ---- From the program to the guest -------------------------------------------------------------------------- */
 
 static void fill(const VsockHub *hub, VsockConnection *connection, VsockHeader *header, enum VsockOp op)
 {

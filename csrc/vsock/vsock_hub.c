@@ -12,8 +12,7 @@
 #define BACKLOG         128
 #define EVENTS_PER_POLL 64
 
-/* Making and freeing
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Making and freeing ------------------------------------------------------------------------------------- */
 
 static struct sockaddr_un address_of(const char *path)
 {
@@ -125,8 +124,7 @@ void vsock_hub_free(VsockHub *hub)
 void vsock_hub_counters(const VsockHub *hub, VsockCounters *counters) { *counters = hub->counters; }
 int vsock_hub_fd(const VsockHub *hub) { return hub->epoll; }
 
-/* Packets of the guest
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Packets of the guest ----------------------------------------------------------------------------------- */
 
 bool vsock_hub_is_full(const VsockHub *hub) { return hub->stray_count == VSOCK_STRAYS; }
 
@@ -264,8 +262,7 @@ void vsock_hub_receive(VsockHub *hub, const VsockHeader *header, const struct io
         reset_stray(hub, header);
 }
 
-/* Packets for the guest
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Packets for the guest ---------------------------------------------------------------------------------- */
 
 bool vsock_hub_has_packet(const VsockHub *hub) { return hub->stray_count || hub->ready_first != VSOCK_NO_INDEX; }
 
@@ -307,8 +304,7 @@ bool vsock_hub_send(VsockHub *hub, VsockHeader *header, const struct iovec *data
     return false;
 }
 
-/* Programs of the host
- * ----------------------------------------------------------------------------------------------- */
+/* ---- Programs of the host ----------------------------------------------------------------------------------- */
 
 /* "CONNECT PORT\n": false when it is something else. */
 static bool parse_line(const char *line, size_t length, uint32_t *port)

@@ -46,8 +46,7 @@ static uint64_t random64(void)
 
 static uint32_t below(uint32_t limit) { return (uint32_t)((random64() >> 16) % limit); }
 
-/* Ports and registers
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Ports and registers ------------------------------------------------------------------------------------ */
 
 static void out32(uint16_t port, uint32_t value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
 
@@ -104,8 +103,7 @@ static void kick(const Dev *dev, uint32_t queue)
     *(volatile uint16_t *)(dev->notify + queue * dev->multiplier) = (uint16_t)queue;
 }
 
-/* Finding and starting
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Finding and starting ----------------------------------------------------------------------------------- */
 
 static int find(Dev *dev, uint32_t slot)
 {
@@ -207,8 +205,7 @@ static void start(Dev *dev, uint64_t wanted)
     put8(dev, STATUS, 15);
 }
 
-/* Chains
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Chains ------------------------------------------------------------------------------------------------- */
 
 /* One descriptor, in either format; the packed ones are available in the first lap, their ID is their place. */
 static void put_desc(const Dev *dev, volatile Desc *table, uint16_t at, uint64_t addr, uint32_t len, uint16_t flags,
@@ -410,8 +407,7 @@ static void write_registers(Dev *dev)
     }
 }
 
-/* Attacks
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Attacks ------------------------------------------------------------------------------------------------ */
 
 /* The queue that a device looks at whenever it is notified. */
 static uint32_t eager_queue(uint32_t id)
@@ -493,8 +489,7 @@ static void attack(Dev *dev, enum Kind kind, uint32_t queue)
     }
 }
 
-/* Good requests
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Good requests ------------------------------------------------------------------------------------------ */
 
 typedef struct Good {
     uint32_t id, readable, writable, written;
