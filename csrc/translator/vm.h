@@ -19,6 +19,7 @@ typedef struct CodeSlot {
     const Memslot *slot;
     uint64_t ram_addr;
     uint64_t *has_code;
+    void *region; /* the library's, once it was asked for (physical.c) */
 } CodeSlot;
 
 /* A hole between memslots: an MMIO region of the library. */
